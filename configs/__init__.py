@@ -1,0 +1,1 @@
+"""Hydra configuration: folders mirror the code, one YAML a class."""

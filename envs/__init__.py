@@ -1,0 +1,1 @@
+"""Environments, the streams that order them, and the metrics of a lifetime."""

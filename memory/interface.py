@@ -1,0 +1,134 @@
+"""What every memory and every policy agrees on: reads, decisions, features.
+
+This file knows nothing of agents or environments. Letters in names of tensors:
+B rows of a batch, N slots, W word size, R reads (heads or hops), K slots a read came from,
+T time steps, F outcome features.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+SKIP, ADD, UPDATE, MERGE = range(4)
+ACTIONS = ("skip", "add", "update", "merge")
+
+
+class Read(NamedTuple):
+    """What came back from a memory, and from where.
+
+    Attributes:
+        values_BRW: what was read, `[B, R, W]`.
+        slots_BRK: the slots each read came from, `[B, R, K]`, integers.
+        weights_BRK: with which weight, `[B, R, K]`, non-negative, at most 1 in sum.
+    """
+
+    values_BRW: Tensor
+    slots_BRK: Tensor
+    weights_BRK: Tensor
+
+
+class Features(NamedTuple):
+    """What a policy may see. Nothing here carries a gradient, and nothing names the task.
+
+    Randomness is a feature too (`noise_BM`, uniform in [0, 1), M = N + 1: one number for each
+    slot and one for the write), so that a decision can be replayed and does not depend on the
+    order or the size of the batch.
+
+    Attributes:
+        candidate_BW: the item that asks to be written, `[B, W]`.
+        similarity_BN: cosine similarity of the candidate to each slot, 0 where empty, `[B, N]`.
+        usage_BN: how much each slot was used, in reads (weights summed), `[B, N]`.
+        age_BN: steps since each slot was written, 0 where empty, `[B, N]`.
+        idle_BN: steps since each slot was last read (or written), 0 where empty, `[B, N]`.
+        filled_BN: which slots hold something, bool `[B, N]`.
+        seen_B: how many candidates came before this one, `[B]`.
+        noise_BM: uniform numbers, `[B, N + 1]`.
+        known_B: the slot that already holds this very item, or -1, integers `[B]`.
+        outcome_BF: only for a lifelong store, when the answer is marked: loss, reward and
+            temporal-difference error, `[B, 3]`; None for a working memory.
+    """
+
+    candidate_BW: Tensor
+    similarity_BN: Tensor
+    usage_BN: Tensor
+    age_BN: Tensor
+    idle_BN: Tensor
+    filled_BN: Tensor
+    seen_B: Tensor
+    noise_BM: Tensor
+    known_B: Tensor
+    outcome_BF: Tensor | None = None
+
+
+class Decision(NamedTuple):
+    """What shall happen to the candidate.
+
+    Attributes:
+        action_B4: probabilities (or a one-hot sample) over skip, add, update, merge, `[B, 4]`.
+        slot_BN: where to update or merge, or the free slot of an add, `[B, N]`.
+        victim_BN: who leaves if an add finds no room, `[B, N]`.
+        log_prob_B: log-probability of the sampled decision, 0 for a rule, `[B]`.
+    """
+
+    action_B4: Tensor
+    slot_BN: Tensor
+    victim_BN: Tensor
+    log_prob_B: Tensor
+
+
+class Policy(Protocol):
+    """Decides about one candidate a row; see `rules.py` and `learned.py`."""
+
+    def decide(self, features: Features) -> Decision:
+        """Return the decision for every row of `features`."""
+        ...
+
+
+class WorkingMemory(Protocol):
+    """A memory for the episode: its state is a value, a NamedTuple of tensors.
+
+    `step` takes one item; `sequence` takes `T` of them and returns the read of the last. Both
+    leave their input state as it was.
+    """
+
+    word_size: int
+
+    def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Any:
+        """Return an empty memory for `batch` rows."""
+        ...
+
+    def step(self, state: Any, item_BW: Tensor, policy: Policy) -> tuple[Any, Read]:
+        """Write and read one item in the order of the memory's own paper."""
+        ...
+
+    def sequence(
+        self, state: Any, items_BTW: Tensor, present_BT: Tensor, policy: Policy
+    ) -> tuple[Any, Read]:
+        """Take `T` items; where `present_BT` is False the state stays as it was."""
+        ...
+
+
+def one_hot(index_B: Tensor, size: int) -> Tensor:
+    """Return floats `[B, size]` with a 1 at `index_B`; an index of -1 gives a row of zeros."""
+    return (index_B[:, None] == torch.arange(size, device=index_B.device)).float()
+
+
+def map_state(function: Any, state: Any) -> Any:
+    """Apply `function` to every tensor of a state (a NamedTuple, possibly nested)."""
+    if isinstance(state, Tensor):
+        return function(state)
+    return type(state)(*(map_state(function, part) for part in state))
+
+
+def detach(state: Any) -> Any:
+    """Return the same state without its history."""
+    return map_state(Tensor.detach, state)
+
+
+def reset_rows(state: Any, fresh: Any, ended_B: Tensor) -> Any:
+    """Return `state` with the rows where `ended_B` is True taken from `fresh`."""
+    if isinstance(state, Tensor):
+        ended = ended_B.reshape(-1, *[1] * (state.dim() - 1))
+        return torch.where(ended, fresh, state)
+    return type(state)(*(reset_rows(s, f, ended_B) for s, f in zip(state, fresh, strict=True)))
