@@ -1,0 +1,299 @@
+"""The memory agent: encode, decide, read and write, fuse, generate.
+
+An agent is a controller with a working memory for the episode and an episodic memory for its
+whole life. It knows sentences and answers; it does not know tasks, environments or marks.
+
+Letters: B rows, L tokens of a sentence, A tokens of an answer, D hidden size, T items, V tokens
+of the vocabulary.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.agents.controller import Cache, Transformer
+from stillknows.agents.tokenizer import END, PAD, WordTokenizer, pad
+from stillknows.memory.interface import Policy, WorkingMemory, map_state
+from stillknows.memory.nec import NEC, Recall, p_store
+
+
+class AgentState(NamedTuple):
+    """What an agent carries through an episode: a value, one row an environment.
+
+    Attributes:
+        working: the working memory's state, None without one.
+        story: every sentence so far, a tuple for each row.
+        written: how many of them are in the working memory already, for each row.
+    """
+
+    working: Any
+    story: tuple[tuple[str, ...], ...]
+    written: tuple[int, ...]
+
+
+class Thought(NamedTuple):
+    """How the agent came to its answers, for the rows that were asked; the learner needs it.
+
+    Attributes:
+        rows: which rows were asked.
+        stories: the sentences each had read, the question last.
+        question_BL: the question's tokens.
+        cache: the controller's cache of the question.
+        fused_BD: what was seen and remembered.
+        recall: what the episodic memory returned, None without recall.
+        trust_B: weight of the store in the answer (g of DESIGN), `[B]`, 0 without recall.
+        key_BD: the question's key in the episodic memory.
+    """
+
+    rows: tuple[int, ...]
+    stories: tuple[tuple[str, ...], ...]
+    question_BL: Tensor
+    cache: Cache
+    fused_BD: Tensor
+    recall: Recall | None
+    trust_B: Tensor
+    key_BD: Tensor
+
+
+class MemoryAgent(nn.Module):
+    """A controller, a working memory, an episodic memory, and how they are joined.
+
+    Args:
+        tokenizer: the controller's words.
+        controller: reads a sentence, speaks an answer.
+        working_memory: for the episode, or None.
+        working_policy: what it writes and evicts.
+        episodic_memory: for the whole life, or None.
+        fuse: joins what was read with what was recalled.
+        recall: whether answers and vectors are recalled from the episodic memory.
+        answer_length: the most tokens of an answer.
+        slowness: how slowly the key encoder follows the controller, per update.
+    """
+
+    def __init__(
+        self,
+        tokenizer: WordTokenizer,
+        controller: Transformer,
+        working_memory: WorkingMemory | None,
+        working_policy: Policy,
+        episodic_memory: NEC | None,
+        fuse: nn.Module,
+        *,
+        recall: bool = True,
+        answer_length: int = 4,
+        slowness: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.controller, self.fuse = tokenizer, controller, fuse
+        self.working_memory: Any = working_memory
+        self.working_policy: Any = working_policy
+        self.episodic_memory = episodic_memory
+        self.recall = recall and episodic_memory is not None
+        self.answer_length, self.slowness = answer_length, slowness
+        self.key_encoder = copy.deepcopy(controller).requires_grad_(False)
+        self.trust = nn.Linear(3, 1) if self.recall else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the agent computes."""
+        return self.controller.embedding.weight.device
+
+    def initial_state(self, batch: int, key_B: Tensor | None = None) -> AgentState:
+        """Return the state before the first sentence; `key_B` (int64) names the episodes."""
+        working = None
+        if self.working_memory is not None:
+            working = self.working_memory.initial_state(batch, self.device, key_B)
+        return AgentState(working, ((),) * batch, (0,) * batch)
+
+    def step(
+        self, observations: Sequence[str], asked: Sequence[bool], state: AgentState
+    ) -> tuple[tuple[str, ...], AgentState, Thought | None]:
+        """Take one observation a row; answer where asked.
+
+        Nothing is read at a statement, so statements wait, and are encoded together and written
+        in their order when a question comes.
+
+        Args:
+            observations: one sentence a row, "" for a row whose episode has ended.
+            asked: whether it asks for an answer.
+            state: what was carried so far.
+
+        Returns:
+            The answers ("" where none was asked), the new state, and how the answers came about.
+        """
+        story = tuple(
+            (*past, now) if now else past
+            for past, now in zip(state.story, observations, strict=True)
+        )
+        state = state._replace(story=story)
+        rows = tuple(row for row, ask in enumerate(asked) if ask)
+        if not rows:
+            return ("",) * len(observations), state, None
+        state, thought = self._think(rows, state)
+        answers = [""] * len(observations)
+        for row, answer in zip(rows, self.generate(thought), strict=True):
+            answers[row] = answer
+        return tuple(answers), state, thought
+
+    def _think(self, rows: tuple[int, ...], state: AgentState) -> tuple[AgentState, Thought]:
+        """Encode, decide, read and write, and fuse, for the rows that were asked."""
+        stories = tuple(state.story[row] for row in rows)
+        waiting = [story[state.written[row] : -1] for row, story in zip(rows, stories, strict=True)]
+        question_BL, cache, query_BD = self._encode_questions([story[-1] for story in stories])
+        read_BD, state = self._work(rows, waiting, query_BD, state)
+        written = list(state.written)
+        for row, story in zip(rows, stories, strict=True):
+            written[row] = len(story)
+        key_BD = self.key(question_BL)
+        recall, trust_B = self._recall(key_BD)
+        recalled_BV = None
+        if recall is not None:
+            recalled_BV = (recall.weights_BK[..., None] * recall.vectors_BKV).sum(1)
+        fused_BD = self.fuse(read_BD, recalled_BV)
+        thought = Thought(rows, stories, question_BL, cache, fused_BD, recall, trust_B, key_BD)
+        return state._replace(written=tuple(written)), thought
+
+    def _work(
+        self,
+        rows: tuple[int, ...],
+        waiting: Sequence[Sequence[str]],
+        query_BD: Tensor,
+        state: AgentState,
+    ) -> tuple[Tensor, AgentState]:
+        """Write what waits and read with the query, on these rows of the working memory."""
+        if self.working_memory is None:
+            return query_BD, state
+        items_BTD, present_BT = self._encode_statements(waiting)
+        items_BTD = torch.cat([items_BTD, query_BD[:, None]], dim=1)
+        present_BT = torch.cat([present_BT, torch.ones_like(present_BT[:, :1])], dim=1)
+        every = len(rows) == len(state.story)
+        index_B = torch.tensor(rows, device=self.device)
+        some = state.working if every else map_state(lambda part: part[index_B], state.working)
+        some, read = self.working_memory.sequence(some, items_BTD, present_BT, self.working_policy)
+        working = some if every else _put_rows(state.working, some, index_B)
+        return read.values_BRW[:, -1], state._replace(working=working)
+
+    def _encode_questions(self, texts: Sequence[str]) -> tuple[Tensor, Cache, Tensor]:
+        """Return tokens `[B, L]`, cache and vectors `[B, D]`; each distinct text is read once."""
+        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        index_B = torch.tensor([distinct[text] for text in texts], device=self.device)
+        tokens_UL = self.tokenizer.batch(list(distinct), self.device)
+        vectors_UD, cache = self.controller.encode(tokens_UL)
+        taken = [(keys[index_B], values[index_B]) for keys, values in cache]
+        return tokens_UL[index_B], taken, vectors_UD[index_B]
+
+    def _encode_statements(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """Return items `[B, T, D]` and which are present `[B, T]`; distinct texts are read once."""
+        steps = max(len(row) for row in texts)
+        distinct = {t: n for n, t in enumerate(dict.fromkeys(text for row in texts for text in row))}
+        index_BT = torch.tensor(
+            [[*(distinct[text] for text in row), *[-1] * (steps - len(row))] for row in texts],
+            dtype=torch.int64,
+            device=self.device,
+        ).reshape(len(texts), steps)
+        if not distinct:
+            return torch.zeros(len(texts), 0, self.controller.width, device=self.device), index_BT >= 0
+        vectors_UD, _ = self.controller.encode(self.tokenizer.batch(list(distinct), self.device))
+        return vectors_UD[index_BT.clamp(min=0)], index_BT >= 0
+
+    def _recall(self, key_BD: Tensor) -> tuple[Recall | None, Tensor]:
+        """Return what the episodic memory knows of the question, and how far to trust it.
+
+        The trust is a learned function of three numbers: the nearest distance (logarithm), the
+        share of the neighbours' weight that agrees on the answer, and whether any came back.
+        """
+        if self.trust is None or self.episodic_memory is None or not len(self.episodic_memory):
+            return None, torch.zeros(len(key_BD), device=self.device)
+        recall = self.episodic_memory.recall(key_BD)
+        nearest_B = recall.distance_BK.masked_fill(~recall.present_BK, torch.inf).amin(dim=1)
+        nearest_B = (nearest_B.clamp(max=1e3) + 1e-3).log()
+        same_BKK = (recall.answers_BKA[:, :, None] == recall.answers_BKA[:, None]).all(dim=-1)
+        agreeing_BK = (same_BKK * recall.weights_BK[:, None]).sum(dim=2)
+        agreement_B = (agreeing_BK * recall.present_BK).amax(dim=1)
+        present_B = recall.present_BK.any(dim=1)
+        known_B3 = torch.stack([nearest_B, agreement_B, present_B.float()], dim=1).detach()
+        return recall, torch.sigmoid(self.trust(known_B3))[:, 0] * present_B
+
+    def log_probabilities(self, thought: Thought, answer_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every next token after each prefix of an answer.
+
+        `p = (1 - g) p_controller + g p_store`; where no neighbour agrees with the prefix, g = 0.
+
+        Args:
+            thought: how the question was understood.
+            answer_BA: tokens of the answer, `[B, A]`.
+
+        Returns:
+            Log-probabilities of the mixture and of the controller alone, `[B, A + 1, V]` each.
+        """
+        logits_BSV = self.controller.answer_logits(
+            thought.fused_BD, thought.question_BL, thought.cache, answer_BA
+        )
+        controller_BSV = logits_BSV.log_softmax(dim=-1)
+        if thought.recall is None:
+            return controller_BSV, controller_BSV
+        store = [
+            p_store(thought.recall, answer_BA[:, :position], position, logits_BSV.shape[2])
+            for position in range(logits_BSV.shape[1])
+        ]
+        store_BSV = torch.stack([probabilities for probabilities, _ in store], dim=1)
+        supported_BS = torch.stack([supported for _, supported in store], dim=1)
+        trust_BS1 = (thought.trust_B[:, None] * supported_BS)[..., None]
+        mixture_BSV = (1 - trust_BS1) * controller_BSV.exp() + trust_BS1 * store_BSV
+        return mixture_BSV.clamp(min=1e-9).log(), controller_BSV
+
+    @torch.no_grad()
+    def generate(self, thought: Thought) -> list[str]:
+        """Speak the most probable answers, token by token, greedily."""
+        answer_BA = thought.question_BL[:, :0]
+        ended_B = torch.zeros(len(thought.rows), dtype=torch.bool, device=self.device)
+        for _ in range(self.answer_length):
+            mixture_BSV, _ = self.log_probabilities(thought, answer_BA)
+            token_B = mixture_BSV[:, -1].argmax(dim=1).masked_fill(ended_B, END)
+            answer_BA = torch.cat([answer_BA, token_B[:, None]], dim=1)
+            ended_B = ended_B | (token_B == END)
+            if ended_B.all():
+                break
+        return [self.tokenizer.decode(row) for row in answer_BA.tolist()]
+
+    def answer_tokens(self, targets: Sequence[str]) -> Tensor:
+        """Return the tokens of answers with their end, `[B, A]`, `PAD` behind."""
+        rows = [[*self.tokenizer.encode(target), END][: self.answer_length] for target in targets]
+        return pad(rows, self.device)
+
+    def surprise(self, thought: Thought, target_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """Return -log p of the whole target answer, `[B]`: of the mixture, of the controller."""
+        both = self.log_probabilities(thought, target_BA[:, :-1])
+        picked = (z.gather(2, target_BA[..., None])[..., 0] for z in both)
+        present_BA = target_BA != PAD
+        mixture_B, controller_B = (-(z * present_BA).sum(dim=1) for z in picked)
+        return mixture_B, controller_B
+
+    @torch.no_grad()
+    def key(self, question_BL: Tensor) -> Tensor:
+        """Return the episodic memory's keys of questions, unit vectors `[B, D]`."""
+        vectors_BD, _ = self.key_encoder.encode(question_BL)
+        return nn.functional.normalize(vectors_BD, dim=1)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the key encoder a little towards the controller (once an update)."""
+        slow, fast = self.key_encoder.parameters(), self.controller.parameters()
+        for mine, current in zip(slow, fast, strict=True):
+            mine.lerp_(current, 1 - self.slowness)
+
+
+def identity(text: str) -> int:
+    """Return a 63-bit number that names a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _put_rows(state: Any, some: Any, index_B: Tensor) -> Any:
+    if isinstance(state, Tensor):
+        return state.index_copy(0, index_B, some.to(state.dtype))
+    parts: Callable[..., Any] = type(state)
+    return parts(*(_put_rows(a, b, index_B) for a, b in zip(state, some, strict=True)))

@@ -1,0 +1,113 @@
+"""Facts that hold for a whole life: who lives where, who owns what.
+
+Each kind has up to 576 facts over composite names ("the brave baker"). What holds, and in which
+episode and step it is told, is a pure function of the life's seed: nothing is shared or stored,
+and the supports of a question about an earlier episode are known without living it again.
+"""
+
+import random
+from typing import NamedTuple
+
+ADJECTIVES = tuple(
+    "amber brave calm clever dusty early fair gentle happy idle jolly kind "
+    "late merry noble old proud quick rusty shy tall upright vain young".split()
+)
+NOUNS = tuple(
+    "archer baker clerk dancer doctor farmer guard hunter judge king lawyer miller "
+    "nurse officer painter queen rider sailor singer tailor teacher tinker weaver writer".split()
+)
+MOST_FACTS = len(ADJECTIVES) * len(NOUNS)
+
+
+class FactKind(NamedTuple):
+    """How one kind of fact is told and asked; trees, in which `{s}` is its subject."""
+
+    told: str
+    asked: str
+    answers: str  # "place", "person", "number" or "route"
+
+
+KINDS = {
+    "where_person": FactKind(
+        "((the {s}) (lives (in (the {v}))) .)", "(where (does (the {s}) live) ?)", "place"
+    ),
+    "where_object": FactKind(
+        "((the (cup (of (the {s})))) (belongs (to {v})) .)",
+        "(who (owns (the (cup (of (the {s}))))) ?)",
+        "person",
+    ),
+    "where_object_before": FactKind(
+        "((the {s}) ((lived (in (the {v}))) before) .)",
+        "(where (did (the {s}) (live before)) ?)",
+        "place",
+    ),
+    "count_objects": FactKind(
+        "((the {s}) (keeps ({v} goats)) .)",
+        "((how (many goats)) (does (the {s}) keep) ?)",
+        "number",
+    ),
+    "route": FactKind(
+        "(({v}) ((of (the gate)) (lives (the {s}))) .)",
+        "(how ((do (you go)) (from (the gate)) (to (the {s}))) ?)",
+        "route",
+    ),
+}
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
+DIRECTIONS = ("north", "east", "south", "west")
+
+
+class Life(NamedTuple):
+    """One kind of fact in one life.
+
+    Attributes:
+        seed: names the life.
+        kind: a key of `KINDS`.
+        facts: how many there are.
+        task_start: the number of the first episode that tells of them.
+        tellable: they are told at one of the first `tellable` steps of an episode.
+        places: where people may live.
+        people: who may own things.
+    """
+
+    seed: int
+    kind: str
+    facts: int
+    task_start: int
+    tellable: int
+    places: tuple[str, ...]
+    people: tuple[str, ...]
+
+    def told_in(self, episode: int) -> tuple[int, int]:
+        """Return which fact an episode tells, and at which step."""
+        step = random.Random(f"{self.seed} tells {self.kind} {episode}").randrange(self.tellable)
+        return (episode - self.task_start) % self.facts, step
+
+    def known_before(self, episode: int, draw: random.Random) -> tuple[int, int] | None:
+        """Return a fact told before an episode and the last episode that told it, or None."""
+        lived = episode - self.task_start
+        if lived <= 0:
+            return None
+        last = draw.randrange(max(0, lived - self.facts), lived)
+        return last % self.facts, self.task_start + last
+
+    def sentence(self, fact: int) -> str:
+        """Return the tree of the statement of a fact."""
+        return KINDS[self.kind].told.format(s=self._subject(fact), v=self.answer(fact))
+
+    def question(self, fact: int) -> str:
+        """Return the tree of the question for a fact."""
+        return KINDS[self.kind].asked.format(s=self._subject(fact))
+
+    def answer(self, fact: int) -> str:
+        """Return what is right."""
+        draw = random.Random(f"{self.seed} holds {self.kind} {fact}")
+        choices = {"place": self.places, "person": self.people, "number": NUMBERS[1:6]}
+        answers = KINDS[self.kind].answers
+        if answers != "route":
+            return draw.choice(choices[answers])
+        first = draw.choice(DIRECTIONS)
+        opposite = DIRECTIONS[DIRECTIONS.index(first) - 2]
+        return f"{first} {draw.choice([d for d in DIRECTIONS if d != opposite])}"
+
+    def _subject(self, fact: int) -> str:
+        return f"({ADJECTIVES[fact % len(ADJECTIVES)]} {NOUNS[fact // len(ADJECTIVES)]})"

@@ -1,0 +1,264 @@
+"""Text tasks: what every environment that tells stories and asks questions agrees on.
+
+An observation is one sentence; words are lower-case and separated by single spaces, the final
+`.` or `?` is a word of its own. An action is the whole answer, ignored at statements. The answer
+to the last question ends the episode, and the observation is then "".
+
+`info` always says `question` (does the current observation ask?), `tree` (the bracketed tree of
+the current sentence), `episode` (its number within the lifetime) and `step` (the index of the
+current observation). After an answer it also says `target`, `supports` (pairs of episode and
+step, in the order of reasoning) and `carried` (do the supports lie in earlier episodes?).
+The reward is 1 exactly when the answer equals the target, else 0.
+
+This file knows nothing of the worlds that stories are about.
+"""
+
+import string
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+CHARACTERS = frozenset(string.ascii_lowercase + string.digits + " .?,'-")
+LONGEST_TEXT = 256
+_KEYS = 2**63  # a story's key is drawn below this
+
+Info = dict[str, Any]
+
+
+class Answer(NamedTuple):
+    """What is right at a question, and why."""
+
+    target: str
+    supports: tuple[tuple[int, int], ...]
+    carried: bool = False
+
+
+class Story(NamedTuple):
+    """One episode; `answers` has an entry for each sentence, None at statements."""
+
+    episode: int
+    sentences: tuple[str, ...]
+    trees: tuple[str, ...]
+    answers: tuple[Answer | None, ...]
+
+    def info(self, step: int) -> Info:
+        """Return what is known at observation `step`, whatever was answered before."""
+        over = step >= len(self.sentences)
+        return {
+            "question": not over and self.answers[step] is not None,
+            "tree": "" if over else self.trees[step],
+            "episode": self.episode,
+            "step": step,
+        }
+
+    def mark(self, step: int, action: str) -> tuple[float, Info]:
+        """Return the reward of an action at `step`, and what is told after an answer."""
+        answer = self.answers[step]
+        if answer is None:
+            return 0.0, {}
+        return float(action == answer.target), answer._asdict()
+
+
+def text_space() -> spaces.Text:
+    """Return the space of sentences and of answers."""
+    return spaces.Text(min_length=0, max_length=LONGEST_TEXT, charset=CHARACTERS)
+
+
+class StoryTask(gymnasium.Env[str, str]):
+    """An environment whose episodes are stories: pure functions of a key and a number.
+
+    Args:
+        first_episode: the number of its first episode within the lifetime.
+        stride: how far apart its episodes' numbers are (the number of rows lived together).
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
+
+    def __init__(self, first_episode: int = 0, stride: int = 1) -> None:
+        self.observation_space = text_space()
+        self.action_space = text_space()
+        self.first_episode, self.stride = first_episode, stride
+        self._resets = 0
+        self._story: Story | None = None
+        self._step = 0
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every word that any split of the task can say or expect, sorted."""
+
+    @abstractmethod
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        """Return the story of an episode."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        """Begin the next story."""
+        super().reset(seed=seed)
+        episode = self.first_episode + self._resets * self.stride
+        self._story = self.tell(int(self.np_random.integers(_KEYS)), episode, options or {})
+        self._resets += 1
+        self._step = 0
+        return self._story.sentences[0], self._story.info(0)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """Take an answer (ignored at statements) and tell the next sentence."""
+        if self._story is None or self._step >= len(self._story.sentences):
+            raise gymnasium.error.ResetNeeded("The story has ended: call reset() for the next.")
+        reward, marked = self._story.mark(self._step, action)
+        self._step += 1
+        ended = self._step == len(self._story.sentences)
+        observation = "" if ended else self._story.sentences[self._step]
+        return observation, reward, ended, False, self._story.info(self._step) | marked
+
+
+class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
+    """B stories told side by side, written at reset and served by index.
+
+    Row b tells what a plain environment would that was reset with `seed + b`, `first_episode + b`
+    and a stride of B. Rows that have ended say "" until all are reset together.
+
+    Args:
+        num_envs: how many rows (B).
+        task: the plain environment that writes the stories.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+
+    def __init__(self, num_envs: int, task: StoryTask) -> None:
+        self.num_envs, self.task = num_envs, task
+        self.single_observation_space = task.observation_space
+        self.single_action_space = task.action_space
+        self.observation_space = spaces.Tuple((task.observation_space,) * num_envs)
+        self.action_space = spaces.Tuple((task.action_space,) * num_envs)
+        self._generators: list[np.random.Generator] = []
+        self._resets = 0
+        self._stories: list[Story] = []
+        self._step = 0
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every word that any split of the task can say or expect, sorted."""
+        return self.task.vocabulary
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[tuple[str, ...], Info]:
+        """Begin the next story in every row."""
+        if seed is not None or not self._generators:
+            self._generators = [
+                gymnasium.utils.seeding.np_random(each)[0] for each in _seeds(seed, self.num_envs)
+            ]
+        first = self.task.first_episode + self._resets * self.num_envs
+        self._stories = [
+            self.task.tell(int(generator.integers(_KEYS)), first + row, options or {})
+            for row, generator in enumerate(self._generators)
+        ]
+        self._resets += 1
+        self._step = 0
+        return self._observe(), gather([story.info(0) for story in self._stories])
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, Info]:
+        """Take one answer a row (ignored at statements) and tell the next sentences."""
+        marks = [
+            story.mark(self._step, action) if self._step < len(story.sentences) else (0.0, {})
+            for story, action in zip(self._stories, actions, strict=True)
+        ]
+        self._step += 1
+        infos = [
+            story.info(self._step) | marked
+            for story, (_, marked) in zip(self._stories, marks, strict=True)
+        ]
+        rewards = np.array([reward for reward, _ in marks])
+        ended = np.array([self._step >= len(story.sentences) for story in self._stories])
+        return self._observe(), rewards, ended, np.zeros_like(ended), gather(infos)
+
+    def _observe(self) -> tuple[str, ...]:
+        return tuple(
+            story.sentences[self._step] if self._step < len(story.sentences) else ""
+            for story in self._stories
+        )
+
+
+class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
+    """Any plain text environments side by side, for those without a vector of their own.
+
+    Rows that have ended say "" until all are reset together; reset seeds row b with `seed + b`.
+
+    Args:
+        envs: the environments, one a row.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+
+    def __init__(self, envs: Sequence[gymnasium.Env[str, str]]) -> None:
+        self.envs, self.num_envs = list(envs), len(envs)
+        self.single_observation_space = envs[0].observation_space
+        self.single_action_space = envs[0].action_space
+        self.observation_space = spaces.Tuple(tuple(env.observation_space for env in envs))
+        self.action_space = spaces.Tuple(tuple(env.action_space for env in envs))
+        self._ended = np.ones(self.num_envs, dtype=bool)
+        self._infos: list[Info] = [{}] * self.num_envs
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[tuple[str, ...], Info]:
+        """Begin an episode in every row."""
+        seeds = _seeds(seed, self.num_envs)
+        pairs = [env.reset(seed=s, options=options) for env, s in zip(self.envs, seeds, strict=True)]
+        self._ended = np.zeros(self.num_envs, dtype=bool)
+        self._infos = [info for _, info in pairs]
+        return tuple(observation for observation, _ in pairs), gather(self._infos)
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, Info]:
+        """Step every row that has not ended."""
+        observations, rewards = [""] * self.num_envs, np.zeros(self.num_envs)
+        truncations = np.zeros(self.num_envs, dtype=bool)
+        infos = [{**info, "question": False} for info in self._infos]
+        for row in np.flatnonzero(~self._ended):
+            observation, reward, ended, truncated, info = self.envs[row].step(actions[row])
+            over = ended or truncated
+            observations[row] = "" if over else observation
+            rewards[row], truncations[row] = reward, truncated
+            self._ended[row] = over
+            infos[row] = {**info, "question": False} if over else dict(info)
+            self._infos[row] = {k: info[k] for k in ("episode", "step", "tree") if k in info}
+        return tuple(observations), rewards, self._ended & ~truncations, truncations, gather(infos)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every environment."""
+        for env in self.envs:
+            env.close()
+
+
+def gather(infos: Sequence[Info]) -> Info:
+    """Join the infos of rows as Gymnasium does: an array a key, and a mask `_key` of who has it."""
+    joined: Info = {}
+    for key in {key: None for info in infos for key in info}:
+        column = [info.get(key) for info in infos]
+        sample = next(value for value in column if value is not None)
+        if isinstance(sample, bool | np.bool_):
+            joined[key] = np.array([bool(value) for value in column])
+        elif isinstance(sample, int):
+            joined[key] = np.array([0 if value is None else value for value in column])
+        else:
+            joined[key] = np.empty(len(infos), dtype=object)
+            joined[key][:] = column
+        joined[f"_{key}"] = np.array([key in info for info in infos])
+    return joined
+
+
+def _seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:
+    if isinstance(seed, list):
+        return seed
+    return [None if seed is None else seed + row for row in range(rows)]
