@@ -139,22 +139,29 @@ class MemoryAgent(nn.Module):
             answers[row] = answer
         return tuple(answers), state, thought
 
-    def _think(self, rows: tuple[int, ...], state: AgentState) -> tuple[AgentState, Thought]:
+    def rehearse(self, stories: Sequence[tuple[str, ...]]) -> Thought:
+        """Think again of questions, each the last sentence of its story, without recall."""
+        state = self.initial_state(len(stories))._replace(story=tuple(stories))
+        return self._think(tuple(range(len(stories))), state, recall=False)[1]
+
+    def _think(
+        self, rows: tuple[int, ...], state: AgentState, recall: bool = True
+    ) -> tuple[AgentState, Thought]:
         """Encode, decide, read and write, and fuse, for the rows that were asked."""
         stories = tuple(state.story[row] for row in rows)
         waiting = [story[state.written[row] : -1] for row, story in zip(rows, stories, strict=True)]
         question_BL, cache, query_BD = self._encode_questions([story[-1] for story in stories])
-        read_BD, state = self._work(rows, waiting, query_BD, state)
+        read_BRW, state = self._work(rows, waiting, query_BD, state)
         written = list(state.written)
         for row, story in zip(rows, stories, strict=True):
             written[row] = len(story)
         key_BD = self.key(question_BL)
-        recall, trust_B = self._recall(key_BD)
+        found, trust_B = self._recall(key_BD) if recall else (None, query_BD.new_zeros(len(rows)))
         recalled_BV = None
-        if recall is not None:
-            recalled_BV = (recall.weights_BK[..., None] * recall.vectors_BKV).sum(1)
-        fused_BD = self.fuse(read_BD, recalled_BV)
-        thought = Thought(rows, stories, question_BL, cache, fused_BD, recall, trust_B, key_BD)
+        if found is not None:
+            recalled_BV = (found.weights_BK[..., None] * found.vectors_BKV).sum(1)
+        fused_BD = self.fuse(query_BD, read_BRW, recalled_BV)
+        thought = Thought(rows, stories, question_BL, cache, fused_BD, found, trust_B, key_BD)
         return state._replace(written=tuple(written)), thought
 
     def _work(
@@ -163,10 +170,10 @@ class MemoryAgent(nn.Module):
         waiting: Sequence[Sequence[str]],
         query_BD: Tensor,
         state: AgentState,
-    ) -> tuple[Tensor, AgentState]:
+    ) -> tuple[Tensor | None, AgentState]:
         """Write what waits and read with the query, on these rows of the working memory."""
         if self.working_memory is None:
-            return query_BD, state
+            return None, state
         items_BTD, present_BT = self._encode_statements(waiting)
         items_BTD = torch.cat([items_BTD, query_BD[:, None]], dim=1)
         present_BT = torch.cat([present_BT, torch.ones_like(present_BT[:, :1])], dim=1)
@@ -175,7 +182,7 @@ class MemoryAgent(nn.Module):
         some = state.working if every else map_state(lambda part: part[index_B], state.working)
         some, read = self.working_memory.sequence(some, items_BTD, present_BT, self.working_policy)
         working = some if every else _put_rows(state.working, some, index_B)
-        return read.values_BRW[:, -1], state._replace(working=working)
+        return read.values_BRW, state._replace(working=working)
 
     def _encode_questions(self, texts: Sequence[str]) -> tuple[Tensor, Cache, Tensor]:
         """Return tokens `[B, L]`, cache and vectors `[B, D]`; each distinct text is read once."""

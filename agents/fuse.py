@@ -1,6 +1,6 @@
-"""Fusing what was recalled from a life with what was read in the episode.
+"""Fusing what was read in the episode and recalled from the life with what was seen.
 
-Letters: B rows, D hidden size, V size of a recalled vector.
+Letters: B rows, D hidden size, R reads, W word size of a read, V size of a recalled vector.
 """
 
 import torch
@@ -8,43 +8,59 @@ from torch import Tensor, nn
 
 
 class Gate(nn.Module):
-    """`fused = read + g * W recalled`, `g = sigmoid(U [read; W recalled])`, one g a number.
+    """`x = seen + W_r read`, `fused = x + g * W_v recalled`, `g = sigmoid(U [x; W_v recalled])`.
 
     Args:
         width: hidden size (D).
-        recalled: size of a recalled vector (V).
+        read: numbers in all reads together (R W), 0 without a working memory.
+        recalled: size of a recalled vector (V), 0 without recall.
     """
 
-    def __init__(self, width: int, recalled: int) -> None:
+    def __init__(self, width: int, read: int, recalled: int) -> None:
         super().__init__()
-        self.recalled = nn.Linear(recalled, width, bias=False)
-        self.gate = nn.Linear(2 * width, width)
-        nn.init.constant_(self.gate.bias, -1.0)
+        self.read = nn.Linear(read, width, bias=False) if read else None
+        self.recalled = nn.Linear(recalled, width, bias=False) if recalled else None
+        self.gate = nn.Linear(2 * width, width) if recalled else None
+        if self.gate is not None:
+            nn.init.constant_(self.gate.bias, -1.0)
 
-    def forward(self, read_BD: Tensor, recalled_BV: Tensor | None) -> Tensor:
-        """Return `[B, D]`; without a recalled vector, what was read."""
-        if recalled_BV is None:
-            return read_BD
+    def forward(
+        self, seen_BD: Tensor, read_BRW: Tensor | None, recalled_BV: Tensor | None
+    ) -> Tensor:
+        """Return `[B, D]`; what was not read or recalled adds nothing."""
+        x_BD = seen_BD
+        if self.read is not None and read_BRW is not None:
+            x_BD = x_BD + self.read(read_BRW.flatten(1))
+        if self.recalled is None or self.gate is None or recalled_BV is None:
+            return x_BD
         recalled_BD = self.recalled(recalled_BV)
-        gate_BD = torch.sigmoid(self.gate(torch.cat([read_BD, recalled_BD], dim=1)))
-        return read_BD + gate_BD * recalled_BD
+        gate_BD = torch.sigmoid(self.gate(torch.cat([x_BD, recalled_BD], dim=1)))
+        return x_BD + gate_BD * recalled_BD
 
 
 class Concatenation(nn.Module):
-    """`fused = read + W [read; recalled]`.
+    """`fused = seen + W [read; recalled]`.
 
     Args:
         width: hidden size (D).
-        recalled: size of a recalled vector (V).
+        read: numbers in all reads together (R W), 0 without a working memory.
+        recalled: size of a recalled vector (V), 0 without recall.
     """
 
-    def __init__(self, width: int, recalled: int) -> None:
+    def __init__(self, width: int, read: int, recalled: int) -> None:
         super().__init__()
-        self.project = nn.Linear(width + recalled, width)
-        nn.init.normal_(self.project.weight, std=0.02)
+        self.sizes = (read, recalled)
+        self.project = nn.Linear(read + recalled, width, bias=False) if read + recalled else None
 
-    def forward(self, read_BD: Tensor, recalled_BV: Tensor | None) -> Tensor:
-        """Return `[B, D]`; without a recalled vector, what was read."""
-        if recalled_BV is None:
-            return read_BD
-        return read_BD + self.project(torch.cat([read_BD, recalled_BV], dim=1))
+    def forward(
+        self, seen_BD: Tensor, read_BRW: Tensor | None, recalled_BV: Tensor | None
+    ) -> Tensor:
+        """Return `[B, D]`; what was not read or recalled counts as zeros."""
+        if self.project is None:
+            return seen_BD
+        parts = [
+            seen_BD.new_zeros(len(seen_BD), size) if part is None else part.flatten(1)
+            for part, size in zip((read_BRW, recalled_BV), self.sizes, strict=True)
+        ]
+        projected_BD: Tensor = self.project(torch.cat(parts, dim=1))
+        return seen_BD + projected_BD

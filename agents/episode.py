@@ -1,0 +1,76 @@
+"""Living a batch of episodes: the loop of observation, answer and mark.
+
+The same loop trains and examines; who listens to the marks makes the difference.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from stillknows.agents.agent import MemoryAgent, Thought
+from stillknows.agents.learner import Marked
+from stillknows.envs.tasks import TextVector
+
+
+class Listener(Protocol):
+    """Hears what was answered and what was right."""
+
+    def mark(self, thought: Thought, marked: Marked) -> None:
+        """Take the marks of one step."""
+        ...
+
+
+def live(
+    agent: MemoryAgent,
+    envs: TextVector,
+    listener: Listener,
+    *,
+    task: int,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Live one episode in every row of `envs`.
+
+    Args:
+        agent: who answers; its episodic memory changes only through the listener.
+        envs: text environments side by side; all rows begin together.
+        listener: a learner or an examiner.
+        task: the task's place in the stream, for provenance; the agent does not see it.
+        seed: of the environments' reset.
+        options: of the environments' reset.
+    """
+    observations, info = envs.reset(seed=seed, options=dict(options or {}))
+    keys_B = torch.tensor(np.asarray(info.get("episode", range(envs.num_envs))), dtype=torch.int64)
+    state = agent.initial_state(envs.num_envs, keys_B)
+    ended = np.zeros(envs.num_envs, dtype=bool)
+    step = 0
+    while not ended.all():
+        asked = info.get("question", [text.endswith("?") for text in observations])
+        episodes = info.get("episode", np.arange(envs.num_envs))
+        answers, state, thought = agent.step(observations, asked, state)
+        observations, rewards, terminated, truncated, info = envs.step(answers)
+        ended = ended | terminated | truncated
+        if thought is not None:
+            listener.mark(thought, _marked(thought, rewards, episodes, info, step, task))
+        step += 1
+
+
+def _marked(
+    thought: Thought,
+    rewards: np.ndarray,
+    episodes: np.ndarray,
+    info: Mapping[str, Any],
+    step: int,
+    task: int,
+) -> Marked:
+    rows = list(thought.rows)
+    return Marked(
+        targets=tuple(str(info["target"][row]) for row in rows),
+        rewards=tuple(float(rewards[row]) for row in rows),
+        carried=tuple(bool(info["carried"][row]) if "carried" in info else False for row in rows),
+        episodes=tuple(int(episodes[row]) for row in rows),
+        step=step,
+        task=task,
+    )

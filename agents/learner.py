@@ -1,0 +1,205 @@
+"""Learning to answer: cross-entropy on the target, rehearsal, and remembering what was marked.
+
+One update is one batch of episodes: every question adds its loss while the episodes are lived
+(the memory's state keeps its history until then), rehearsed questions add theirs, and the
+optimiser moves once. It knows nothing of streams.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.agents.agent import MemoryAgent, Thought, identity
+from stillknows.agents.tokenizer import PAD
+from stillknows.memory.nec import Candidates, Written
+
+
+class Marked(NamedTuple):
+    """What is known of the questions that were asked at one step, one entry a row of the thought."""
+
+    targets: tuple[str, ...]
+    rewards: tuple[float, ...]
+    carried: tuple[bool, ...]
+    episodes: tuple[int, ...]
+    step: int
+    task: int
+
+
+class Update(NamedTuple):
+    """What one update did: losses in nats a question, accuracy, trust in the store, decisions."""
+
+    loss: float
+    rehearsed_loss: float
+    accuracy: float
+    trust: float
+    written: tuple[Written, ...]
+
+
+class QuestionLearner:
+    """Trains an agent on questions and keeps its episodic memory.
+
+    Args:
+        agent: who learns.
+        learning_rate: of AdamW.
+        warmup: updates over which the learning rate rises from 0.
+        weight_decay: of matrices.
+        clip: largest norm of the gradient.
+        rehearse: how many questions are rehearsed in an update; 0 for none.
+        rekey_every: updates between two renewals of the episodic memory's keys.
+        seed: of the choice of what is rehearsed.
+    """
+
+    def __init__(
+        self,
+        agent: MemoryAgent,
+        *,
+        learning_rate: float = 2e-3,
+        warmup: int = 50,
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        rehearse: int = 32,
+        rekey_every: int = 50,
+        seed: int = 0,
+    ) -> None:
+        self.agent, self.clip = agent, clip
+        self.rehearse = rehearse if agent.episodic_memory is not None else 0
+        self.rekey_every, self.seed = rekey_every, seed
+        weights = [p for p in agent.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in weights if p.dim() > 1], "weight_decay": weight_decay},
+                {"params": [p for p in weights if p.dim() < 2], "weight_decay": 0.0},
+            ],
+            lr=learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda done: min(1.0, (done + 1) / max(1, warmup))
+        )
+        self.updates = 0
+        self._forget_batch()
+
+    def mark(self, thought: Thought, marked: Marked) -> None:
+        """Take the marks of a step's answers: add to the loss, remember the outcome."""
+        target_BA = self.agent.answer_tokens(marked.targets)
+        mixture_B, controller_B = self.agent.surprise(thought, target_BA)
+        self._losses.append(mixture_B)
+        self._rewards.extend(marked.rewards)
+        self._trusts.append(thought.trust_B.detach())
+        self._credit(thought, (controller_B - mixture_B).detach())
+        self._remember(thought, target_BA, mixture_B.detach(), marked)
+
+    def update(self, before_backward: Callable[[Tensor], Tensor] = lambda loss: loss) -> Update:
+        """Rehearse, move the weights once, and begin the next batch.
+
+        Args:
+            before_backward: may add to the loss (Avalanche's regularisers do).
+        """
+        loss = torch.cat(self._losses).mean()
+        rehearsed = self._rehearse()
+        total = before_backward(loss if rehearsed is None else loss + rehearsed)
+        self.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self._finish()
+        report = Update(
+            loss=loss.item(),
+            rehearsed_loss=0.0 if rehearsed is None else rehearsed.item(),
+            accuracy=sum(self._rewards) / len(self._rewards),
+            trust=torch.cat(self._trusts).mean().item(),
+            written=tuple(self._written),
+        )
+        self._forget_batch()
+        return report
+
+    def rekey(self) -> float:
+        """Renew the keys of the episodic memory; return the share of neighbours that stay."""
+        memory = self.agent.episodic_memory
+        if memory is None or not len(memory):
+            return 1.0
+        return memory.rekey(self._keys_of)
+
+    def _finish(self) -> None:
+        self.updates += 1
+        self.agent.follow()
+        policy = None if self.agent.episodic_memory is None else self.agent.episodic_memory.policy
+        if hasattr(policy, "learn"):
+            policy.learn()
+        if self.agent.recall and self.updates % self.rekey_every == 0:
+            self.rekey()
+
+    def _rehearse(self) -> Tensor | None:
+        """Return the mean loss of questions drawn from the episodic memory, None without."""
+        memory = self.agent.episodic_memory
+        if memory is None or not self.rehearse or not len(memory):
+            return None
+        entries = memory.entries(memory.sample(self.rehearse, self.seed * 2**32 + self.updates))
+        decode = self.agent.tokenizer.decode
+        stories = [
+            tuple(decode(tokens) for tokens in story if tokens[0] != PAD)
+            for story in entries.story_BTL.tolist()
+        ]
+        thought = self.agent.rehearse(stories)
+        return self.agent.surprise(thought, entries.answers_BA.long())[1].mean()
+
+    def _credit(self, thought: Thought, gain_B: Tensor) -> None:
+        """Tell the policy what each neighbour was worth: its weight times the gain in log p."""
+        memory = self.agent.episodic_memory
+        if memory is None or thought.recall is None or not hasattr(memory.policy, "observe_credit"):
+            return
+        recall = thought.recall
+        credit_BK = recall.weights_BK.detach() * gain_B[:, None]
+        memory.policy.observe_credit(
+            recall.slots_BK[recall.present_BK], credit_BK[recall.present_BK]
+        )
+
+    def _remember(
+        self, thought: Thought, target_BA: Tensor, loss_B: Tensor, marked: Marked
+    ) -> None:
+        memory = self.agent.episodic_memory
+        if memory is None:
+            return
+        rewards_B = torch.tensor(marked.rewards, device=loss_B.device)
+        rows = len(thought.rows)
+        self._written.append(
+            memory.remember(
+                Candidates(
+                    key_BK=thought.key_BD,
+                    vector_BV=thought.fused_BD.detach(),
+                    answers_BA=target_BA,
+                    story_BTL=self._story_tokens(thought.stories, memory.story_shape),
+                    hash_B=torch.tensor([identity(story[-1]) for story in thought.stories]),
+                    outcome_BF=torch.stack([loss_B, rewards_B, 1 - rewards_B], dim=1),
+                    task_B=torch.full((rows,), marked.task),
+                    episode_B=torch.tensor(marked.episodes),
+                    step_B=torch.full((rows,), marked.step),
+                )
+            )
+        )
+
+    def _story_tokens(self, stories: Sequence[Sequence[str]], shape: tuple[int, int]) -> Tensor:
+        """Return the newest T sentences of each story, question last, `[B, T, L]`."""
+        steps, length = shape
+        encode = self.agent.tokenizer.encode
+        blank = [PAD] * length
+        rows: list[Any] = []
+        for story in stories:
+            lines = [(encode(text) + blank)[:length] for text in story[-steps:]]
+            rows.append(lines + [blank] * (steps - len(lines)))
+        return torch.tensor(rows)
+
+    def _keys_of(self, story_BTL: Tensor) -> Tensor:
+        """Return the keys of stored stories: of their last sentences, the questions."""
+        lines_BT = (story_BTL != PAD).any(dim=2).sum(dim=1) - 1
+        rows = torch.arange(len(story_BTL), device=story_BTL.device)
+        return self.agent.key(story_BTL[rows, lines_BT].long())
+
+    def _forget_batch(self) -> None:
+        self._losses: list[Tensor] = []
+        self._rewards: list[float] = []
+        self._trusts: list[Tensor] = []
+        self._written: list[Written] = []
