@@ -165,10 +165,10 @@ class QuestionLearner:
             return
         rewards_B = torch.tensor(marked.rewards, device=loss_B.device)
         rows = len(thought.rows)
-        self._written.append(
+        self._written.extend(
             memory.remember(
                 Candidates(
-                    key_BK=thought.key_BD,
+                    key_BD=thought.key_BD,
                     vector_BV=thought.fused_BD.detach(),
                     answers_BA=target_BA,
                     story_BTL=self._story_tokens(thought.stories, memory.story_shape),

@@ -47,6 +47,8 @@ class Features(NamedTuple):
         known_B: the slot that already holds this very item, or -1, integers `[B]`.
         outcome_BF: only for a lifelong store, when the answer is marked: loss, reward and
             temporal-difference error, `[B, 3]`; None for a working memory.
+        strength_BN: the probability with which each slot was written, 0 where empty, `[B, N]`;
+            None where the memory keeps none.
     """
 
     candidate_BW: Tensor
@@ -59,6 +61,7 @@ class Features(NamedTuple):
     noise_BM: Tensor
     known_B: Tensor
     outcome_BF: Tensor | None = None
+    strength_BN: Tensor | None = None
 
 
 class Decision(NamedTuple):

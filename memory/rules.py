@@ -1,0 +1,146 @@
+"""Rules: policies that do not learn. Each decides from features alone, so its decisions replay.
+
+All of them refresh an entry that is known already, fill free slots first, and differ in what
+they refuse and in who leaves. Letters: B rows, N slots.
+"""
+
+import torch
+from torch import Tensor
+
+from stillknows.memory.interface import ADD, SKIP, UPDATE, Decision, Features, one_hot
+
+
+class WriteEverything:
+    """Writes every candidate; subclasses say who leaves when there is no room.
+
+    Args:
+        refresh: update the slot that holds this very item already, if there is one.
+    """
+
+    needs_similarity = False
+
+    def __init__(self, refresh: bool = True) -> None:
+        self.refresh = refresh
+
+    def decide(self, features: Features) -> Decision:
+        """Return one-hot decisions; `victim_BN` is zero where a slot is free."""
+        slots = features.filled_BN.shape[1]
+        action_B = torch.where(self.accepts(features), ADD, SKIP)
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        slot_B = free_B
+        if self.refresh:
+            known_B = features.known_B >= 0
+            action_B = torch.where(known_B, UPDATE, action_B)
+            slot_B = torch.where(known_B, features.known_B, free_B)
+        full_B = features.filled_BN.all(dim=1)
+        slot_B = torch.where(full_B & (action_B != UPDATE), -1, slot_B)
+        leaver_B = _first_argmax(self.urgency(features).masked_fill(~features.filled_BN, -torch.inf))
+        victim_B = torch.where(full_B & (action_B == ADD), leaver_B, -1)
+        nothing_B = torch.zeros(len(full_B), device=full_B.device)
+        return Decision(
+            one_hot(action_B, 4), one_hot(slot_B, slots), one_hot(victim_B, slots), nothing_B
+        )
+
+    def accepts(self, features: Features) -> Tensor:
+        """Return which candidates are written, bool `[B]`."""
+        return torch.ones_like(features.known_B, dtype=torch.bool)
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return how urgently each slot should be left, `[B, N]`; the highest leaves."""
+        raise NotImplementedError
+
+
+class EvictOldest(WriteEverything):
+    """First in, first out."""
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return the age."""
+        return features.age_BN
+
+
+class EvictIdle(WriteEverything):
+    """Least recently used."""
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return the time since the last use."""
+        return features.idle_BN
+
+
+class EvictRare(WriteEverything):
+    """Least frequently used."""
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return the negative usage."""
+        return -features.usage_BN
+
+
+class EvictUniformly(WriteEverything):
+    """Every slot is as likely to be left: the `random` policy of the reports."""
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return noise."""
+        return features.noise_BM[:, :-1]
+
+
+class Reservoir(EvictUniformly):
+    """A uniform sample of all candidates so far (Vitter 1985, algorithm R)."""
+
+    def accepts(self, features: Features) -> Tensor:
+        """Accept the candidate numbered n (from 0) with probability N / (n + 1) when full."""
+        slots = features.filled_BN.shape[1]
+        chance_B = slots / (features.seen_B + 1)
+        return ~features.filled_BN.all(dim=1) | (features.noise_BM[:, -1] < chance_B)
+
+
+class Surprise(EvictOldest):
+    """Writes only what was answered with a loss above a threshold.
+
+    Args:
+        threshold: in nats.
+        refresh: update the slot that holds this very item already, if there is one.
+    """
+
+    def __init__(self, threshold: float = 0.1, refresh: bool = True) -> None:
+        super().__init__(refresh)
+        self.threshold = threshold
+
+    def accepts(self, features: Features) -> Tensor:
+        """Compare the loss; a working memory has none, and everything surprises."""
+        if features.outcome_BF is None:
+            return super().accepts(features)
+        return features.outcome_BF[:, 0] > self.threshold
+
+
+class Novelty(EvictOldest):
+    """Writes only what resembles nothing that is held.
+
+    Args:
+        threshold: the highest cosine similarity that still counts as new.
+        refresh: update the slot that holds this very item already, if there is one.
+    """
+
+    needs_similarity = True
+
+    def __init__(self, threshold: float = 0.95, refresh: bool = True) -> None:
+        super().__init__(refresh)
+        self.threshold = threshold
+
+    def accepts(self, features: Features) -> Tensor:
+        """Compare the highest similarity."""
+        return features.similarity_BN.amax(dim=1) <= self.threshold
+
+
+class WriteNothing(EvictOldest):
+    """Never writes."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh=False)
+
+    def accepts(self, features: Features) -> Tensor:
+        """Accept nothing."""
+        return torch.zeros_like(features.known_B, dtype=torch.bool)
+
+
+def _first_argmax(x_BN: Tensor) -> Tensor:
+    """Return the lowest index of the highest number (argmax leaves ties open), int64 `[B]`."""
+    return (x_BN == x_BN.amax(dim=1, keepdim=True)).float().cumsum(1).clamp(max=1).argmax(dim=1)
