@@ -213,9 +213,10 @@ class MemoryAgent(nn.Module):
         The trust is a learned function of three numbers: the nearest distance (logarithm), the
         share of the neighbours' weight that agrees on the answer, and whether any came back.
         """
-        if self.trust is None or self.episodic_memory is None or not len(self.episodic_memory):
+        store = self.episodic_memory
+        if not self.recall or self.trust is None or store is None or not len(store):
             return None, torch.zeros(len(key_BD), device=self.device)
-        recall = self.episodic_memory.recall(key_BD)
+        recall = store.recall(key_BD)
         nearest_B = recall.distance_BK.masked_fill(~recall.present_BK, torch.inf).amin(dim=1)
         nearest_B = (nearest_B.clamp(max=1e3) + 1e-3).log()
         same_BKK = (recall.answers_BKA[:, :, None] == recall.answers_BKA[:, None]).all(dim=-1)

@@ -3,7 +3,7 @@
 The same loop trains and examines; who listens to the marks makes the difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ def live(
     task: int,
     seed: int,
     options: Mapping[str, Any] | None = None,
+    deaf: bool = False,
 ) -> None:
     """Live one episode in every row of `envs`.
 
@@ -40,6 +41,7 @@ def live(
         task: the task's place in the stream, for provenance; the agent does not see it.
         seed: of the environments' reset.
         options: of the environments' reset.
+        deaf: keep all but the questions from the agent.
     """
     observations, info = envs.reset(seed=seed, options=dict(options or {}))
     keys_B = torch.tensor(np.asarray(info.get("episode", range(envs.num_envs))), dtype=torch.int64)
@@ -49,12 +51,19 @@ def live(
     while not ended.all():
         asked = info.get("question", [text.endswith("?") for text in observations])
         episodes = info.get("episode", np.arange(envs.num_envs))
-        answers, state, thought = agent.step(observations, asked, state)
+        heard = _questions(observations, asked) if deaf else observations
+        answers, state, thought = agent.step(heard, asked, state)
         observations, rewards, terminated, truncated, info = envs.step(answers)
         ended = ended | terminated | truncated
         if thought is not None:
             listener.mark(thought, _marked(thought, rewards, episodes, info, step, task))
         step += 1
+
+
+def _questions(observations: Sequence[str], asked: Sequence[bool]) -> tuple[str, ...]:
+    return tuple(
+        text if ask else "" for text, ask in zip(observations, asked, strict=True)
+    )
 
 
 def _marked(

@@ -1,1 +1,23 @@
-"""Environments, the streams that order them, and the metrics of a lifetime."""
+"""Environments, the streams that order them, and the metrics of a lifetime.
+
+Importing this package registers its environments with Gymnasium, by name only: the modules
+themselves are loaded when an environment is made.
+"""
+
+import gymnasium
+
+MICROWORLD = {
+    "stillknows/WherePerson-v0": "where_person",
+    "stillknows/WhereObject-v0": "where_object",
+    "stillknows/WhereObjectBefore-v0": "where_object_before",
+    "stillknows/CountObjects-v0": "count_objects",
+    "stillknows/Route-v0": "route",
+}
+
+for _name, _task in MICROWORLD.items():
+    gymnasium.register(
+        _name,
+        entry_point="stillknows.envs.microworld:Microworld",
+        vector_entry_point="stillknows.envs.microworld:MicroworldVectorEnv",
+        kwargs={"task": _task},
+    )

@@ -8,13 +8,15 @@ and the supports of a question about an earlier episode are known without living
 import random
 from typing import NamedTuple
 
-ADJECTIVES = tuple(
+from stillknows.envs.world import DIRECTIONS, NUMBERS, OPPOSITE, words
+
+ADJECTIVES = words(
     "amber brave calm clever dusty early fair gentle happy idle jolly kind "
-    "late merry noble old proud quick rusty shy tall upright vain young".split()
+    "late merry noble old proud quick rusty shy tall upright vain young"
 )
-NOUNS = tuple(
+NOUNS = words(
     "archer baker clerk dancer doctor farmer guard hunter judge king lawyer miller "
-    "nurse officer painter queen rider sailor singer tailor teacher tinker weaver writer".split()
+    "nurse officer painter queen rider sailor singer tailor teacher tinker weaver writer"
 )
 MOST_FACTS = len(ADJECTIVES) * len(NOUNS)
 
@@ -52,8 +54,7 @@ KINDS = {
         "route",
     ),
 }
-NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
-DIRECTIONS = ("north", "east", "south", "west")
+AMOUNTS = NUMBERS[2:6]
 
 
 class Life(NamedTuple):
@@ -82,13 +83,23 @@ class Life(NamedTuple):
         step = random.Random(f"{self.seed} tells {self.kind} {episode}").randrange(self.tellable)
         return (episode - self.task_start) % self.facts, step
 
-    def known_before(self, episode: int, draw: random.Random) -> tuple[int, int] | None:
-        """Return a fact told before an episode and the last episode that told it, or None."""
-        lived = episode - self.task_start
-        if lived <= 0:
+    def known_before(
+        self, episode: int, draw: random.Random, now: int | None = None
+    ) -> tuple[int, int] | None:
+        """Return a fact told before an episode and the last episode that told it, or None.
+
+        Args:
+            episode: only facts told in earlier episodes count.
+            draw: decides which of them.
+            now: facts that were told again since, until and with episode `now`, do not count; none
+                is left out without it.
+        """
+        start = self.task_start
+        oldest = max(start, (episode - 1 if now is None else now) - self.facts + 1)
+        if oldest >= episode:
             return None
-        last = draw.randrange(max(0, lived - self.facts), lived)
-        return last % self.facts, self.task_start + last
+        last = draw.randrange(oldest, episode)
+        return (last - start) % self.facts, last
 
     def sentence(self, fact: int) -> str:
         """Return the tree of the statement of a fact."""
@@ -101,13 +112,14 @@ class Life(NamedTuple):
     def answer(self, fact: int) -> str:
         """Return what is right."""
         draw = random.Random(f"{self.seed} holds {self.kind} {fact}")
-        choices = {"place": self.places, "person": self.people, "number": NUMBERS[1:6]}
+        choices = {"place": self.places, "person": self.people, "number": AMOUNTS}
         answers = KINDS[self.kind].answers
         if answers != "route":
             return draw.choice(choices[answers])
-        first = draw.choice(DIRECTIONS)
-        opposite = DIRECTIONS[DIRECTIONS.index(first) - 2]
-        return f"{first} {draw.choice([d for d in DIRECTIONS if d != opposite])}"
+        first = draw.choice(list(DIRECTIONS))
+        return f"{first} {draw.choice([d for d in DIRECTIONS if d != OPPOSITE[first]])}"
 
     def _subject(self, fact: int) -> str:
-        return f"({ADJECTIVES[fact % len(ADJECTIVES)]} {NOUNS[fact // len(ADJECTIVES)]})"
+        """Pair nouns with adjectives along diagonals: all nouns occur in a life of few facts."""
+        size = len(NOUNS)
+        return f"({ADJECTIVES[(fact + fact // size) % size]} {NOUNS[fact % size]})"

@@ -72,6 +72,9 @@ def text_space() -> spaces.Text:
 class StoryTask(gymnasium.Env[str, str]):
     """An environment whose episodes are stories: pure functions of a key and a number.
 
+    Each reset takes the next number. A reset with a seed begins again at `first_episode`, so that
+    a seed fixes all that follows; the reset option "episode" sets the number.
+
     Args:
         first_episode: the number of its first episode within the lifetime.
         stride: how far apart its episodes' numbers are (the number of rows lived together).
@@ -83,7 +86,7 @@ class StoryTask(gymnasium.Env[str, str]):
         self.observation_space = text_space()
         self.action_space = text_space()
         self.first_episode, self.stride = first_episode, stride
-        self._resets = 0
+        self._next = first_episode
         self._story: Story | None = None
         self._step = 0
 
@@ -99,11 +102,12 @@ class StoryTask(gymnasium.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, Info]:
-        """Begin the next story."""
+        """Begin the next story, or the one with the number `options["episode"]`."""
         super().reset(seed=seed)
-        episode = self.first_episode + self._resets * self.stride
-        self._story = self.tell(int(self.np_random.integers(_KEYS)), episode, options or {})
-        self._resets += 1
+        options = options or {}
+        episode = options.get("episode", self._next if seed is None else self.first_episode)
+        self._story = self.tell(int(self.np_random.integers(_KEYS)), episode, options)
+        self._next = episode + self.stride
         self._step = 0
         return self._story.sentences[0], self._story.info(0)
 
@@ -122,7 +126,8 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     """B stories told side by side, written at reset and served by index.
 
     Row b tells what a plain environment would that was reset with `seed + b`, `first_episode + b`
-    and a stride of B. Rows that have ended say "" until all are reset together.
+    and a stride of B. Rows that have ended say "" until all are reset together. The reset option
+    "episode" sets the number of row 0.
 
     Args:
         num_envs: how many rows (B).
@@ -138,7 +143,7 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self.observation_space = spaces.Tuple((task.observation_space,) * num_envs)
         self.action_space = spaces.Tuple((task.action_space,) * num_envs)
         self._generators: list[np.random.Generator] = []
-        self._resets = 0
+        self._next = task.first_episode
         self._stories: list[Story] = []
         self._step = 0
 
@@ -151,16 +156,17 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], Info]:
         """Begin the next story in every row."""
+        options = options or {}
         if seed is not None or not self._generators:
             self._generators = [
                 gymnasium.utils.seeding.np_random(each)[0] for each in _seeds(seed, self.num_envs)
             ]
-        first = self.task.first_episode + self._resets * self.num_envs
+        first = options.get("episode", self._next if seed is None else self.task.first_episode)
         self._stories = [
-            self.task.tell(int(generator.integers(_KEYS)), first + row, options or {})
+            self.task.tell(int(generator.integers(_KEYS)), first + row, options)
             for row, generator in enumerate(self._generators)
         ]
-        self._resets += 1
+        self._next = first + self.num_envs
         self._step = 0
         return self._observe(), gather([story.info(0) for story in self._stories])
 
@@ -168,6 +174,11 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self, actions: Sequence[str]
     ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, Info]:
         """Take one answer a row (ignored at statements) and tell the next sentences."""
+        if len(actions) != len(self._stories):
+            raise ValueError(
+                f"There are {len(actions)} answers for {len(self._stories)} stories under way: "
+                f"call reset() first, then give one answer for each of {self.num_envs} rows."
+            )
         marks = [
             story.mark(self._step, action) if self._step < len(story.sentences) else (0.0, {})
             for story, action in zip(self._stories, actions, strict=True)
@@ -213,7 +224,9 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     ) -> tuple[tuple[str, ...], Info]:
         """Begin an episode in every row."""
         seeds = _seeds(seed, self.num_envs)
-        pairs = [env.reset(seed=s, options=options) for env, s in zip(self.envs, seeds, strict=True)]
+        pairs = [
+            env.reset(seed=s, options=options) for env, s in zip(self.envs, seeds, strict=True)
+        ]
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._infos = [info for _, info in pairs]
         return tuple(observation for observation, _ in pairs), gather(self._infos)
@@ -225,7 +238,7 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         observations, rewards = [""] * self.num_envs, np.zeros(self.num_envs)
         truncations = np.zeros(self.num_envs, dtype=bool)
         infos = [{**info, "question": False} for info in self._infos]
-        for row in np.flatnonzero(~self._ended):
+        for row in np.flatnonzero(~self._ended).tolist():
             observation, reward, ended, truncated, info = self.envs[row].step(actions[row])
             over = ended or truncated
             observations[row] = "" if over else observation
@@ -252,13 +265,14 @@ def gather(infos: Sequence[Info]) -> Info:
         elif isinstance(sample, int):
             joined[key] = np.array([0 if value is None else value for value in column])
         else:
-            joined[key] = np.empty(len(infos), dtype=object)
-            joined[key][:] = column
+            joined[key] = np.fromiter(column, dtype=object, count=len(infos))
         joined[f"_{key}"] = np.array([key in info for info in infos])
     return joined
 
 
 def _seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:
     if isinstance(seed, list):
+        if len(seed) != rows:
+            raise ValueError(f"There are {len(seed)} seeds for {rows} rows: give one a row.")
         return seed
     return [None if seed is None else seed + row for row in range(rows)]

@@ -93,9 +93,14 @@ class WorkingMemory(Protocol):
 
     `step` takes one item; `sequence` takes `T` of them and returns the read of the last. Both
     leave their input state as it was.
+
+    Attributes:
+        word_size: numbers in one read (W).
+        reads: reads of one step (R).
     """
 
     word_size: int
+    reads: int
 
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Any:
         """Return an empty memory for `batch` rows."""

@@ -26,7 +26,7 @@ from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Feat
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
 IDENTITIES = ("question", "text", "none")
-_PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash", "text")
+_PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
 
 
 class Recall(NamedTuple):
@@ -87,8 +87,8 @@ class NEC:
 
     Args:
         capacity: how many entries it holds at most (N).
-        key_size: D.
-        vector_size: V.
+        key_size: D; 0 for a plain replay buffer, which is not read.
+        vector_size: V; 0 to keep no vectors.
         policy: decides what is written and who leaves.
         answer_length: the most tokens of an answer (A).
         story_shape: the most sentences and tokens of a sentence that are kept (T, L).
@@ -140,9 +140,21 @@ class NEC:
         self._slots_of: dict[int, list[int]] = defaultdict(list)
         self._frozen = False
 
+    @classmethod
+    def within(cls, bytes: int, **arguments: Any) -> "NEC":
+        """Return the largest store whose columns fit into so many bytes.
+
+        Raises:
+            ValueError: if not one entry fits.
+        """
+        one = cls(1, **arguments).nbytes
+        if bytes < one:
+            raise ValueError(f"bytes={bytes}: one entry takes {one}; give the store more.")
+        return cls(bytes // one, **arguments)
+
     def __len__(self) -> int:
         """Return how many entries it holds."""
-        return min(self.next_id, int(self.columns["filled_N"].sum()))
+        return int(self.columns["filled_N"].sum())
 
     @property
     def bytes_per_entry(self) -> int:
@@ -158,7 +170,7 @@ class NEC:
         """Return a column of provenance, int64 `[N]`, -1 where empty.
 
         Args:
-            name: id, task, episode, step, birth, last_use, hash or text.
+            name: id, task, episode, step, birth, last_use or hash.
         """
         return self.columns["provenance_NC"][:, _PROVENANCE.index(name)]
 
@@ -220,6 +232,8 @@ class NEC:
         Returns:
             The share of the probes' K nearest neighbours that stay (recall@K).
         """
+        if not self.columns["keys_ND"].shape[1]:
+            return 1.0
         filled = self.columns["filled_N"].nonzero()[:, 0]
         probe = self.sample(probes, self.clock)
         before = self._neighbours_of(probe)
@@ -271,7 +285,7 @@ class NEC:
         if action == ADD:
             evicted = self._clear(slot) if self.columns["filled_N"][slot] else -1
             self._slots_of[name].append(slot)
-            self._stamp(slot, one, name, text)
+            self._stamp(slot, one, name)
         self._fill(slot, one, merge=action == MERGE)
         return Written(action, int(self.provenance("id")[slot]), evicted)
 
@@ -315,10 +329,10 @@ class NEC:
         self.columns["filled_N"][slot] = False
         return entry
 
-    def _stamp(self, slot: int, one: Candidates, name: int, text: int) -> None:
+    def _stamp(self, slot: int, one: Candidates, name: int) -> None:
         """Give a new entry its id and its provenance."""
         where = [int(one.task_B), int(one.episode_B), int(one.step_B)]
-        row = [self.next_id, *where, self.seen, self.clock, name, text]
+        row = [self.next_id, *where, self.seen, self.clock, name]
         self.columns["provenance_NC"][slot] = torch.tensor(row)
         self.columns["uses_N"][slot] = 0
         self.columns["filled_N"][slot] = True
@@ -327,8 +341,9 @@ class NEC:
     def _fill(self, slot: int, one: Candidates, merge: bool) -> None:
         """Write the content: over what was there, or (merge) halfway between the two."""
         share = 0.5 if merge else 1.0
-        self.columns["keys_ND"][slot].lerp_(one.key_BD[0].to(self.columns["keys_ND"]), share)
-        self.columns["vectors_NV"][slot].lerp_(one.vector_BV[0].to(self.columns["keys_ND"]), share)
+        for name, new in (("keys_ND", one.key_BD[0]), ("vectors_NV", one.vector_BV[0])):
+            if self.columns[name].shape[1]:
+                self.columns[name][slot].lerp_(new.to(self.columns[name]), share)
         self.columns["answers_NA"][slot] = _fit(one.answers_BA[0], self.answer_length)
         self.columns["story_NTL"][slot] = one.story_BTL[0].to(torch.int16)
         self.provenance("last_use")[slot] = self.clock

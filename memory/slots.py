@@ -107,7 +107,7 @@ class Slots(nn.Module):
             raise ValueError(f"word_size={word_size} is no multiple of heads={heads}; change one.")
         if len(recency) != heads:
             raise ValueError(f"recency has {len(recency)} numbers for {heads} heads; give one each.")
-        self.slots, self.word_size = slots, word_size
+        self.slots, self.word_size, self.reads = slots, word_size, hops
         self.hops = nn.ModuleList(Hop(word_size, heads) for _ in range(hops))
         self.register_buffer("recency", torch.tensor(tuple(recency)))
         self.query_mark = nn.Parameter(torch.randn(word_size) * 0.1)

@@ -1,0 +1,113 @@
+"""Examinations: what an agent knows, asked without leaving a trace.
+
+The working memory starts fresh in each episode, the episodic memory is frozen, no weight moves
+and no random state is used. The agent sees neither rewards nor targets.
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+
+from stillknows.agents.agent import MemoryAgent, Thought
+from stillknows.agents.episode import live
+from stillknows.agents.learner import Marked
+from stillknows.envs.tasks import Task, make
+
+ARMS = ("agent", "no_recall", "no_story")
+_EXAM_SEED = 1 << 40  # far from every seed of training
+
+
+class Result(NamedTuple):
+    """Marks of an examination, one entry a question, in the order they were asked."""
+
+    episodes: list[int]
+    steps: list[int]
+    correct: list[int]
+    carried: list[int]
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return sum(self.correct) / max(1, len(self.correct))
+
+
+class Examiner:
+    """Listens to the marks and counts them.
+
+    Args:
+        agent: who is examined.
+    """
+
+    def __init__(self, agent: MemoryAgent) -> None:
+        self.agent = agent
+        self._rows: list[tuple[int, int, int, int]] = []
+        self._losses: list[float] = []
+
+    def mark(self, thought: Thought, marked: Marked) -> None:
+        """Count the marks of one step."""
+        target_BA = self.agent.answer_tokens(marked.targets)
+        self._losses.extend(self.agent.surprise(thought, target_BA)[0].tolist())
+        self._rows.extend(
+            (episode, marked.step, int(reward == 1.0), int(carried))
+            for episode, reward, carried in zip(
+                marked.episodes, marked.rewards, marked.carried, strict=True
+            )
+        )
+
+    def result(self) -> Result:
+        """Return all marks so far."""
+        columns = [list(column) for column in zip(*self._rows, strict=True)] or [[]] * 4
+        return Result(*columns, loss=sum(self._losses) / max(1, len(self._losses)))
+
+
+@torch.no_grad()
+def examine(
+    agent: MemoryAgent,
+    task: Task,
+    *,
+    number: int,
+    episodes: int,
+    rows: int,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    arm: str = "agent",
+) -> Result:
+    """Examine an agent in one task.
+
+    Args:
+        agent: who is examined.
+        task: its `exam` environment asks.
+        number: the task's place in the stream.
+        episodes: how many stories.
+        rows: how many are told side by side; changes no answer.
+        seed: of the lifetime; the same examination has the same questions every time.
+        options: of the environments' reset.
+        arm: `agent`; `no_recall`, the same without its episodic memory; `no_story`, the same but
+            for hearing the questions only.
+    """
+    examiner = Examiner(agent)
+    recall, training = agent.recall, agent.training
+    store = agent.episodic_memory
+    agent.recall = recall and arm != "no_recall"
+    agent.eval()
+    try:
+        with nullcontext() if store is None else store.frozen():
+            for first in range(0, episodes, rows):
+                envs = make(task, min(rows, episodes - first), task.exam)
+                live(
+                    agent,
+                    envs,
+                    examiner,
+                    task=number,
+                    seed=_EXAM_SEED + seed * 1_000_003 + first,
+                    options={**(options or {}), **({"episode": first} if task.lives else {})},
+                    deaf=arm == "no_story",
+                )
+                envs.close()
+    finally:
+        agent.recall = recall
+        agent.train(training)
+    return examiner.result()

@@ -1,0 +1,123 @@
+"""One lifetime from a configuration: build the agent, live through the stream, write the log.
+
+The order is the whole protocol: examine on all tasks, then for each task train on it and examine
+on all again.
+"""
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.learner import QuestionLearner
+from stillknows.agents.log import SCHEMA, LifetimeLog
+from stillknows.agents.progress import Progress
+from stillknows.agents.tokenizer import WordTokenizer
+from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
+from stillknows.envs.tasks import Task, vocabulary
+
+PACKAGES = ("stillknows", "torch", "gymnasium", "avalanche-lib", "numpy")
+
+
+def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
+    """Return the agent of a configuration, with a vocabulary from the stream's tasks."""
+    tokenizer = WordTokenizer(vocabulary(tasks))
+    make = hydra.utils.instantiate
+    controller = make(config.controller, vocabulary=len(tokenizer))
+    working = make(config.working_memory) if config.working_memory else None
+    episodic = None
+    if config.episodic_memory:
+        policy = make(config.episodic_policy)
+        episodic = make(config.episodic_memory, policy=policy, key=config.seed)
+    recall = bool(config.agent.recall) and episodic is not None
+    read = working.reads * working.word_size if working is not None else 0
+    agent = MemoryAgent(
+        tokenizer,
+        controller,
+        working,
+        make(config.working_policy),
+        episodic,
+        make(config.fuse, read=read, recalled=config.controller.width if recall else 0),
+        **config.agent,
+    )
+    return agent.to(config.device)
+
+
+def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
+    """Live one lifetime and write its log into `folder`.
+
+    Args:
+        config: composed from `stillknows.configs`.
+        folder: where `log.jsonl` goes; must not hold one.
+        progress: hears how far the life is.
+    """
+    from stillknows.agents.strategy import Lifetime  # Avalanche takes seconds to import
+    from stillknows.envs.streams import make_benchmark
+
+    begun = time.monotonic()
+    torch.manual_seed(config.seed)
+    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    agent = build_agent(config, tasks)
+    learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
+    log = LifetimeLog(folder)
+    log.append("lifetime", **_describe(config, tasks))
+    strategy = Lifetime(
+        agent=agent,
+        learner=learner,
+        log=log,
+        rows=config.rows,
+        exam_episodes=config.stream.exam_episodes,
+        seed=config.seed,
+        plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
+        progress=progress,
+    )
+    benchmark = make_benchmark(tasks, config.stream.episodes, joint=config.stream.joint)
+    strategy.eval(benchmark.test_stream)
+    for number, experience in enumerate(benchmark.train_stream, start=1):
+        strategy.train(experience, eval_streams=[])
+        strategy.finished = number == len(benchmark.train_stream)
+        strategy.eval(benchmark.test_stream)
+    _write_floors(log, tasks, config)
+    store = agent.episodic_memory
+    log.append(
+        "end",
+        updates=learner.updates,
+        parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
+        memory_bytes=0 if store is None else store.nbytes,
+    )
+    log.append("clock", seconds=time.monotonic() - begun)
+    log.close()
+
+
+def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "name": config.arm,
+        "seed": config.seed,
+        "tasks": [task.name for task in tasks],
+        "protocol": "joint" if config.stream.joint else "identity hidden",
+        "config": OmegaConf.to_container(config, resolve=True),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -> None:
+    """Write what the simplest answers would score in each examination."""
+    for number, task in enumerate(tasks):
+        episodes, lived = config.stream.exam_episodes, config.stream.episodes * (number + 1)
+        heard = hear(task, task.train, episodes, seed=config.seed)
+        asked = hear(task, task.exam, episodes, seed=config.seed, options={"lived": lived})
+        answers = [question.target for question in heard]
+        log.append(
+            "floor",
+            task=number,
+            name=task.name,
+            majority=majority_answer(answers, asked),
+            last_mentioned=last_mentioned_answer(answers, asked),
+        )

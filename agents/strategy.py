@@ -1,0 +1,225 @@
+"""A lifetime as an Avalanche strategy: for each task train, then examine on all.
+
+Importing this module imports Avalanche. The events of `BaseTemplate` are fired in the order that
+Avalanche's regularising plugins rely on (EWC, SI and MAS add to `strategy.loss` before the
+backward pass). Task identity is hidden from the agent.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from avalanche.core import BaseSGDPlugin
+from avalanche.training.plugins import EWCPlugin
+from avalanche.training.plugins.clock import Clock
+from avalanche.training.templates.base import BaseTemplate
+from avalanche.training.utils import ParamData
+from avalanche.training.utils import trigger_plugins as trigger
+from torch import Tensor
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.episode import live
+from stillknows.agents.examine import ARMS, examine
+from stillknows.agents.learner import QuestionLearner, Update
+from stillknows.agents.log import LifetimeLog
+from stillknows.envs.streams import EpisodeExperience
+from stillknows.envs.tasks import make
+
+Progress = Callable[[str, int, float], None]
+
+
+class Lifetime(BaseTemplate):  # type: ignore[misc]
+    """Trains an agent on experiences made of episodes, examines it, and writes the log.
+
+    Args:
+        agent: who lives.
+        learner: how it learns.
+        log: takes every event.
+        rows: episodes side by side in training (B).
+        exam_episodes: stories of an examination in one task.
+        seed: of everything that happens in this life.
+        plugins: Avalanche plugins.
+        progress: hears of every update: task, updates so far, accuracy of late.
+    """
+
+    PLUGIN_CLASS = BaseSGDPlugin
+
+    def __init__(
+        self,
+        *,
+        agent: MemoryAgent,
+        learner: QuestionLearner,
+        log: LifetimeLog,
+        rows: int,
+        exam_episodes: int,
+        seed: int,
+        plugins: Sequence[BaseSGDPlugin] = (),
+        progress: Progress = lambda name, update, accuracy: None,
+    ) -> None:
+        super().__init__(model=agent, device=agent.device, plugins=[*plugins, Clock()])
+        self.clock = self.plugins[-1]
+        self.agent, self.learner, self.log = agent, learner, log
+        self.rows, self.exam_episodes, self.seed = rows, exam_episodes, seed
+        self.optimizer, self.progress = learner.optimizer, progress
+        self.train_mb_size, self.train_epochs, self._criterion = rows, 1, None
+        self.loss: Tensor = torch.zeros(())
+        self.lived = 0
+        self._late = 0.0
+
+    def _train_exp(self, experience: EpisodeExperience, eval_streams: Any, **_: Any) -> None:
+        """Live the experience: in turns, a batch of episodes of each task and one update."""
+        trigger(self, "before_training_epoch")
+        envs = [
+            make(task, self.rows, {**task.train, **_numbers(task.lives, start)})
+            for task, start in zip(experience.tasks, experience.first_episodes, strict=True)
+        ]
+        for update in range(experience.episodes // self.rows):
+            turn, visit = update % len(envs), update // len(envs)
+            episode = experience.first_episodes[turn] + visit * self.rows
+            trigger(self, "before_training_iteration")
+            live(
+                self.agent,
+                envs[turn],
+                self.learner,
+                task=experience.numbers[turn],
+                seed=self.seed * 1_000_003 + self.clock.train_iterations * self.rows,
+                options={"episode": episode} if experience.tasks[turn].lives else None,
+            )
+            report = self.learner.update(self._add_penalties)
+            trigger(self, "after_update")
+            trigger(self, "after_training_iteration")
+            self._write(experience, turn, update, report)
+        self.lived = max(experience.first_episodes) + experience.episodes // len(envs)
+        overlap = self.learner.rekey()
+        self.log.append("rekey", experience=self.clock.train_exp_counter, overlap=overlap)
+        trigger(self, "after_training_epoch")
+
+    def _eval_exp(self, **_: Any) -> None:
+        """Examine in one task; in the end also without recall and without the stories."""
+        experience = self.experience
+        task, number = experience.tasks[0], experience.numbers[0]
+        known = min(self.lived, experience.first_episodes[0] + experience.episodes)
+        arms = ARMS if self.finished else ARMS[:1]
+        for arm in arms:
+            if arm == "no_recall" and not self.agent.recall:
+                continue
+            result = examine(
+                self.agent,
+                task,
+                number=number,
+                episodes=self.exam_episodes,
+                rows=self.rows,
+                seed=self.seed,
+                options={"lived": known} if task.lives else None,
+                arm=arm,
+            )
+            self.log.append(
+                "examination",
+                after=self.clock.train_exp_counter,
+                task=number,
+                name=task.name,
+                arm=arm,
+                **result._asdict(),
+            )
+
+    finished = False
+
+    def _add_penalties(self, loss: Tensor) -> Tensor:
+        self.loss = loss
+        trigger(self, "before_backward")
+        return self.loss
+
+    def _write(self, experience: EpisodeExperience, turn: int, update: int, report: Update) -> None:
+        store = self.agent.episodic_memory
+        self._late = report.accuracy if update == 0 else 0.9 * self._late + 0.1 * report.accuracy
+        self.log.append(
+            "update",
+            experience=self.clock.train_exp_counter,
+            update=update,
+            task=experience.numbers[turn],
+            loss=report.loss,
+            rehearsed_loss=report.rehearsed_loss,
+            accuracy=report.accuracy,
+            trust=report.trust,
+            entries=0 if store is None else len(store),
+            actions="".join("saum"[written.action] for written in report.written),
+            written=[written.entry for written in report.written],
+            evicted=[written.evicted for written in report.written],
+        )
+        name = experience.tasks[turn].name if len(experience.tasks) == 1 else "all tasks"
+        self.progress(name, self.clock.train_iterations, self._late)
+
+
+class EWC(EWCPlugin):  # type: ignore[misc]
+    """Avalanche's EWC with the Fisher information of answers (Kirkpatrick et al. 2017).
+
+    The importance of a weight is the mean square, over questions of the task just learned, of the
+    gradient of the answer's log-probability, from one batch of fresh episodes at a time.
+
+    Args:
+        ewc_lambda: weight of the penalty.
+        batches: how many batches of one row each the importances are taken from.
+    """
+
+    def __init__(self, ewc_lambda: float, batches: int = 64) -> None:
+        super().__init__(ewc_lambda=ewc_lambda, mode="separate")
+        self.batches = batches
+
+    def after_training_exp(self, strategy: Lifetime, **kwargs: Any) -> None:
+        """Take the importances of the experience that ends."""
+        strategy.experience.dataset = strategy
+        super().after_training_exp(strategy, **kwargs)
+        del strategy.experience.dataset
+
+    def compute_importances(
+        self,
+        model: MemoryAgent,
+        criterion: Any,
+        optimizer: Any,
+        dataset: Lifetime,
+        *_: Any,
+        **__: Any,
+    ) -> dict[str, ParamData]:
+        """Return the diagonal of the Fisher information of the answers."""
+        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        squares = {name: torch.zeros_like(p) for name, p in weights.items()}
+        for loss in _answer_losses(dataset, self.batches):
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for square, gradient in zip(squares.values(), gradients, strict=True):
+                if gradient is not None:
+                    square += gradient.square() / self.batches
+        return {
+            name: ParamData(name, square.shape, init_tensor=square, device=square.device)
+            for name, square in squares.items()
+        }
+
+
+class _Losses:
+    """Listens to the marks and keeps the losses, with their history."""
+
+    def __init__(self, agent: MemoryAgent) -> None:
+        self.agent = agent
+        self.losses: list[Tensor] = []
+
+    def mark(self, thought: Any, marked: Any) -> None:
+        targets = self.agent.answer_tokens(marked.targets)
+        self.losses.append(self.agent.surprise(thought, targets)[0])
+
+
+def _answer_losses(strategy: Lifetime, batches: int) -> Any:
+    """Yield the summed loss of the answers of one fresh episode after the other."""
+    experience = strategy.experience
+    for batch in range(batches):
+        turn = batch % len(experience.tasks)
+        task, start = experience.tasks[turn], experience.first_episodes[turn]
+        envs = make(task, 1, {**task.train, **_numbers(task.lives, start)})
+        listener = _Losses(strategy.agent)
+        seed = strategy.seed * 1_000_003 + strategy.clock.train_iterations * strategy.rows + batch
+        options = {"episode": start + experience.episodes - 1 - batch} if task.lives else None
+        live(strategy.agent, envs, listener, task=0, seed=seed, options=options)
+        yield torch.cat(listener.losses).sum()
+
+
+def _numbers(lives: bool, start: int) -> dict[str, int]:
+    """Return the constructor arguments that place an environment in the lifetime."""
+    return {"first_episode": start, "task_start": start} if lives else {}

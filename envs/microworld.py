@@ -1,0 +1,82 @@
+"""The microworld as Gymnasium environments: five tasks, one episode at a time or in a batch.
+
+This file knows neither how stories are written (`stillknows.envs.stories`), nor how they are
+served (`stillknows.envs.text`), nor who answers.
+
+    gymnasium.make("stillknows/WherePerson-v0", sentences=20)
+    gymnasium.make_vec("stillknows/WherePerson-v0", num_envs=8)
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stillknows.envs import MICROWORLD
+from stillknows.envs.stories import make_dials, vocabulary, write_story
+from stillknows.envs.tasks import Task, suggest
+from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
+
+
+class Microworld(StoryTask):
+    """One of the five tasks.
+
+    Args:
+        task: a key of `stillknows.envs.stories.TASKS`.
+        first_episode: the number of its first episode within the lifetime.
+        stride: how far apart its episodes' numbers are.
+        lived: for the exam, the number after the task's last training episode that was lived: only
+            facts told before it are asked for. The reset option "lived" replaces it.
+        **dials: see `stillknows.envs.stories.Dials`; `task_start` is `first_episode` if not given.
+    """
+
+    def __init__(
+        self, task: str, first_episode: int = 0, stride: int = 1, lived: int = 0, **dials: Any
+    ) -> None:
+        super().__init__(first_episode, stride)
+        self.lived = lived
+        self.dials = make_dials({"task_start": first_episode, **dials, "task": task})
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every word that any of the five tasks can say or expect in either split, sorted."""
+        return vocabulary(self.dials)
+
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        """Return the story of an episode; `options` may say how long was "lived"."""
+        return write_story(key, episode, self.dials, options.get("lived", self.lived))
+
+
+class MicroworldVectorEnv(StoryVectorEnv):
+    """A batch of one task; all rows ask and end at the same steps.
+
+    Args:
+        task: a key of `stillknows.envs.stories.TASKS`.
+        num_envs: how many rows (B); row `b` tells the episodes `first_episode + b + B * i`.
+        **settings: of `Microworld`, without `stride`.
+    """
+
+    def __init__(self, task: str, num_envs: int = 1, **settings: Any) -> None:
+        super().__init__(num_envs, Microworld(task, **settings))
+
+
+def microworld_tasks(
+    tasks: Sequence[str], exam: Mapping[str, Any] | None = None, **dials: Any
+) -> list[Task]:
+    """Return tasks of the microworld for a stream.
+
+    Args:
+        tasks: keys of `stillknows.envs.stories.TASKS`, in the order of the stream.
+        exam: dials that are different in examinations.
+        **dials: of `stillknows.envs.stories.Dials`, in training and examinations.
+
+    Raises:
+        ValueError: if a task or a dial is unknown, or a dial out of range.
+    """
+    ids = {task: id for id, task in MICROWORLD.items()}
+    for task in tasks:
+        if task not in ids:
+            raise ValueError(f"The microworld has no task '{task}'. {suggest(task, list(ids))}")
+        make_dials({**dials, **(exam or {}), "task": task})
+    return [
+        Task(task, ids[task], dials, {**dials, **(exam or {}), "split": "exam"}, lives=True)
+        for task in tasks
+    ]

@@ -1,0 +1,63 @@
+"""Streams: tasks in an order, as Avalanche benchmarks.
+
+An experience is a budget of episodes in one task (or, for the joint reference, in all of them).
+Importing this module imports Avalanche, which takes seconds: import it when a life begins.
+"""
+
+from collections.abc import Sequence
+
+from avalanche.benchmarks import CLScenario
+from avalanche.benchmarks.scenarios.generic_scenario import CLExperience, EagerCLStream
+
+from stillknows.envs.tasks import Task
+
+
+class EpisodeExperience(CLExperience):  # type: ignore[misc]
+    """Some episodes of a life.
+
+    Attributes:
+        tasks: the tasks that take turns in it; one, but in the joint reference.
+        numbers: the place of each in the stream.
+        first_episodes: the number of the first episode of each.
+        episodes: how many episodes it lasts.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        numbers: Sequence[int],
+        first_episodes: Sequence[int],
+        episodes: int,
+    ) -> None:
+        super().__init__(current_experience=None, origin_stream=None)
+        self.tasks, self.numbers = tuple(tasks), tuple(numbers)
+        self.first_episodes, self.episodes = tuple(first_episodes), episodes
+        self.task_labels = list(numbers)
+
+    @property
+    def task_label(self) -> int:
+        """The place of its (first) task in the stream, for Avalanche's metrics."""
+        return self.task_labels[0]
+
+
+def make_benchmark(tasks: Sequence[Task], episodes: int, joint: bool = False) -> CLScenario:
+    """Return a benchmark with `train_stream` and `test_stream`.
+
+    Args:
+        tasks: in the order of the life.
+        episodes: budget of each task.
+        joint: one experience with all tasks and the same budget in sum, as a reference.
+    """
+    starts = [number * episodes for number in range(len(tasks))]
+    each = [
+        EpisodeExperience([task], [number], [start], episodes)
+        for number, (task, start) in enumerate(zip(tasks, starts, strict=True))
+    ]
+    train = each
+    if joint:
+        train = [EpisodeExperience(tasks, range(len(tasks)), starts, episodes * len(tasks))]
+    exams = [
+        EpisodeExperience([task], [number], [start], episodes)
+        for number, (task, start) in enumerate(zip(tasks, starts, strict=True))
+    ]
+    return CLScenario([EagerCLStream("train", train), EagerCLStream("test", exams)])

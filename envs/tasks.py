@@ -1,0 +1,115 @@
+"""What a stream is made of: tasks, each a Gymnasium environment to train in and one to examine.
+
+This file knows nothing of Avalanche (see `streams.py`) and nothing of agents.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+
+from stillknows.envs.text import TextVectorEnv
+
+TextVector = VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]
+
+
+class Task(NamedTuple):
+    """One task of a stream.
+
+    Attributes:
+        name: what reports call it.
+        id: its Gymnasium id.
+        train: constructor arguments of the environment that is trained in.
+        exam: constructor arguments of the one that examines.
+        lives: whether the environments take the numbers of a lifetime's episodes (`first_episode`,
+            and for the examination the reset option `lived`).
+    """
+
+    name: str
+    id: str
+    train: Mapping[str, Any]
+    exam: Mapping[str, Any]
+    lives: bool = False
+
+
+def gymnasium_tasks(
+    ids: Sequence[str],
+    train: Mapping[str, Any] | None = None,
+    exam: Mapping[str, Any] | None = None,
+) -> list[Task]:
+    """Return the tasks of any text environments that `gymnasium.make` knows.
+
+    Args:
+        ids: Gymnasium ids, `module:Name-v0` where a module must be imported first.
+        train: constructor arguments of all of them in training.
+        exam: the same in examinations; those of training where left out.
+    """
+    train = dict(train or {})
+    exam = train if exam is None else dict(exam)
+    return [Task(id.split(":")[-1].removesuffix("-v0"), id, train, exam) for id in ids]
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Return `Did you mean …?` for a misspelled word, or the list of what is known."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+
+
+def vocabulary(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Return every word that any of the tasks can say or expect, sorted."""
+    words: set[str] = set()
+    for task in tasks:
+        for arguments in (task.train, task.exam):
+            env = make(task, 1, arguments)
+            declared = getattr(env, "vocabulary", None)
+            words.update(declared if declared is not None else _heard(env))
+            env.close()
+    return tuple(sorted(words))
+
+
+def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
+    """Return `rows` environments of a task side by side, native where the task has such a vector.
+
+    Raises:
+        ValueError: if the id is unknown, or its spaces are not text.
+    """
+    name = task.id.split(":")[-1]
+    spec = _spec(task.id, name)
+    if spec.vector_entry_point is not None:
+        return gymnasium.make_vec(
+            task.id, rows, vectorization_mode="vector_entry_point", **arguments
+        )  # type: ignore[return-value]
+    envs = [gymnasium.make(task.id, disable_env_checker=True, **arguments) for _ in range(rows)]
+    for space in (envs[0].observation_space, envs[0].action_space):
+        if not isinstance(space, spaces.Text):
+            raise ValueError(
+                f"{task.id} has the space {space}; this agent reads and writes gymnasium.spaces.Text "
+                "only: wrap the environment so that it speaks in sentences."
+            )
+    return TextVectorEnv(envs)
+
+
+def _spec(id: str, name: str) -> gymnasium.envs.registration.EnvSpec:
+    try:
+        return gymnasium.spec(id)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        ours = [known for known in gymnasium.registry if known.startswith("stillknows/")]
+        raise ValueError(f"There is no environment '{name}'. {suggest(name, ours)}") from error
+
+
+def _heard(env: TextVector, episodes: int = 32) -> set[str]:
+    """Return the words met in some episodes, for environments that declare no vocabulary."""
+    words: set[str] = set()
+    for seed in range(episodes):
+        observations, info = env.reset(seed=seed)
+        ended = np.zeros(env.num_envs, dtype=bool)
+        while not ended.all():
+            words.update(observations[0].split())
+            observations, _, terminated, truncated, info = env.step(("",) * env.num_envs)
+            ended = terminated | truncated
+            words.update(str(info["target"][0]).split() if "target" in info else ())
+    return words

@@ -1,0 +1,447 @@
+"""The microworld: stories that hold, answers that follow from their supports, facts for a life."""
+
+import re
+from collections import Counter
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stillknows.envs import MICROWORLD, world
+from stillknows.envs.microworld import Microworld, MicroworldVectorEnv
+from stillknows.envs.stories import TASKS, make_dials, vocabulary, write_story
+
+STEPS = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0)}
+NUMBERS = ["none", "one", "two", "three", "four", "five"]
+LIVING = {"carry": 0.4, "lifetime_facts": 20, "lag": 3}
+COUNTS = {"people": 3, "places": 4, "objects": 3}
+
+dials_of_all_kinds = st.fixed_dictionaries(
+    {
+        "task": st.sampled_from(sorted(TASKS)),
+        "people": st.integers(2, 6),
+        "places": st.integers(2, 7),
+        "objects": st.integers(1, 5),
+        "sentences": st.integers(12, 24),
+        "questions": st.integers(1, 3),
+        "distractors": st.floats(0, 1),
+        "route_length": st.integers(1, 3),
+        "life": st.integers(0, 5),
+        "carry": st.one_of(st.just(0.0), st.floats(0, 1)),
+        "lag": st.integers(0, 5),
+        "lifetime_facts": st.integers(7, 30),
+    }
+)
+
+
+class Reader:
+    """Follows a story by its words alone, and knows nothing of how stories are written."""
+
+    def __init__(self, statements):
+        self.place, self.holder, self.lying = {}, {}, {}
+        self.before, self.ways, self.met = {}, {}, set()
+        for sentence in statements:
+            self.read(sentence.split())
+
+    def read(self, words):
+        if words[1] in ("went", "moved", "walked"):
+            self.move(words[0], words[4])
+        elif words[1] in ("took", "grabbed"):
+            self.take(words[0], words[3])
+        elif words[1] in ("dropped", "left"):
+            self.drop(words[0], words[3])
+        elif words[1] in ("gave", "handed"):
+            self.give(words[0], words[3], words[5])
+        elif len(words) == 8 and words[4] == "of" and words[3] in STEPS:
+            here, direction, there = words[6], words[3], words[1]
+            back = {"north": "south", "south": "north", "east": "west", "west": "east"}
+            self.ways.setdefault(here, []).append((direction, there))
+            self.ways.setdefault(there, []).append((back[direction], here))
+
+    def move(self, person, place):
+        for thing, holder in self.holder.items():
+            if holder == person and person in self.place:
+                self.before[thing, place] = self.place[person]
+        self.place[person] = place
+
+    def take(self, person, thing):
+        self.lying.pop(thing, None)
+        self.holder[thing] = person
+        self.met.add(person)
+
+    def drop(self, person, thing):
+        self.holder.pop(thing, None)
+        self.lying[thing] = self.place.get(person)
+        self.met.add(person)
+
+    def give(self, person, thing, other):
+        self.holder[thing] = other
+        self.met |= {person, other}
+
+    def answer(self, question):
+        """Return the answer, or None where it does not follow."""
+        words = question.split()
+        if words[:2] == ["where", "was"]:
+            return self.before.get((words[3], words[6]))
+        if words[:2] == ["where", "is"] and words[2] == "the":
+            if words[3] in self.holder:
+                return self.place.get(self.holder[words[3]])
+            return self.lying.get(words[3])
+        if words[:2] == ["where", "is"]:
+            return self.place.get(words[2])
+        if words[:2] == ["how", "many"]:
+            held = sum(person == words[4] for person in self.holder.values())
+            return NUMBERS[held] if words[4] in self.met else None
+        return self.way(words[6], words[9])
+
+    def way(self, start, end):
+        paths = [((), start, (start,))]
+        while paths:
+            found = [path for path, place, _ in paths if place == end]
+            if found:
+                return " ".join(found[0]) if len(found) == 1 else None
+            paths = [
+                ((*path, direction), there, (*seen, there))
+                for path, place, seen in paths
+                for direction, there in self.ways.get(place, ())
+                if there not in seen
+            ]
+        return None
+
+
+class Witness(Reader):
+    """A reader that checks that nothing contradicts what was told before."""
+
+    def move(self, person, place):
+        assert self.place.get(person) != place
+        super().move(person, place)
+
+    def take(self, person, thing):
+        assert thing not in self.holder
+        assert thing not in self.lying or self.lying[thing] == self.place.get(person)
+        super().take(person, thing)
+
+    def drop(self, person, thing):
+        assert self.holder[thing] == person
+        assert person in self.place
+        super().drop(person, thing)
+
+    def give(self, person, thing, other):
+        assert self.holder[thing] == person != other
+        assert self.place[person] == self.place[other]
+        super().give(person, thing, other)
+
+    def check_map(self):
+        for start in self.ways:
+            grid, queue = {start: (0, 0)}, [start]
+            for place in queue:
+                for direction, there in self.ways[place]:
+                    right, up = STEPS[direction]
+                    cell = grid[place][0] + right, grid[place][1] + up
+                    if there not in grid:
+                        queue.append(there)
+                    assert grid.setdefault(there, cell) == cell
+            assert len(set(grid.values())) == len(grid)
+
+
+def stories(count, lived=0, **values):
+    dials = make_dials(values)
+    return [write_story(key, key, dials, lived) for key in range(count)]
+
+
+def asked(story):
+    """Yield (step, question, answer) of a story."""
+    for step, answer in enumerate(story.answers):
+        if answer is not None:
+            yield step, story.sentences[step], answer
+
+
+def asks_life(question):
+    return any(word in question for word in (" live", "owns", "goats", "gate"))
+
+
+def told_before(story, step):
+    return [
+        sentence
+        for sentence, answer in zip(story.sentences[:step], story.answers, strict=False)
+        if answer is None
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(MICROWORLD))
+def test_the_checker_of_gymnasium_finds_nothing(name):
+    assert isinstance(gymnasium.spec(name).entry_point, str)
+    check_env(gymnasium.make(name).unwrapped)
+    vector = gymnasium.make_vec(name, num_envs=4, vectorization_mode="vector_entry_point")
+    assert isinstance(vector, MicroworldVectorEnv)
+    observations, infos = vector.reset(seed=1)
+    assert observations in vector.observation_space
+    for step in range(1, 16):
+        assert infos["question"].tolist() == [step in (5, 10, 15)] * 4
+        observations, rewards, terminated, truncated, infos = vector.step([""] * 4)
+        assert rewards.tolist() == [0.0] * 4
+        assert terminated.tolist() == [step == 15] * 4
+        assert not truncated.any()
+        assert ("target" in infos) == (step in (5, 10, 15))
+    assert observations == ("",) * 4
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    values=dials_of_all_kinds,
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 4),
+    first=st.integers(0, 100),
+    exam=st.booleans(),
+)
+def test_rows_of_a_batch_are_plain_episodes(values, seed, rows, first, exam):
+    values = values | {"split": "exam" if exam else "train", "task_start": min(first, 10)}
+    options = {"lived": first} if exam else None
+    vector = MicroworldVectorEnv(num_envs=rows, first_episode=first, **values)
+    plain = [Microworld(first_episode=first + row, stride=rows, **values) for row in range(rows)]
+    for start in (seed, None):
+        observations, infos = vector.reset(seed=start, options=options)
+        starts = [None if start is None else start + row for row in range(rows)]
+        pairs = [env.reset(seed=s, options=options) for env, s in zip(plain, starts, strict=True)]
+        assert observations == tuple(observation for observation, _ in pairs)
+        over = False
+        while not over:
+            actions = tuple(str(info["tree"])[1:4] for _, info in pairs)
+            observations, rewards, ended, _, infos = vector.step(actions)
+            for row, env in enumerate(plain):
+                observation, reward, over, _, info = env.step(actions[row])
+                assert (observation, reward, over) == (observations[row], rewards[row], ended[row])
+                assert info.keys() == {key for key in infos if key[0] != "_"}
+                assert all(infos[key][row] == value for key, value in info.items())
+
+
+def check_answers(story, removable):
+    """Each answer follows from the whole story, from its supports, and from nothing less."""
+    Witness(told_before(story, len(story.sentences))).check_map()
+    for step, question, answer in asked(story):
+        if asks_life(question):
+            continue
+        assert not answer.carried
+        assert Reader(told_before(story, step)).answer(question) == answer.target
+        where = [at for number, at in answer.supports if number == story.episode]
+        assert len(where) == len(set(where)) == len(answer.supports) > 0
+        assert max(where) < step
+        supports = [story.sentences[at] for at in sorted(where)]
+        assert Reader(supports).answer(question) == answer.target
+        for left_out in supports if removable else ():
+            rest = [sentence for sentence in supports if sentence != left_out]
+            assert Reader(rest).answer(question) != answer.target
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_every_answer_follows_from_the_story_and_from_its_supports(task):
+    for story in stories(100, task=task):
+        check_answers(story, removable=task != "count_objects")
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=dials_of_all_kinds, key=st.integers(0, 2**63 - 1), episode=st.integers(0, 60))
+def test_answers_follow_whatever_the_dials(values, key, episode):
+    story = write_story(key, episode, make_dials(values))
+    check_answers(story, removable=values["task"] != "count_objects")
+
+
+def test_supports_come_in_the_order_of_reasoning():
+    for story in stories(100, task="where_object"):
+        for _, question, answer in asked(story):
+            (_, handled), (_, moved) = answer.supports
+            assert question.split()[3] in story.sentences[handled].split()
+            assert story.sentences[moved].split()[4] == answer.target
+    for task, count in (("where_person", 1), ("where_object_before", 3)):
+        for story in stories(100, task=task):
+            for _, _, answer in asked(story):
+                assert len(answer.supports) == count
+                assert list(answer.supports) == sorted(answer.supports)
+    lengths = set()
+    for story in stories(100, task="route"):
+        for _, question, answer in asked(story):
+            assert len(answer.supports) == len(answer.target.split())
+            lengths.add(len(answer.supports))
+            place = question.split()[6]
+            for _, at in answer.supports:  # the walk is told passage by passage
+                words = story.sentences[at].split()
+                assert place in (words[1], words[6])
+                place = words[6] if place == words[1] else words[1]
+            assert place == question.split()[9]
+    assert lengths == {1, 2}
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("carry", [0.0, 0.3])
+def test_no_answer_is_a_good_guess(task, carry):
+    answers = Counter(
+        answer.target
+        for story in stories(400, task=task, carry=carry, lifetime_facts=100)
+        for _, _, answer in asked(story)
+    )
+    assert max(answers.values()) < 0.4 * sum(answers.values())
+    if task != "route":
+        assert min(answers.values()) > 0.03 * sum(answers.values())
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize(("sentences", "distractors"), [(12, 0.25), (24, 0.75), (20, 0.0)])
+def test_the_share_of_distractors_is_exact(task, sentences, distractors):
+    patterns = [re.sub(r"[()]", "", aside) for aside in world.ASIDES]
+    patterns = [re.sub(r"\{\w+\}", r"\\w+", pattern) for pattern in patterns]
+    for story in stories(30, task=task, sentences=sentences, distractors=distractors):
+        found = [s for s in story.sentences if any(re.fullmatch(p, s) for p in patterns)]
+        assert len(found) == round(sentences * distractors)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_facts_of_the_life_are_told_asked_and_carried(task):
+    dials = make_dials({"task": task, "task_start": 100, **LIVING})
+    episodes = [write_story(number, 100 + number, dials) for number in range(1500)]
+    shares: Counter[str] = Counter()
+    for story in episodes:
+        number = story.episode
+        tellings = [at for at, s in enumerate(story.sentences) if s == fact_told(dials, number)]
+        assert tellings == [dials.facts.told_in(number)[1]]
+        for _, question, answer in asked(story):
+            if not asks_life(question):
+                shares["world"] += 1
+                continue
+            ((told, at),) = answer.supports
+            sentence = episodes[told - 100].sentences[at]
+            assert set(answer.target.split()) <= set(sentence.split())
+            name = re.search(r"the (?:cup of the )?(\w+ \w+) (?:live|keep|\?)", question + " live")
+            assert name is not None
+            assert name[1] in sentence
+            if answer.carried:
+                assert number - 20 < told < number - 3
+                later = episodes[told - 99 : number - 99]
+                assert not any(name[1] in s for each in later for s in told_before(each, 15))
+                shares["carried"] += 1
+            else:
+                assert told == number
+                shares["fresh"] += 1
+    total = sum(shares.values())
+    assert shares["carried"] / total == pytest.approx(0.4, abs=0.03)
+    assert shares["fresh"] / total == pytest.approx(0.2, abs=0.03)
+
+
+def fact_told(dials, episode):
+    return dials.facts.sentence(dials.facts.told_in(episode)[0]).translate({40: None, 41: None})
+
+
+def test_facts_depend_on_the_life_and_nothing_else():
+    lives = [make_dials({"task": "where_person", "life": life, **LIVING}).facts for life in (1, 2)]
+    answers = [[facts.answer(fact) for fact in range(200)] for facts in lives]
+    assert answers[0] == [lives[0].answer(fact) for fact in range(200)]
+    assert answers[0] != answers[1]
+    assert max(Counter(answers[0]).values()) < 60
+    assert len({lives[0].question(fact) for fact in range(576)}) == 576
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_the_exam_tells_no_facts_and_asks_for_those_that_were_lived(task):
+    values = {"task": task, "split": "exam", "task_start": 10, **LIVING}
+    train = make_dials({**values, "split": "train"})
+    assert not any(
+        answer.carried for story in stories(50, lived=10, **values) for _, _, answer in asked(story)
+    )
+    questions = 0
+    for story in stories(200, lived=17, **values):
+        for _, question, answer in asked(story):
+            assert answer.carried == asks_life(question)
+            if answer.carried:
+                questions += 1
+                ((told, at),) = answer.supports
+                assert 10 <= told < 17
+                assert answer.target in write_story(0, told, train).sentences[at]
+        facts = [fact_told(train, number) for number in range(10, 30)]
+        assert not set(facts) & set(story.sentences)
+    assert questions / 600 == pytest.approx(0.4, abs=0.06)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_no_story_of_the_exam_is_told_in_training(task):
+    few = {"task": task, "people": 2, "places": 2, "objects": 1, "sentences": 3, "questions": 1}
+    told = [
+        {tuple(told_before(story, 9)) for story in stories(700, split=split, **few)}
+        for split in ("train", "exam")
+    ]
+    assert not told[0] & told[1]
+    assert all(told)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_the_exam_may_be_longer_and_about_others(task):
+    values = {"task": task, "split": "exam", "names": "unseen", "length_factor": 1.5, **COUNTS}
+    seen = {"people": world.PEOPLE, "objects": world.OBJECTS}
+    if task == "route":
+        seen["places"] = world.PLACES
+    for story in stories(30, **values):
+        assert len(story.sentences) == 18 + 3
+        assert [step for step, _, _ in asked(story)] == [6, 13, 20]
+        used = set(" ".join(story.sentences).split())
+        assert not used & {name for names in seen.values() for name in names}
+    values["split"] = "train"
+    for story in stories(30, **values):
+        assert len(story.sentences) == 12 + 3
+        used = set(" ".join(story.sentences).split())
+        unseen = {*world.UNSEEN_PEOPLE, *world.UNSEEN_PLACES, *world.UNSEEN_OBJECTS}
+        assert not used & unseen
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=dials_of_all_kinds, key=st.integers(0, 2**63 - 1), unseen=st.booleans())
+def test_sentences_are_clean_declared_and_have_trees(values, key, unseen):
+    if unseen:
+        values = {**values, "split": "exam", "names": "unseen"}
+    dials = make_dials(values)
+    story = write_story(key, 40, dials, lived=40)
+    known = set(vocabulary(dials))
+    for step, (sentence, tree) in enumerate(zip(story.sentences, story.trees, strict=True)):
+        words = sentence.split()
+        assert " ".join(words) == sentence == sentence.lower()
+        assert words[-1] == ("." if story.answers[step] is None else "?")
+        assert set(words) <= known
+        depth = np.cumsum([(c == "(") - (c == ")") for c in tree])
+        assert depth[-1] == 0
+        assert (depth[:-1] > 0).all()
+        assert re.findall(r"[^() ]+", tree) == words
+    for _, _, answer in asked(story):
+        assert set(answer.target.split()) <= known
+
+
+def test_the_vocabulary_does_not_depend_on_task_split_or_names():
+    def words(**values):
+        return vocabulary(make_dials({"task": "route", **values}))
+
+    assert words() == words(split="exam", names="unseen") == words(task="count_objects")
+    assert list(words()) == sorted(set(words()))
+    assert set(words(**LIVING)) > set(words())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task": "fly"}, "task='fly' is not one of where_person"),
+        ({"split": "test"}, "split='test' is not one of train, exam"),
+        ({"names": "new"}, "names='new' is not one of seen, unseen"),
+        ({"people": 13}, "people=13 is out of range: it goes from 1 to 12"),
+        ({"carry": 1.5}, "carry=1.5 is out of range"),
+        ({"peopel": 3}, "no dial 'peopel': did you mean 'people'"),
+        ({"xyzzy": 3}, "no dial 'xyzzy': there are task, people"),
+        ({"sentences": 8}, "raise sentences from 8 to at least 9"),
+        ({"sentences": 9, **LIVING}, "raise sentences from 9 to at least 12"),
+        ({"carry": 0.3, "lifetime_facts": 65}, "raise lifetime_facts to at least 66 or lower lag"),
+    ],
+)
+def test_wrong_dials_are_told(values, message):
+    with pytest.raises(ValueError, match=message):
+        Microworld(**{"task": "where_object_before", **values})
+
+
+def test_a_split_without_stories_is_told():
+    with pytest.raises(ValueError, match="too few different stories"):
+        stories(60, task="where_person", people=1, places=2, sentences=1, questions=1, split="exam")

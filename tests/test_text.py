@@ -1,0 +1,170 @@
+"""The contract of text tasks, held by a small task whose stories differ in length."""
+
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv, TextVectorEnv, gather
+
+
+class Parrot(StoryTask):
+    """Says a word and asks for it; how often depends on the key."""
+
+    vocabulary = ("?", ".", "one", "two", "what")
+
+    def tell(self, key, episode, options):
+        word = ("one", "two")[key % 2]
+        rounds = 1 + key // 2 % 3
+        answers = [
+            answer
+            for turn in range(rounds)
+            for answer in (None, Answer(word, ((episode, 2 * turn),), "carried" in options))
+        ]
+        sentences = (f"{word} .", "what ?") * rounds
+        return Story(episode, sentences, (f"({word} .)", "(what ?)") * rounds, tuple(answers))
+
+
+def told(env, seed, word="one", **options):
+    """Return everything that a plain episode emits."""
+    observation, info = env.reset(seed=seed, options=options)
+    events = [(observation, 0.0, False, info)]
+    while not events[-1][2]:
+        observation, reward, ended, truncated, info = env.step(word)
+        assert not truncated
+        events.append((observation, reward, ended, info))
+    return events
+
+
+def row_info(infos, row):
+    return {
+        key: value[row].item() if isinstance(value[row], np.generic) else value[row]
+        for key, value in infos.items()
+        if not key.startswith("_") and infos[f"_{key}"][row]
+    }
+
+
+def test_the_checker_of_gymnasium_finds_nothing():
+    gymnasium.register("tests/Parrot-v0", entry_point=Parrot)
+    check_env(gymnasium.make("tests/Parrot-v0").unwrapped)
+    del gymnasium.registry["tests/Parrot-v0"]
+
+
+def test_a_story_is_told_and_marked():
+    env = Parrot(first_episode=5, stride=3)
+    target = env.tell(int(np.random.default_rng(7).integers(2**63)), 5, {}).answers[1].target
+    events = told(env, 7, target)
+    assert [event[1] for event in events] == [0.0] + [0.0, 1.0] * (len(events) // 2)
+    assert [event[3]["question"] for event in events] == [False, True] * (len(events) // 2) + [
+        False
+    ]
+    assert [event[3]["step"] for event in events] == list(range(len(events)))
+    assert {event[3]["episode"] for event in events} == {5}
+    assert events[-1][0] == events[-1][3]["tree"] == ""
+    for before, after in pairwise(events):
+        assert ("target" in after[3]) == before[3]["question"]
+    assert events[2][3] == {
+        "question": False,
+        "tree": events[2][3]["tree"],
+        "episode": 5,
+        "step": 2,
+        "target": target,
+        "supports": ((5, 0),),
+        "carried": False,
+    }
+
+
+@pytest.mark.parametrize("answer", ["", "three", "one two", " one", "one "])
+def test_only_the_exact_answer_is_rewarded(answer):
+    assert sum(event[1] for event in told(Parrot(), 3, answer)) == 0.0
+
+
+def test_a_seed_begins_the_numbers_again_and_an_option_sets_them():
+    env = Parrot(first_episode=5, stride=3)
+    numbers = [env.reset(seed=1), env.reset(), env.reset(), env.reset(options={"episode": 90})]
+    numbers += [env.reset(), env.reset(seed=1)]
+    assert [info["episode"] for _, info in numbers] == [5, 8, 11, 90, 93, 5]
+    rows = StoryVectorEnv(3, Parrot(first_episode=5))
+    resets = [rows.reset(seed=1), rows.reset(), rows.reset(options={"episode": 90}), rows.reset()]
+    resets += [rows.reset(seed=1)]
+    numbers = [info["episode"].tolist() for _, info in resets]
+    assert numbers == [[5, 6, 7], [8, 9, 10], [90, 91, 92], [93, 94, 95], [5, 6, 7]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), rows=st.integers(1, 5), native=st.booleans())
+def test_rows_tell_what_plain_environments_tell(seed, rows, native):
+    plain = [Parrot(first_episode=2 + row, stride=rows) for row in range(rows)]
+    if native:
+        vector = StoryVectorEnv(rows, Parrot(first_episode=2))
+    else:
+        envs = [Parrot(first_episode=2 + row, stride=rows) for row in range(rows)]
+        vector = TextVectorEnv(envs)
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.DISABLED
+    for start in (seed, None):
+        episodes = [
+            told(env, None if start is None else start + row) for row, env in enumerate(plain)
+        ]
+        observations, infos = vector.reset(seed=start)
+        rewards, ended = np.zeros(rows), np.zeros(rows, dtype=bool)
+        for step in range(max(map(len, episodes)) + 1):
+            assert isinstance(observations, tuple)
+            for row, events in enumerate(episodes):
+                if step < len(events):
+                    seen = (observations[row], rewards[row], ended[row], row_info(infos, row))
+                    assert seen == events[step]
+                else:
+                    assert (observations[row], rewards[row], ended[row]) == ("", 0.0, True)
+                    assert not infos["question"][row]
+                    assert infos["episode"][row] == events[-1][3]["episode"]
+            observations, rewards, ended, truncated, infos = vector.step(["one"] * rows)
+            assert not truncated.any()
+
+
+def test_a_cut_row_stays_over():
+    envs = [gymnasium.wrappers.TimeLimit(Parrot(), 1), Parrot()]
+    vector = TextVectorEnv(envs)
+    vector.reset(seed=0)
+    observations, _, terminated, truncated, infos = vector.step(["", ""])
+    assert observations[0] == ""
+    assert (terminated | truncated).tolist() == [True, False]
+    assert infos["question"].tolist() == [False, True]
+    for _ in range(8):
+        _, rewards, terminated, truncated, infos = vector.step(["one", "one"])
+        assert (terminated | truncated)[0]
+        assert rewards[0] == 0.0
+    vector.close()
+
+
+def test_infos_are_gathered_as_gymnasium_does():
+    infos = [
+        {"a": True, "b": 3, "c": ((0, 1),)},
+        {"a": False, "b": 4, "c": ((0, 2),), "d": "word"},
+        {"a": True, "b": 5, "c": ((1, 2),)},
+    ]
+    expected = {}
+    for row, info in enumerate(infos):
+        vector = StoryVectorEnv(3, Parrot())
+        expected = vector._add_info(expected, info, row)
+    joined = gather(infos)
+    assert joined.keys() == expected.keys()
+    for key, column in expected.items():
+        assert joined[key].dtype == column.dtype
+        assert joined[key].tolist() == column.tolist()
+
+
+def test_mistakes_are_told():
+    env, rows = Parrot(), StoryVectorEnv(2, Parrot())
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset"):
+        env.step("one")
+    with pytest.raises(ValueError, match="call reset"):
+        rows.step(["one", "one"])
+    rows.reset(seed=0)
+    with pytest.raises(ValueError, match="3 answers for 2 stories"):
+        rows.step(["one"] * 3)
+    with pytest.raises(ValueError, match="1 seeds for 2 rows"):
+        rows.reset(seed=[0])
