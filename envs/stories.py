@@ -43,6 +43,7 @@ class Dials:
         life: the seed of the life's facts.
         task_start: the id of the task's first training episode in this life.
         route_length: the longest route that is asked for.
+        two_way: whether routes are asked against the direction in which their ways were told too.
         split: "train", or "exam": stories that never occur in training, and no facts told.
         names: "seen", or "unseen": exam stories are about people and objects (for routes also
             places) that never occur in training. Training stories ignore it.
@@ -62,6 +63,7 @@ class Dials:
     life: int = 0
     task_start: int = 0
     route_length: int = 2
+    two_way: bool = False
     split: str = "train"
     names: str = "seen"
     length_factor: float = 1.0
@@ -219,7 +221,8 @@ class _Narrator:
         self.random = random
         self.task = TASKS[dials.task]
         self.longest = dials.route_length
-        self.world = World(dials.cast, random, mapped=dials.task == "route")
+        mapped = dials.task == "route"
+        self.world = World(dials.cast, random, mapped, dials.two_way)
         self.statements = statements
         self.asides = round(dials.distractors * statements)
         self.asked: set[tuple[str, ...]] = set()

@@ -85,13 +85,17 @@ class World:
         names: who and what there is.
         random: decides who does what, and where.
         mapped: whether the places get a map that `tell_way` can tell.
+        two_way: whether a way that was told may be asked for in both directions. If not, each
+            direction is told by a sentence of its own.
 
     Attributes:
         hero: whom the story follows for now.
         aim: how many objects the hero shall hold.
     """
 
-    def __init__(self, names: Names, random: Random, mapped: bool = False) -> None:
+    def __init__(
+        self, names: Names, random: Random, mapped: bool = False, two_way: bool = False
+    ) -> None:
         self.names = names
         self.random = random
         self.place: dict[str, str] = {}
@@ -101,7 +105,11 @@ class World:
         self.lost: dict[str, int] = {}
         self.lying: dict[str, Lying] = {}
         self.before: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {}
+        self.two_way = two_way
         self.untold = _grow_map(names.places, random) if mapped else []
+        if not two_way:
+            self.untold += [(there, OPPOSITE[way], here) for here, way, there in self.untold]
+            random.shuffle(self.untold)
         self.ways: dict[str, list[tuple[str, str, int]]] = {}
         self.turn()
 
@@ -175,14 +183,15 @@ class World:
         return GIVE.format(person=person, verb=self.pick(GAVE), thing=thing, other=other)
 
     def tell_way(self, step: int) -> str:
-        """Tell how two neighbouring places lie, seen from either."""
+        """Tell how one place lies seen from its neighbour."""
         if not self.untold:
             return ""
         other, direction, place = self.untold.pop()
         self.ways.setdefault(other, []).append((direction, place, step))
-        self.ways.setdefault(place, []).append((OPPOSITE[direction], other, step))
-        if self.random.random() < 0.5:
-            other, direction, place = place, OPPOSITE[direction], other
+        if self.two_way:
+            self.ways.setdefault(place, []).append((OPPOSITE[direction], other, step))
+            if self.random.random() < 0.5:
+                other, direction, place = place, OPPOSITE[direction], other
         return LIES.format(place=place, direction=direction, other=other)
 
     def aside(self) -> str:
@@ -199,15 +208,15 @@ class World:
         """
         found: list[tuple[str, tuple[str, str], tuple[int, ...]]] = []
         for start in self.ways:
-            paths: list[tuple[str, str, tuple[int, ...]]] = [("", start, ())]
+            paths: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = [("", (start,), ())]
             for _ in range(longest):
                 paths = [
-                    (f"{path} {direction}".strip(), end, (*steps, told))
-                    for path, place, steps in paths
-                    for direction, end, told in self.ways[place]
-                    if told not in steps
+                    (f"{path} {direction}".strip(), (*seen, end), (*steps, told))
+                    for path, seen, steps in paths
+                    for direction, end, told in self.ways.get(seen[-1], ())
+                    if end not in seen
                 ]
-                found += [(path, (start, end), steps) for path, end, steps in paths]
+                found += [(path, (start, seen[-1]), steps) for path, seen, steps in paths]
         return found
 
 

@@ -28,6 +28,7 @@ dials_of_all_kinds = st.fixed_dictionaries(
         "questions": st.integers(1, 3),
         "distractors": st.floats(0, 1),
         "route_length": st.integers(1, 3),
+        "two_way": st.booleans(),
         "life": st.integers(0, 5),
         "carry": st.one_of(st.just(0.0), st.floats(0, 1)),
         "lag": st.integers(0, 5),
@@ -57,8 +58,8 @@ class Reader:
         elif len(words) == 8 and words[4] == "of" and words[3] in STEPS:
             here, direction, there = words[6], words[3], words[1]
             back = {"north": "south", "south": "north", "east": "west", "west": "east"}
-            self.ways.setdefault(here, []).append((direction, there))
-            self.ways.setdefault(there, []).append((back[direction], here))
+            self.ways.setdefault(here, set()).add((direction, there))
+            self.ways.setdefault(there, set()).add((back[direction], here))
 
     def move(self, person, place):
         for thing, holder in self.holder.items():
@@ -239,6 +240,15 @@ def check_answers(story, removable):
 def test_every_answer_follows_from_the_story_and_from_its_supports(task):
     for story in stories(100, task=task):
         check_answers(story, removable=task != "count_objects")
+
+
+@pytest.mark.parametrize("longest", [1, 2, 4])
+def test_routes_are_shortest_paths_of_up_to_the_length_asked_for(longest):
+    lengths = set()
+    for story in stories(60, task="route", route_length=longest, sentences=24):
+        check_answers(story, removable=True)
+        lengths |= {len(answer.target.split()) for _, _, answer in asked(story)}
+    assert lengths == set(range(1, longest + 1))
 
 
 @settings(max_examples=40, deadline=None)
