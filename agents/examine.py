@@ -72,6 +72,7 @@ def examine(
     episodes: int,
     rows: int,
     seed: int,
+    numbers: Mapping[str, int] | None = None,
     options: Mapping[str, Any] | None = None,
     arm: str = "agent",
 ) -> Result:
@@ -84,6 +85,7 @@ def examine(
         episodes: how many stories.
         rows: how many are told side by side; changes no answer.
         seed: of the lifetime; the same examination has the same questions every time.
+        numbers: constructor arguments that place the environment in the lifetime.
         options: of the environments' reset.
         arm: `agent`; `no_recall`, the same without its episodic memory; `no_story`, the same but
             for hearing the questions only.
@@ -96,7 +98,7 @@ def examine(
     try:
         with nullcontext() if store is None else store.frozen():
             for first in range(0, episodes, rows):
-                envs = make(task, min(rows, episodes - first), task.exam)
+                envs = make(task, min(rows, episodes - first), {**task.exam, **(numbers or {})})
                 live(
                     agent,
                     envs,

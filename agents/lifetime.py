@@ -110,9 +110,11 @@ def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
 def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -> None:
     """Write what the simplest answers would score in each examination."""
     for number, task in enumerate(tasks):
-        episodes, lived = config.stream.exam_episodes, config.stream.episodes * (number + 1)
-        heard = hear(task, task.train, episodes, seed=config.seed)
-        asked = hear(task, task.exam, episodes, seed=config.seed, options={"lived": lived})
+        episodes, start = config.stream.exam_episodes, config.stream.episodes * number
+        train, exam = ({**kwargs, **task.numbers(start)} for kwargs in (task.train, task.exam))
+        lived = {"lived": start + config.stream.episodes} if task.lives else {}
+        heard = hear(task, train, episodes, seed=config.seed)
+        asked = hear(task, exam, episodes, seed=config.seed, options=lived)
         answers = [question.target for question in heard]
         log.append(
             "floor",

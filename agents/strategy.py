@@ -70,7 +70,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         """Live the experience: in turns, a batch of episodes of each task and one update."""
         trigger(self, "before_training_epoch")
         envs = [
-            make(task, self.rows, {**task.train, **_numbers(task.lives, start)})
+            make(task, self.rows, {**task.train, **task.numbers(start)})
             for task, start in zip(experience.tasks, experience.first_episodes, strict=True)
         ]
         for update in range(experience.episodes // self.rows):
@@ -110,6 +110,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
                 episodes=self.exam_episodes,
                 rows=self.rows,
                 seed=self.seed,
+                numbers=task.numbers(experience.first_episodes[0]),
                 options={"lived": known} if task.lives else None,
                 arm=arm,
             )
@@ -212,14 +213,10 @@ def _answer_losses(strategy: Lifetime, batches: int) -> Any:
     for batch in range(batches):
         turn = batch % len(experience.tasks)
         task, start = experience.tasks[turn], experience.first_episodes[turn]
-        envs = make(task, 1, {**task.train, **_numbers(task.lives, start)})
+        envs = make(task, 1, {**task.train, **task.numbers(start)})
         listener = _Losses(strategy.agent)
         seed = strategy.seed * 1_000_003 + strategy.clock.train_iterations * strategy.rows + batch
         options = {"episode": start + experience.episodes - 1 - batch} if task.lives else None
         live(strategy.agent, envs, listener, task=0, seed=seed, options=options)
         yield torch.cat(listener.losses).sum()
 
-
-def _numbers(lives: bool, start: int) -> dict[str, int]:
-    """Return the constructor arguments that place an environment in the lifetime."""
-    return {"first_episode": start, "task_start": start} if lives else {}

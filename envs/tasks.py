@@ -35,6 +35,12 @@ class Task(NamedTuple):
     exam: Mapping[str, Any]
     lives: bool = False
 
+    def numbers(self, first_episode: int) -> dict[str, int]:
+        """Return the constructor arguments that place its environments in a lifetime."""
+        if not self.lives:
+            return {}
+        return {"first_episode": first_episode, "task_start": first_episode}
+
 
 def gymnasium_tasks(
     ids: Sequence[str],
@@ -77,28 +83,31 @@ def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
     Raises:
         ValueError: if the id is unknown, or its spaces are not text.
     """
-    name = task.id.split(":")[-1]
-    spec = _spec(task.id, name)
+    spec = _spec(task.id)
     if spec.vector_entry_point is not None:
-        return gymnasium.make_vec(
-            task.id, rows, vectorization_mode="vector_entry_point", **arguments
-        )  # type: ignore[return-value]
-    envs = [gymnasium.make(task.id, disable_env_checker=True, **arguments) for _ in range(rows)]
-    for space in (envs[0].observation_space, envs[0].action_space):
+        mode = "vector_entry_point"
+        envs = gymnasium.make_vec(task.id, rows, vectorization_mode=mode, **arguments)
+        spaces_met = (envs.single_observation_space, envs.single_action_space)
+    else:
+        rest = {"disable_env_checker": True, **arguments}
+        plain = [gymnasium.make(task.id, **rest) for _ in range(rows)]
+        envs = TextVectorEnv(plain)
+        spaces_met = (plain[0].observation_space, plain[0].action_space)
+    for space in spaces_met:
         if not isinstance(space, spaces.Text):
             raise ValueError(
-                f"{task.id} has the space {space}; this agent reads and writes gymnasium.spaces.Text "
-                "only: wrap the environment so that it speaks in sentences."
+                f"{task.id} has the space {space}; this agent reads and writes gymnasium.spaces.Text"
+                " only: wrap the environment so that it speaks in sentences."
             )
-    return TextVectorEnv(envs)
+    return envs
 
 
-def _spec(id: str, name: str) -> gymnasium.envs.registration.EnvSpec:
+def _spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     try:
         return gymnasium.spec(id)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         ours = [known for known in gymnasium.registry if known.startswith("stillknows/")]
-        raise ValueError(f"There is no environment '{name}'. {suggest(name, ours)}") from error
+        raise ValueError(f"There is no environment '{id}'. {suggest(id, ours)}") from error
 
 
 def _heard(env: TextVector, episodes: int = 32) -> set[str]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stillknows.memory import noise
-from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, Policy
+from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features, Policy
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
 IDENTITIES = ("question", "text", "none")
@@ -137,7 +137,7 @@ class NEC:
             "provenance_NC": torch.full((capacity, len(_PROVENANCE)), -1, **whole),  # type: ignore[call-overload]
         }
         self.seen = self.clock = self.next_id = 0
-        self._slots_of: dict[int, list[int]] = defaultdict(list)
+        self._held: dict[int, dict[int, tuple[int, ...]]] = defaultdict(dict)
         self._frozen = False
 
     @classmethod
@@ -194,7 +194,7 @@ class NEC:
         )
 
     def remember(self, candidates: Candidates) -> list[Written]:
-        """Offer candidates to the policy, one after the other, and do what it decides.
+        """Offer candidates to the policy and do what it decides, in the order of the rows.
 
         Returns:
             What became of each.
@@ -204,11 +204,18 @@ class NEC:
         """
         if self._frozen:
             raise RuntimeError("The store is frozen: an examination writes nothing.")
-        texts = self._texts(candidates)
         self.clock += 1
+        names = self._names(candidates)
+        known = [self._known(name, tokens) for name, tokens in names]
+        features = self._features(candidates, torch.tensor(known))
+        actions, slots, evicted = self._settle(self.policy.decide(features), features, names)
+        rows = [row for row, slot in enumerate(slots) if slot >= 0]
+        self._fill(rows, [slots[row] for row in rows], [actions[row] for row in rows], candidates)
+        self.seen += len(names)
+        ids = self.provenance("id")[slots].tolist()
         return [
-            self._offer(Candidates(*(column[row : row + 1] for column in candidates)), texts[row])
-            for row in range(len(candidates.hash_B))
+            Written(action, entry, gone) if slot >= 0 else Written(SKIP, -1, -1)
+            for action, slot, entry, gone in zip(actions, slots, ids, evicted, strict=True)
         ]
 
     def sample(self, size: int, key: int) -> Tensor:
@@ -253,10 +260,12 @@ class NEC:
         self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
         self.seen, self.clock = snapshot["seen"], snapshot["clock"]
         self.next_id = snapshot["next_id"]
-        self._slots_of = defaultdict(list)
-        hashes, births = self.provenance("hash").tolist(), self.provenance("id").tolist()
-        for slot in sorted(self.columns["filled_N"].nonzero()[:, 0].tolist(), key=births.__getitem__):
-            self._slots_of[hashes[slot]].append(slot)
+        self._held = defaultdict(dict)
+        hashes, ids = self.provenance("hash").tolist(), self.provenance("id").tolist()
+        answers = [tuple(answer) for answer in self.columns["answers_NA"].tolist()]
+        filled = self.columns["filled_N"].nonzero()[:, 0].tolist()
+        for slot in sorted(filled, key=ids.__getitem__):
+            self._held[hashes[slot]][slot] = answers[slot]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -267,86 +276,113 @@ class NEC:
         finally:
             self._frozen = before
 
-    def _texts(self, candidates: Candidates) -> list[int]:
-        """Return a number that names each whole text: story, question and answer."""
-        tokens = torch.cat([candidates.story_BTL.flatten(1), candidates.answers_BA], dim=1).long()
-        place = noise.mix(torch.arange(tokens.shape[1], device=tokens.device))
-        mixed: list[int] = noise.mix(noise.mix(tokens) ^ place).sum(dim=1).tolist()
-        return mixed
+    def _names(self, candidates: Candidates) -> list[tuple[int, tuple[int, ...]]]:
+        """Return for each row the number it is known by, and the tokens of its answer."""
+        answers_BA = _fit(candidates.answers_BA, self.answer_length)
+        if self.identity == "text":
+            tokens = torch.cat([candidates.story_BTL.flatten(1), answers_BA], dim=1).long()
+            place = noise.mix(torch.arange(tokens.shape[1], device=tokens.device))
+            hash_B = noise.mix(noise.mix(tokens) ^ place).sum(dim=1)
+        else:
+            hash_B = candidates.hash_B
+        return list(zip(hash_B.tolist(), map(tuple, answers_BA.tolist()), strict=True))
 
-    def _offer(self, one: Candidates, text: int) -> Written:
-        name = text if self.identity == "text" else int(one.hash_B)
-        features = self._features(one, self._known(one, name))
-        action, slot = _choose(self.policy.decide(features), features)
-        self.seen += 1
-        if action == SKIP or slot < 0:
-            return Written(SKIP, -1, -1)
-        evicted = -1
-        if action == ADD:
-            evicted = self._clear(slot) if self.columns["filled_N"][slot] else -1
-            self._slots_of[name].append(slot)
-            self._stamp(slot, one, name)
-        self._fill(slot, one, merge=action == MERGE)
-        return Written(action, int(self.provenance("id")[slot]), evicted)
-
-    def _known(self, one: Candidates, name: int) -> int:
-        """Return the slot that holds this item already, or -1."""
-        slots = self._slots_of.get(name, ())
-        if self.identity == "none" or not slots:
+    def _known(self, name: int, answer: tuple[int, ...]) -> int:
+        """Return the newest slot of this name, if all of its slots hold this answer, or -1."""
+        held = self._held.get(name)
+        if self.identity == "none" or not held or any(a != answer for a in held.values()):
             return -1
-        answer = _fit(one.answers_BA[0], self.answer_length)
-        agree = (self.columns["answers_NA"][list(slots)] == answer).all()
-        return slots[-1] if agree else -1
+        return next(reversed(held))
 
-    def _features(self, one: Candidates, known: int) -> Features:
-        columns = self.columns
-        filled_BN = columns["filled_N"][None]
-        device = filled_BN.device
-        similarity_BN = torch.zeros_like(columns["uses_N"])[None]
+    def _features(self, candidates: Candidates, known_B: Tensor) -> Features:
+        """Return the features of all rows; rows of one step do not see each other."""
+        columns, rows = self.columns, len(known_B)
+        filled_N, device = columns["filled_N"], columns["filled_N"].device
+        similarity_BN = torch.zeros(rows, 1, device=device).expand(-1, self.capacity)
         if getattr(self.policy, "needs_similarity", True):
-            similarity_BN = torch.cosine_similarity(one.key_BD, columns["keys_ND"])[None]
-        counter = torch.tensor([self.seen], device=device)
-        key = torch.tensor([self.key], device=device)
+            normal = torch.nn.functional.normalize
+            similarity_BN = normal(candidates.key_BD) @ normal(columns["keys_ND"]).T * filled_N
+        seen_B = torch.arange(self.seen, self.seen + rows, device=device)
+        age_N = ((self.seen - self.provenance("birth")) * filled_N).float()
+        idle_N = ((self.clock - self.provenance("last_use")) * filled_N).float()
         return Features(
-            candidate_BW=one.key_BD,
-            similarity_BN=similarity_BN * filled_BN,
-            usage_BN=columns["uses_N"][None],
-            age_BN=(self.seen - self.provenance("birth")[None]) * filled_BN.float(),
-            idle_BN=(self.clock - self.provenance("last_use")[None]) * filled_BN.float(),
-            filled_BN=filled_BN,
-            seen_B=counter,
-            noise_BM=noise.uniform(key, counter, self.capacity + 1),
-            known_B=torch.tensor([known], device=device),
-            outcome_BF=one.outcome_BF,
+            candidate_BW=candidates.key_BD,
+            similarity_BN=similarity_BN,
+            usage_BN=columns["uses_N"].expand(rows, -1),
+            age_BN=age_N.expand(rows, -1),
+            idle_BN=idle_N.expand(rows, -1),
+            filled_BN=filled_N.expand(rows, -1),
+            seen_B=seen_B,
+            noise_BM=noise.uniform(torch.full_like(seen_B, self.key), seen_B, self.capacity + 1),
+            known_B=known_B.to(device),
+            outcome_BF=candidates.outcome_BF,
         )
 
+    def _settle(
+        self, decision: Decision, features: Features, names: list[tuple[int, tuple[int, ...]]]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Give every row its slot, in order, and keep count of who holds what.
+
+        Free slots go to adds in their order. Where the room ended within this step, or the victim
+        has left already, the policy is asked again for that row, with what has changed.
+
+        Returns:
+            Actions, slots (-1 for none) and ids of evicted entries (-1 for none), one a row.
+        """
+        actions, slots = decision.action_B4.argmax(dim=1).tolist(), _places(decision)
+        free = (~self.columns["filled_N"]).nonzero()[:, 0].tolist()[::-1]
+        changed: set[int] = set()
+        evicted = [-1] * len(names)
+        for row, (name, answer) in enumerate(names):
+            if actions[row] == ADD and free:
+                slots[row] = free.pop()
+            elif actions[row] == ADD and (slots[row] in changed or slots[row] < 0):
+                again = self.policy.decide(_changed(features, row, changed))
+                actions[row], slots[row] = int(again.action_B4.argmax()), _places(again)[0]
+            slot = slots[row]
+            if actions[row] == SKIP or slot < 0 or (actions[row] != ADD and slot in changed):
+                slots[row] = -1
+                continue
+            if actions[row] == ADD:
+                evicted[row] = self._clear(slot)
+                self._stamp(slot, name)
+                changed.add(slot)
+            self._held[name][slot] = answer
+        return actions, slots, evicted
+
     def _clear(self, slot: int) -> int:
-        """Forget the entry at a slot and return its id."""
+        """Forget the entry at a slot and return its id, -1 if there was none."""
+        if not self.columns["filled_N"][slot]:
+            return -1
         entry, name = int(self.provenance("id")[slot]), int(self.provenance("hash")[slot])
-        self._slots_of[name].remove(slot)
-        if not self._slots_of[name]:
-            del self._slots_of[name]
-        self.columns["filled_N"][slot] = False
+        del self._held[name][slot]
+        if not self._held[name]:
+            del self._held[name]
         return entry
 
-    def _stamp(self, slot: int, one: Candidates, name: int) -> None:
-        """Give a new entry its id and its provenance."""
-        where = [int(one.task_B), int(one.episode_B), int(one.step_B)]
-        row = [self.next_id, *where, self.seen, self.clock, name]
+    def _stamp(self, slot: int, name: int) -> None:
+        """Give a new entry its id, its birth and its name."""
+        row = [self.next_id, -1, -1, -1, self.seen, self.clock, name]
         self.columns["provenance_NC"][slot] = torch.tensor(row)
         self.columns["uses_N"][slot] = 0
         self.columns["filled_N"][slot] = True
         self.next_id += 1
 
-    def _fill(self, slot: int, one: Candidates, merge: bool) -> None:
-        """Write the content: over what was there, or (merge) halfway between the two."""
-        share = 0.5 if merge else 1.0
-        for name, new in (("keys_ND", one.key_BD[0]), ("vectors_NV", one.vector_BV[0])):
-            if self.columns[name].shape[1]:
-                self.columns[name][slot].lerp_(new.to(self.columns[name]), share)
-        self.columns["answers_NA"][slot] = _fit(one.answers_BA[0], self.answer_length)
-        self.columns["story_NTL"][slot] = one.story_BTL[0].to(torch.int16)
-        self.provenance("last_use")[slot] = self.clock
+    def _fill(
+        self, rows: list[int], slots: list[int], actions: list[int], candidates: Candidates
+    ) -> None:
+        """Write the contents: over what was there, or (merge) halfway between the two."""
+        columns = self.columns
+        share = torch.tensor([[0.5 if action == MERGE else 1.0] for action in actions])
+        for name, new in (("keys_ND", candidates.key_BD), ("vectors_NV", candidates.vector_BV)):
+            if columns[name].shape[1]:
+                old = columns[name][slots]
+                columns[name][slots] = torch.lerp(old, new[rows], share.to(old))
+        columns["answers_NA"][slots] = _fit(candidates.answers_BA[rows], self.answer_length)
+        columns["story_NTL"][slots] = candidates.story_BTL[rows].to(torch.int16)
+        where = torch.stack([candidates.task_B, candidates.episode_B, candidates.step_B], dim=1)
+        columns["provenance_NC"][slots, 1:4] = where[rows].to(columns["provenance_NC"])
+        self.provenance("last_use")[slots] = self.clock
 
     def _touch(self, slots: Tensor, weights: Tensor) -> None:
         self.columns["uses_N"].index_add_(0, slots, weights)
@@ -387,18 +423,26 @@ def p_store(recall: Recall, prefix_BA: Tensor, position: int, vocabulary: int) -
     return zeros_BV.scatter_add(1, next_BK, shares_BK), agrees_BK.any(dim=1)
 
 
-def _choose(decision: Decision, features: Features) -> tuple[int, int]:
-    """Return the sampled action and the slot it concerns (-1 for none)."""
-    action = int(decision.action_B4.argmax())
-    full = bool(features.filled_BN.all())
-    place_N = decision.victim_BN[0] if action == ADD and full else decision.slot_BN[0]
-    slot = int(place_N.argmax())
-    if action in (UPDATE, MERGE) and not bool(features.filled_BN[0, slot]):
-        return SKIP, -1
-    return action, slot if float(place_N[slot]) > 0 else -1
+def _places(decision: Decision) -> list[int]:
+    """Return the slot of each decision, its victim where there is one, -1 for none."""
+    place_BN = torch.where(
+        decision.victim_BN.any(dim=1, keepdim=True), decision.victim_BN, decision.slot_BN
+    )
+    slot_B = place_BN.argmax(dim=1)
+    return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()  # type: ignore[no-any-return]
 
 
-def _fit(answer_A: Tensor, length: int) -> Tensor:
-    """Return an answer cut or padded to `length` tokens, int32."""
-    cut = answer_A[:length].to(torch.int32)
-    return torch.nn.functional.pad(cut, (0, length - len(cut)))
+def _changed(features: Features, row: int, changed: set[int]) -> Features:
+    """Return the features of one row after the slots in `changed` were written anew."""
+    one = Features(*(None if part is None else part[row : row + 1].clone() for part in features))
+    slots = list(changed)
+    for part in (one.usage_BN, one.age_BN, one.idle_BN, one.similarity_BN):
+        part[0, slots] = 0
+    one.filled_BN[0, slots] = True
+    return one
+
+
+def _fit(answer_BA: Tensor, length: int) -> Tensor:
+    """Return answers cut or padded to `length` tokens, int32 `[B, length]`."""
+    cut_BA = answer_BA[:, :length].to(torch.int32)
+    return torch.nn.functional.pad(cut_BA, (0, length - cut_BA.shape[1]))

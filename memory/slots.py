@@ -178,19 +178,21 @@ class Slots(nn.Module):
     def read(self, state: SlotsState, query_BW: Tensor) -> tuple[SlotsState, Read]:
         """Return what `hops` hops find for the query, one read a hop, and count it as usage.
 
-        The slots stand in the order of their writing, the query after them. An empty memory
-        gives the query itself, changed only by the hops' networks.
+        The slots stand in the order of their writing, the query after them; as many take part as
+        the fullest row holds. An empty memory gives the query itself, changed only by the hops'
+        networks.
 
         Returns:
-            The state with usage counted, and `Read` with R = hops, K = N: `values_BRW` is the
+            The state with usage counted, and `Read` with R = hops, K slots: `values_BRW` is the
             query after each hop; the weights are means over heads, without what fell on the
             query itself.
         """
-        order_BN = state.birth_BN.argsort(dim=1, stable=True)
+        filled_BN = state.birth_BN >= 0
+        held = int(filled_BN.sum(dim=1).max())
+        order_BN = state.birth_BN.argsort(dim=1, stable=True)[:, self.slots - held :]
         values_BNW = _pick(state.values_BNW, order_BN)
-        filled_BN = state.birth_BN.gather(1, order_BN) >= 0
-        bias_BHSS = self._bias(state.strength_BN.gather(1, order_BN), filled_BN)
-        ages_N = torch.arange(self.slots, 0, -1, device=query_BW.device)
+        bias_BHSS = self._bias(state.strength_BN.gather(1, order_BN), filled_BN.gather(1, order_BN))
+        ages_N = torch.arange(held, 0, -1, device=query_BW.device)
         x_BSW = torch.cat(
             [values_BNW + self.ages(ages_N), (query_BW + self.query_mark)[:, None]], dim=1
         )
@@ -209,14 +211,15 @@ class Slots(nn.Module):
 
     def _bias(self, strength_BN: Tensor, filled_BN: Tensor) -> Tensor:
         """Return what is added to the scores `[B, H, N + 1, N + 1]`: time, strength, emptiness."""
-        place = torch.arange(self.slots + 1, device=strength_BN.device)
+        places = strength_BN.shape[1] + 1
+        place = torch.arange(places, device=strength_BN.device)
         distance = (place[:, None] - place[None, :]).float()
         time_HSS = (-self.recency[:, None, None] * distance).masked_fill(
             distance < 0, -torch.inf
         )
         strength_BN = strength_BN.clamp(min=_FLOOR).log().masked_fill(~filled_BN, -1e9)
         strength_BS = nn.functional.pad(strength_BN, (0, 1))
-        own = torch.eye(self.slots + 1, dtype=torch.bool, device=strength_BN.device)
+        own = torch.eye(places, dtype=torch.bool, device=strength_BN.device)
         strength_BSS = strength_BS[:, None, :].masked_fill(own, 0.0)
         return time_HSS + strength_BSS[:, None]
 
@@ -245,7 +248,7 @@ def _looks(policy: Policy) -> bool:
 
 
 def _pick(values_BNW: Tensor, order_BN: Tensor) -> Tensor:
-    return values_BNW.gather(1, order_BN[..., None].expand_as(values_BNW))
+    return values_BNW.gather(1, order_BN[..., None].expand(-1, -1, values_BNW.shape[2]))
 
 
 def _cosine(pool_BMW: Tensor, items_BTW: Tensor) -> Tensor:

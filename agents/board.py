@@ -1,0 +1,58 @@
+"""TensorBoard: the events of a lifetime's log as scalars and figures (tags: docs/metrics.md)."""
+
+from pathlib import Path
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from stillknows.agents.log import Event, read
+
+
+def write_board(folder: Path) -> None:
+    """Write the log in `folder` as TensorBoard events beside it, in `folder/tensorboard`.
+
+    Scalars go by updates since the beginning of the life. Written from the log alone, so it can be
+    made again.
+    """
+    from stillknows.agents import figures
+    from stillknows.agents.report import summarise
+
+    events = read(folder)
+    board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    updates = 0
+    for event in events:
+        updates += event["event"] == "update"
+        for tag, value in scalars(event).items():
+            board.add_scalar(tag, value, updates)  # type: ignore[no-untyped-call]
+    life = summarise(events)
+    figure = figures.Figure(figsize=(5, 4), layout="constrained")
+    figures.draw_matrix(figure.subplots(), life.matrix, life.tasks)
+    board.add_figure("accuracy_matrix", figure, updates)  # type: ignore[no-untyped-call]
+    for name, value in life.metrics.items():
+        board.add_scalar(f"lifetime/{name}", value, updates)  # type: ignore[no-untyped-call]
+    board.close()  # type: ignore[no-untyped-call]
+
+
+def scalars(event: Event) -> dict[str, float]:
+    """Return the scalars of one event by tag."""
+    if event["event"] == "update":
+        tags = ("loss", "rehearsed_loss", "accuracy", "trust", "entries")
+        decided = max(1, len(event["actions"]))
+        shares = {
+            f"memory/{name}": event["actions"].count(letter) / decided
+            for name, letter in (("skip", "s"), ("add", "a"), ("update", "u"), ("merge", "m"))
+        }
+        evicted = sum(entry >= 0 for entry in event["evicted"]) / decided
+        return {
+            **{f"training/{tag}": float(event[tag]) for tag in tags},
+            **shares,
+            "memory/evict": evicted,
+        }
+    if event["event"] == "examination":
+        right = sum(event["correct"]) / max(1, len(event["correct"]))
+        return {
+            f"examination/{event['name']}/{event['arm']}/accuracy": right,
+            f"examination/{event['name']}/{event['arm']}/loss": event["loss"],
+        }
+    if event["event"] == "rekey":
+        return {"memory/rekey_overlap": event["overlap"]}
+    return {}

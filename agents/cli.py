@@ -1,0 +1,58 @@
+"""The command line: `stillknows train`, `stillknows report`.
+
+    stillknows train                        the main job
+    stillknows train debug=tiny             a whole lifetime in under a minute
+    stillknows report runs/microworld-1     the report again, from the logs alone
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXPECTED = (ValueError, OSError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a mistake of the user's is one sentence and status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "train":
+            from stillknows.agents.train import train
+
+            train(options.overrides)
+        else:
+            from stillknows.agents.report import write_report
+
+            out = options.out or options.runs[0]
+            print(write_report(options.runs, out))
+            print(f"Written to {out / 'report.md'}.")
+    except EXPECTED as error:
+        print(f"stillknows: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stillknows: stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stillknows", description="Train agents on streams of tasks; see what they still know."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser(
+        "train",
+        help="live lifetimes and report on them",
+        description="Options are Hydra overrides: stream=babi arms=[both,none] seeds=[0,1,2] "
+        "debug=tiny experiment=NAME learner.learning_rate=0.001 run=FOLDER device=cuda …",
+    )
+    train.add_argument("overrides", nargs="*", metavar="name=value")
+    report = commands.add_parser("report", help="report on runs again, from their logs alone")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    report.add_argument("--out", type=Path, help="folder for the report (the first run's)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""`stillknows train`: live every arm with every seed, each in a process of its own, then report."""
+
+import difflib
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_module
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+)
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
+
+from stillknows.agents.progress import Bar
+from stillknows.envs.tasks import suggest
+
+
+def train(overrides: Sequence[str]) -> Path:
+    """Live the lifetimes that a configuration asks for and write their report.
+
+    Args:
+        overrides: Hydra overrides of `stillknows.configs.train`.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        ValueError: with one sentence, for any option, value, device or folder that cannot be.
+    """
+    config = compose_config(overrides)
+    lives = [
+        (arm, seed, compose_config([*overrides, f"arm={arm}", f"seed={seed}"]))
+        for arm in config.arms
+        for seed in config.seeds
+    ]
+    for _, _, each in lives:
+        _check(each)
+    run = _new_folder(config)
+    _live_all(lives, run, config.workers or _cores())
+    from stillknows.agents.report import write_report
+
+    print(write_report([run], run))
+    print(f"Written to {run / 'report.md'}; TensorBoard: tensorboard --logdir {run}")
+    return run
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration of one lifetime.
+
+    Raises:
+        ValueError: with one sentence, if an override is wrong.
+    """
+    try:
+        with initialize_config_module("stillknows.configs", version_base="1.3"):
+            return compose("train", list(overrides))
+    except MissingConfigException as error:
+        group, _, wrong = str(error.missing_cfg_file or "").strip("/").rpartition("/")
+        raise ValueError(f"There is no {group} '{wrong}'. {suggest(wrong, _choices(group))}") from error
+    except (ConfigCompositionException, OmegaConfBaseException) as error:
+        raise ValueError(f"The options do not fit: {_first_sentence(error)}{_near(error)}") from error
+
+
+def _near(error: BaseException) -> str:
+    """Return a suggestion for the misspelled option that an error names, if it names one."""
+    found = re.search(r"Could not override '(?:.*\.)?([^'.]+)'", str(error))
+    if found is None:
+        return ""
+    with initialize_config_module("stillknows.configs", version_base="1.3"):
+        known = _names(compose("train"))
+    return f" {suggest(found[1], known)}" if difflib.get_close_matches(found[1], known) else ""
+
+
+def _names(config: DictConfig) -> list[str]:
+    """Return the names of all options, at every depth, without repeats."""
+    names: dict[str, None] = {}
+    for name in config:
+        names[str(name)] = None
+        inner = config._get_node(name)
+        if isinstance(inner, DictConfig) and not inner._is_none():
+            names.update(dict.fromkeys(_names(inner)))
+    return list(names)
+
+
+def _check(config: DictConfig) -> None:
+    """Build everything once, so that what cannot be is said before anything is lived."""
+    import hydra.utils
+
+    from stillknows.agents.lifetime import build_agent
+    from stillknows.envs.tasks import make
+
+    numbers = {"rows": config.rows, "seed": config.seed, "stream.episodes": config.stream.episodes}
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < (name != "seed"):
+            raise ValueError(f"{name}={value} should be a whole number, at least 1.")
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={config.device} is not there; choose device=cpu or see that CUDA works."
+        ) from error
+    if config.stream.episodes < config.rows:
+        raise ValueError(
+            f"stream.episodes={config.stream.episodes} is less than one batch of rows="
+            f"{config.rows}: raise the one or lower the other."
+        )
+    try:
+        tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+        for task in tasks:
+            make(task, 1, task.train).close()
+        build_agent(config, tasks)
+        hydra.utils.instantiate(config.plugins)
+    except (InstantiationException, OmegaConfBaseException) as error:
+        raise ValueError(_cause(error)) from error
+
+
+def _live_all(lives: Sequence[tuple[str, int, DictConfig]], run: Path, workers: int) -> None:
+    """Live every life, at most `workers` at a time, each with one thread."""
+    context = multiprocessing.get_context("spawn")
+    lock = context.RLock()
+    with ProcessPoolExecutor(
+        min(workers, len(lives)), context, initializer=tqdm.set_lock, initargs=(lock,)
+    ) as pool:
+        futures = {
+            pool.submit(_live_one, config, run / f"{arm}-seed{seed}", place): f"{arm}, seed {seed}"
+            for place, (arm, seed, config) in enumerate(lives)
+        }
+        for future in as_completed(futures):
+            future.result()
+            if not sys.stderr.isatty():
+                print(f"lived: {futures[future]}", file=sys.stderr)
+
+
+def _live_one(config: DictConfig, folder: Path, place: int) -> None:
+    from stillknows.agents.board import write_board
+    from stillknows.agents.lifetime import live_lifetime
+
+    torch.set_num_threads(1)
+    tasks = len(config.stream.tasks.get("tasks", config.stream.get("ids", ())))
+    bar = Bar(folder.name, config.stream.episodes // config.rows * tasks, place)
+    live_lifetime(config, folder, bar)
+    bar.close()
+    write_board(folder)
+
+
+def _new_folder(config: DictConfig) -> Path:
+    """Return a folder that is not there yet: the one asked for, or the next number below runs/."""
+    if config.run is not None:
+        run = Path(config.run)
+        if run.exists():
+            raise ValueError(f"{run} exists already and is left as it is: choose another run=….")
+        return run
+    number = 1
+    while (run := Path("runs") / f"{config.stream.name}-{number}").exists():
+        number += 1
+    return run
+
+
+def _choices(group: str) -> list[str]:
+    folder = files("stillknows.configs")
+    for part in group.split("/"):
+        folder = folder / part
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first sentence of the mistake at the bottom of a chain of exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_sentence(error)
+
+
+def _first_sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
