@@ -1,1 +1,1 @@
-"""Agents: controllers, the memory agent, how it learns and lives, its log, its report and the command line."""
+"""Agents: the controller, the memory agent, how it learns and lives, its log and its report."""

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from stillknows.agents.controller import Cache, Transformer
 from stillknows.agents.tokenizer import END, PAD, WordTokenizer, pad
+from stillknows.memory.episodic import Recall, p_store
 from stillknows.memory.interface import Policy, WorkingMemory, map_state
-from stillknows.memory.nec import NEC, Recall, p_store
+from stillknows.memory.nec import NEC
 
 
 class AgentState(NamedTuple):
@@ -96,6 +97,8 @@ class MemoryAgent(nn.Module):
         self.answer_length, self.slowness = answer_length, slowness
         self.key_encoder = copy.deepcopy(controller).requires_grad_(False)
         self.trust = nn.Linear(3, 1) if self.recall else None
+        if self.trust is not None:
+            nn.init.constant_(self.trust.bias, -4.0)  # at first the store is hardly believed
 
     @property
     def device(self) -> torch.device:
@@ -196,14 +199,18 @@ class MemoryAgent(nn.Module):
     def _encode_statements(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Return items `[B, T, D]` and which are present `[B, T]`; distinct texts are read once."""
         steps = max(len(row) for row in texts)
-        distinct = {t: n for n, t in enumerate(dict.fromkeys(text for row in texts for text in row))}
+        distinct = {
+            t: n for n, t in enumerate(dict.fromkeys(text for row in texts for text in row))
+        }
         index_BT = torch.tensor(
             [[*(distinct[text] for text in row), *[-1] * (steps - len(row))] for row in texts],
             dtype=torch.int64,
             device=self.device,
         ).reshape(len(texts), steps)
         if not distinct:
-            return torch.zeros(len(texts), 0, self.controller.width, device=self.device), index_BT >= 0
+            return torch.zeros(
+                len(texts), 0, self.controller.width, device=self.device
+            ), index_BT >= 0
         vectors_UD, _ = self.controller.encode(self.tokenizer.batch(list(distinct), self.device))
         return vectors_UD[index_BT.clamp(min=0)], index_BT >= 0
 

@@ -13,23 +13,25 @@ def write_board(folder: Path) -> None:
     Scalars go by updates since the beginning of the life. Written from the log alone, so it can be
     made again.
     """
+    from matplotlib.figure import Figure
+
     from stillknows.agents import figures
     from stillknows.agents.report import summarise
 
     events = read(folder)
-    board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    board = SummaryWriter(str(folder / "tensorboard"))
     updates = 0
     for event in events:
         updates += event["event"] == "update"
         for tag, value in scalars(event).items():
-            board.add_scalar(tag, value, updates)  # type: ignore[no-untyped-call]
+            board.add_scalar(tag, value, updates)
     life = summarise(events)
-    figure = figures.Figure(figsize=(5, 4), layout="constrained")
+    figure = Figure(figsize=(5, 4), layout="constrained")
     figures.draw_matrix(figure.subplots(), life.matrix, life.tasks)
-    board.add_figure("accuracy_matrix", figure, updates)  # type: ignore[no-untyped-call]
+    board.add_figure("accuracy_matrix", figure, updates)
     for name, value in life.metrics.items():
-        board.add_scalar(f"lifetime/{name}", value, updates)  # type: ignore[no-untyped-call]
-    board.close()  # type: ignore[no-untyped-call]
+        board.add_scalar(f"lifetime/{name}", value, updates)
+    board.close()
 
 
 def scalars(event: Event) -> dict[str, float]:

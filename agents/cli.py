@@ -1,8 +1,8 @@
 """The command line: `stillknows train`, `stillknows report`.
 
-    stillknows train                        the main job
-    stillknows train debug=tiny             a whole lifetime in under a minute
-    stillknows report runs/microworld-1     the report again, from the logs alone
+stillknows train                        the main job
+stillknows train debug=tiny             a whole lifetime in under a minute
+stillknows report runs/microworld-1     the report again, from the logs alone
 """
 
 import argparse

@@ -46,7 +46,7 @@ class Block(nn.Module):
         self, x_BLD: Tensor, mask_BLC: Tensor, cache: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the new `[B, L, D]` and keys and values `[B, H, C, E]` of all so far."""
-        batch, length, width = x_BLD.shape
+        batch, length, _ = x_BLD.shape
         parts = self.query_key_value(self.norm_attention(x_BLD))
         parts = parts.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         first = 0 if cache is None else cache[0].shape[2]
@@ -95,7 +95,9 @@ class Transformer(nn.Module):
         """
         present_BL = tokens_BL != PAD
         x_BLD = self._embed(tokens_BL)
-        mask_BLL = torch.ones(2 * [tokens_BL.shape[1]], dtype=torch.bool, device=x_BLD.device).tril()
+        mask_BLL = torch.ones(
+            2 * [tokens_BL.shape[1]], dtype=torch.bool, device=x_BLD.device
+        ).tril()
         cache: Cache = []
         for block in self.blocks:
             x_BLD, key_value = block(x_BLD, mask_BLL.expand(len(x_BLD), -1, -1), None)

@@ -61,9 +61,7 @@ def live(
 
 
 def _questions(observations: Sequence[str], asked: Sequence[bool]) -> tuple[str, ...]:
-    return tuple(
-        text if ask else "" for text, ask in zip(observations, asked, strict=True)
-    )
+    return tuple(text if ask else "" for text, ask in zip(observations, asked, strict=True))
 
 
 def _marked(

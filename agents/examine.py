@@ -59,8 +59,9 @@ class Examiner:
 
     def result(self) -> Result:
         """Return all marks so far."""
-        columns = [list(column) for column in zip(*self._rows, strict=True)] or [[]] * 4
-        return Result(*columns, loss=sum(self._losses) / max(1, len(self._losses)))
+        episodes, steps, correct, carried = ([row[i] for row in self._rows] for i in range(4))
+        loss = sum(self._losses) / max(1, len(self._losses))
+        return Result(episodes, steps, correct, carried, loss)
 
 
 @torch.no_grad()
@@ -72,7 +73,6 @@ def examine(
     episodes: int,
     rows: int,
     seed: int,
-    numbers: Mapping[str, int] | None = None,
     options: Mapping[str, Any] | None = None,
     arm: str = "agent",
 ) -> Result:
@@ -85,7 +85,6 @@ def examine(
         episodes: how many stories.
         rows: how many are told side by side; changes no answer.
         seed: of the lifetime; the same examination has the same questions every time.
-        numbers: constructor arguments that place the environment in the lifetime.
         options: of the environments' reset.
         arm: `agent`; `no_recall`, the same without its episodic memory; `no_story`, the same but
             for hearing the questions only.
@@ -98,14 +97,14 @@ def examine(
     try:
         with nullcontext() if store is None else store.frozen():
             for first in range(0, episodes, rows):
-                envs = make(task, min(rows, episodes - first), {**task.exam, **(numbers or {})})
+                envs = make(task, min(rows, episodes - first), task.exam)
                 live(
                     agent,
                     envs,
                     examiner,
                     task=number,
                     seed=_EXAM_SEED + seed * 1_000_003 + first,
-                    options={**(options or {}), **({"episode": first} if task.lives else {})},
+                    options={**(options or {}), "episode": first},
                     deaf=arm == "no_story",
                 )
                 envs.close()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +18,7 @@ def accuracy_matrices(arms: Mapping[str, Sequence["Life"]], path: Path) -> None:
     """Draw a mean accuracy matrix for each arm: rows are time, columns tasks."""
     figure = Figure(figsize=(1.2 + 3.6 * len(arms), 4.2), layout="constrained")
     grid = figure.subplots(1, len(arms), squeeze=False)[0]
-    image = None
+    image: Any = None
     for axis, (name, lives) in zip(grid, arms.items(), strict=True):
         image = draw_matrix(axis, np.mean([life.matrix for life in lives], axis=0), lives[0].tasks)
         axis.set_title(f"{name} (n = {len(lives)})")
@@ -27,7 +27,7 @@ def accuracy_matrices(arms: Mapping[str, Sequence["Life"]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_matrix(axis: "matplotlib.axes.Axes", matrix: np.ndarray, tasks: Sequence[str]) -> object:
+def draw_matrix(axis: "matplotlib.axes.Axes", matrix: np.ndarray, tasks: Sequence[str]) -> Any:
     """Draw one accuracy matrix with its numbers."""
     image = axis.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     labels = [task.replace("_", " ") for task in tasks]

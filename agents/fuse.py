@@ -21,8 +21,8 @@ class Gate(nn.Module):
         self.read = nn.Linear(read, width, bias=False) if read else None
         self.recalled = nn.Linear(recalled, width, bias=False) if recalled else None
         self.gate = nn.Linear(2 * width, width) if recalled else None
-        if self.gate is not None:
-            nn.init.constant_(self.gate.bias, -1.0)
+        if self.recalled is not None:
+            nn.init.zeros_(self.recalled.weight)  # at first the life says nothing
 
     def forward(
         self, seen_BD: Tensor, read_BRW: Tensor | None, recalled_BV: Tensor | None
@@ -35,7 +35,8 @@ class Gate(nn.Module):
             return x_BD
         recalled_BD = self.recalled(recalled_BV)
         gate_BD = torch.sigmoid(self.gate(torch.cat([x_BD, recalled_BD], dim=1)))
-        return x_BD + gate_BD * recalled_BD
+        fused_BD: Tensor = x_BD + gate_BD * recalled_BD
+        return fused_BD
 
 
 class Concatenation(nn.Module):

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from stillknows.agents.agent import MemoryAgent, Thought, identity
 from stillknows.agents.tokenizer import PAD
-from stillknows.memory.nec import Candidates, Written
+from stillknows.memory.episodic import Candidates, Written
 
 
 class Marked(NamedTuple):
-    """What is known of the questions that were asked at one step, one entry a row of the thought."""
+    """What is known of the questions asked at one step, one entry a row of the thought."""
 
     targets: tuple[str, ...]
     rewards: tuple[float, ...]
@@ -127,7 +127,7 @@ class QuestionLearner:
         self.updates += 1
         self.agent.follow()
         policy = None if self.agent.episodic_memory is None else self.agent.episodic_memory.policy
-        if hasattr(policy, "learn"):
+        if policy is not None and hasattr(policy, "learn"):
             policy.learn()
         if self.agent.recall and self.updates % self.rekey_every == 0:
             self.rekey()

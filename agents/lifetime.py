@@ -111,10 +111,9 @@ def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -
     """Write what the simplest answers would score in each examination."""
     for number, task in enumerate(tasks):
         episodes, start = config.stream.exam_episodes, config.stream.episodes * number
-        train, exam = ({**kwargs, **task.numbers(start)} for kwargs in (task.train, task.exam))
-        lived = {"lived": start + config.stream.episodes} if task.lives else {}
-        heard = hear(task, train, episodes, seed=config.seed)
-        asked = hear(task, exam, episodes, seed=config.seed, options=lived)
+        place = {"task_start": start, "lived": start + config.stream.episodes}
+        heard = hear(task, task.train, episodes, seed=config.seed, options=place)
+        asked = hear(task, task.exam, episodes, seed=config.seed, options=place)
         answers = [question.target for question in heard]
         log.append(
             "floor",

@@ -82,7 +82,7 @@ def lifetimes(folders: list[Path]) -> list[list[Event]]:
     Raises:
         ValueError: if a folder is not there or has no lifetime in it.
     """
-    found = []
+    found: list[list[Event]] = []
     for folder in folders:
         paths = sorted(folder.rglob(FILE)) if folder.is_dir() else []
         if not paths:

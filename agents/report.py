@@ -145,8 +145,9 @@ def _difference_table(arms: Mapping[str, list[Life]]) -> str:
         pairs = [(a, b) for a in ours for b in theirs if a.seed == b.seed]
         cells = [str(len(pairs))]
         for metric in (*SHOWN[:2], "of_this_episode", "carried"):
-            values = [(a.metrics[metric], b.metrics[metric]) for a, b in pairs]
-            cells.append(str(paired_difference(*zip(*values, strict=True))) if values else "–")
+            here = [ours.metrics[metric] for ours, _ in pairs]
+            there = [theirs.metrics[metric] for _, theirs in pairs]
+            cells.append(str(paired_difference(here, there)))
         rows.append([f"{first} − {name}", *cells])
     names = (*SHOWN[:2], "of_this_episode", "carried")
     return table(["arms", "n", *(name.replace("_", " ") for name in names)], rows)
@@ -171,11 +172,11 @@ def _definitions() -> str:
     return "\n".join(
         [
             *lines,
-            "- **of this episode**, **carried**: accuracy at the end in questions whose supports lie "
-            "in their own episode, or in earlier episodes of the same life. Without carried "
+            "- **of this episode**, **carried**: accuracy at the end in questions whose supports "
+            "lie in their own episode, or in earlier episodes of the same life. Without carried "
             "questions (`carry=0`) a store can help only by rehearsal or by similar episodes.",
-            "- **no recall**, **no story**: the same agent examined without its episodic memory, or "
-            "hearing the questions only.",
+            "- **no recall**, **no story**: the same agent examined without its episodic memory, "
+            "or hearing the questions only.",
         ]
     )
 

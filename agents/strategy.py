@@ -69,10 +69,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
     def _train_exp(self, experience: EpisodeExperience, eval_streams: Any, **_: Any) -> None:
         """Live the experience: in turns, a batch of episodes of each task and one update."""
         trigger(self, "before_training_epoch")
-        envs = [
-            make(task, self.rows, {**task.train, **task.numbers(start)})
-            for task, start in zip(experience.tasks, experience.first_episodes, strict=True)
-        ]
+        envs = [make(task, self.rows, task.train) for task in experience.tasks]
         for update in range(experience.episodes // self.rows):
             turn, visit = update % len(envs), update // len(envs)
             episode = experience.first_episodes[turn] + visit * self.rows
@@ -83,7 +80,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
                 self.learner,
                 task=experience.numbers[turn],
                 seed=self.seed * 1_000_003 + self.clock.train_iterations * self.rows,
-                options={"episode": episode} if experience.tasks[turn].lives else None,
+                options={"episode": episode, "task_start": experience.first_episodes[turn]},
             )
             report = self.learner.update(self._add_penalties)
             trigger(self, "after_update")
@@ -98,7 +95,8 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         """Examine in one task; in the end also without recall and without the stories."""
         experience = self.experience
         task, number = experience.tasks[0], experience.numbers[0]
-        known = min(self.lived, experience.first_episodes[0] + experience.episodes)
+        start = experience.first_episodes[0]
+        known = min(self.lived, start + experience.episodes)
         arms = ARMS if self.finished else ARMS[:1]
         for arm in arms:
             if arm == "no_recall" and not self.agent.recall:
@@ -110,8 +108,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
                 episodes=self.exam_episodes,
                 rows=self.rows,
                 seed=self.seed,
-                numbers=task.numbers(experience.first_episodes[0]),
-                options={"lived": known} if task.lives else None,
+                options={"lived": known, "task_start": start},
                 arm=arm,
             )
             self.log.append(
@@ -213,10 +210,9 @@ def _answer_losses(strategy: Lifetime, batches: int) -> Any:
     for batch in range(batches):
         turn = batch % len(experience.tasks)
         task, start = experience.tasks[turn], experience.first_episodes[turn]
-        envs = make(task, 1, {**task.train, **task.numbers(start)})
+        envs = make(task, 1, task.train)
         listener = _Losses(strategy.agent)
         seed = strategy.seed * 1_000_003 + strategy.clock.train_iterations * strategy.rows + batch
-        options = {"episode": start + experience.episodes - 1 - batch} if task.lives else None
+        options = {"episode": start + experience.episodes - 1 - batch, "task_start": start}
         live(strategy.agent, envs, listener, task=0, seed=seed, options=options)
         yield torch.cat(listener.losses).sum()
-

@@ -65,9 +65,13 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             return compose("train", list(overrides))
     except MissingConfigException as error:
         group, _, wrong = str(error.missing_cfg_file or "").strip("/").rpartition("/")
-        raise ValueError(f"There is no {group} '{wrong}'. {suggest(wrong, _choices(group))}") from error
+        raise ValueError(
+            f"There is no {group} '{wrong}'. {suggest(wrong, _choices(group))}"
+        ) from error
     except (ConfigCompositionException, OmegaConfBaseException) as error:
-        raise ValueError(f"The options do not fit: {_first_sentence(error)}{_near(error)}") from error
+        raise ValueError(
+            f"The options do not fit: {_first_sentence(error)}{_near(error)}"
+        ) from error
 
 
 def _near(error: BaseException) -> str:
@@ -170,7 +174,9 @@ def _choices(group: str) -> list[str]:
     folder = files("stillknows.configs")
     for part in group.split("/"):
         folder = folder / part
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def _cause(error: BaseException) -> str:
@@ -187,4 +193,3 @@ def _first_sentence(error: BaseException) -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-

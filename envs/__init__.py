@@ -21,3 +21,9 @@ for _name, _task in MICROWORLD.items():
         vector_entry_point="stillknows.envs.microworld:MicroworldVectorEnv",
         kwargs={"task": _task},
     )
+
+gymnasium.register(
+    "stillknows/Babi-v0",
+    entry_point="stillknows.envs.babi:BabiTask",
+    vector_entry_point="stillknows.envs.babi:BabiVectorEnv",
+)

@@ -8,6 +8,7 @@ served (`stillknows.envs.text`), nor who answers.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stillknows.envs import MICROWORLD
@@ -41,7 +42,10 @@ class Microworld(StoryTask):
         return vocabulary(self.dials)
 
     def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
-        """Return the story of an episode; `options` may say how long was "lived"."""
+        """Return the story of an episode; `options` may give "lived" and "task_start"."""
+        start = options.get("task_start", self.dials.task_start)
+        if start != self.dials.task_start:
+            self.dials = replace(self.dials, task_start=start)
         return write_story(key, episode, self.dials, options.get("lived", self.lived))
 
 
@@ -77,6 +81,5 @@ def microworld_tasks(
             raise ValueError(f"The microworld has no task '{task}'. {suggest(task, list(ids))}")
         make_dials({**dials, **(exam or {}), "task": task})
     return [
-        Task(task, ids[task], dials, {**dials, **(exam or {}), "split": "exam"}, lives=True)
-        for task in tasks
+        Task(task, ids[task], dials, {**dials, **(exam or {}), "split": "exam"}) for task in tasks
     ]

@@ -25,21 +25,12 @@ class Task(NamedTuple):
         id: its Gymnasium id.
         train: constructor arguments of the environment that is trained in.
         exam: constructor arguments of the one that examines.
-        lives: whether the environments take the numbers of a lifetime's episodes (`first_episode`,
-            and for the examination the reset option `lived`).
     """
 
     name: str
     id: str
     train: Mapping[str, Any]
     exam: Mapping[str, Any]
-    lives: bool = False
-
-    def numbers(self, first_episode: int) -> dict[str, int]:
-        """Return the constructor arguments that place its environments in a lifetime."""
-        if not self.lives:
-            return {}
-        return {"first_episode": first_episode, "task_start": first_episode}
 
 
 def gymnasium_tasks(
@@ -96,8 +87,8 @@ def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
     for space in spaces_met:
         if not isinstance(space, spaces.Text):
             raise ValueError(
-                f"{task.id} has the space {space}; this agent reads and writes gymnasium.spaces.Text"
-                " only: wrap the environment so that it speaks in sentences."
+                f"{task.id} has the space {space}; this agent reads and writes only "
+                "gymnasium.spaces.Text: wrap the environment so that it speaks in sentences."
             )
     return envs
 

@@ -225,7 +225,8 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         """Begin an episode in every row."""
         seeds = _seeds(seed, self.num_envs)
         pairs = [
-            env.reset(seed=s, options=options) for env, s in zip(self.envs, seeds, strict=True)
+            env.reset(seed=s, options=_for_row(options, row))
+            for row, (env, s) in enumerate(zip(self.envs, seeds, strict=True))
         ]
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._infos = [info for _, info in pairs]
@@ -276,3 +277,10 @@ def _seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:
             raise ValueError(f"There are {len(seed)} seeds for {rows} rows: give one a row.")
         return seed
     return [None if seed is None else seed + row for row in range(rows)]
+
+
+def _for_row(options: Info | None, row: int) -> Info | None:
+    """Return the reset options of one row: its episode comes `row` after that of row 0."""
+    if options is None or "episode" not in options:
+        return options
+    return {**options, "episode": options["episode"] + row}

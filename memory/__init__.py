@@ -1,1 +1,1 @@
-"""Memories and the policies that manage them: tensors only, no knowledge of agents or environments."""
+"""Memories and the policies that manage them: tensors only, nothing of agents or tasks."""

@@ -1,4 +1,4 @@
-"""NEC: the lifelong store of Neural Episodic Control, keys and values with a nearest-neighbour read.
+"""NEC: the lifelong store of Neural Episodic Control, keys and values read by neighbourhood.
 
 Pritzel et al. 2017, "Neural Episodic Control", arXiv:1703.01988: a differentiable neural
 dictionary; a read weighs the K nearest keys by the inverse-distance kernel (equations 1, 2 and 5),
@@ -16,70 +16,18 @@ tokens of a story, K neighbours, C columns of provenance.
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stillknows.memory import noise
+from stillknows.memory.episodic import Candidates, Entries, Recall, Written
 from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features, Policy
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
 IDENTITIES = ("question", "text", "none")
 _PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
-
-
-class Recall(NamedTuple):
-    """What the K nearest entries hold.
-
-    Attributes:
-        slots_BK: where they are, -1 for none, int64 `[B, K]`.
-        weights_BK: the normalised kernel, `[B, K]`, with a gradient to the query.
-        distance_BK: squared distance, infinite for none, `[B, K]`.
-        answers_BKA: their answers' tokens, 0 behind, int64 `[B, K, A]`.
-        vectors_BKV: their vectors, `[B, K, V]`.
-        present_BK: which of the K exist, bool `[B, K]`.
-    """
-
-    slots_BK: Tensor
-    weights_BK: Tensor
-    distance_BK: Tensor
-    answers_BKA: Tensor
-    vectors_BKV: Tensor
-    present_BK: Tensor
-
-
-class Candidates(NamedTuple):
-    """Rows that ask to be remembered: `[B, ...]`; `outcome_BF` is loss, reward, TD error.
-
-    `hash_B` names the question (int64). Task, episode and step are provenance: no policy sees
-    them.
-    """
-
-    key_BD: Tensor
-    vector_BV: Tensor
-    answers_BA: Tensor
-    story_BTL: Tensor
-    hash_B: Tensor
-    outcome_BF: Tensor
-    task_B: Tensor
-    episode_B: Tensor
-    step_B: Tensor
-
-
-class Written(NamedTuple):
-    """What became of a candidate: the action, and ids of entries (-1 for none)."""
-
-    action: int
-    entry: int
-    evicted: int
-
-
-class Entries(NamedTuple):
-    """Entries taken out for rehearsal: stories, question last, and answers."""
-
-    story_BTL: Tensor
-    answers_BA: Tensor
 
 
 class NEC:
@@ -124,7 +72,8 @@ class NEC:
         if identity not in IDENTITIES:
             raise ValueError(f"identity={identity!r}: choose one of {', '.join(IDENTITIES)}.")
         self.capacity, self.policy, self.identity = capacity, policy, identity
-        self.answer_length, self.story_shape = answer_length, tuple(story_shape)
+        self.answer_length = answer_length
+        self.story_shape = (story_shape[0], story_shape[1])
         self.neighbours, self.delta, self.key = neighbours, delta, key
         whole = {"dtype": torch.int64, "device": device}
         self.columns: dict[str, Tensor] = {
@@ -244,7 +193,7 @@ class NEC:
         filled = self.columns["filled_N"].nonzero()[:, 0]
         probe = self.sample(probes, self.clock)
         before = self._neighbours_of(probe)
-        for chunk in filled.split(1024):
+        for chunk in torch.split(filled, 1024):
             self.columns["keys_ND"][chunk] = encode(self.columns["story_NTL"][chunk].long())
         after = self._neighbours_of(probe)
         same = (before[:, :, None] == after[:, None]) & (before >= 0)[:, :, None]
@@ -372,6 +321,8 @@ class NEC:
         self, rows: list[int], slots: list[int], actions: list[int], candidates: Candidates
     ) -> None:
         """Write the contents: over what was there, or (merge) halfway between the two."""
+        if not rows:
+            return
         columns = self.columns
         share = torch.tensor([[0.5 if action == MERGE else 1.0] for action in actions])
         for name, new in (("keys_ND", candidates.key_BD), ("vectors_NV", candidates.vector_BV)):
@@ -394,47 +345,19 @@ class NEC:
         return nearest(query, columns["keys_ND"], columns["filled_N"], self.neighbours)[1]
 
 
-def p_store(recall: Recall, prefix_BA: Tensor, position: int, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Return what the neighbours say comes next after a prefix of the answer.
-
-    The kernel's weight of every neighbour whose answer begins with the prefix, normalised, falls
-    on its next token.
-
-    Args:
-        recall: what the store returned.
-        prefix_BA: the answer so far, int64 `[B, A']`.
-        position: which token is asked for; equals A'.
-        vocabulary: number of tokens (V).
-
-    Returns:
-        Probabilities `[B, V]`, zeros where no neighbour agrees, and where one does, bool `[B]`.
-    """
-    answers_BKA = recall.answers_BKA
-    if position >= answers_BKA.shape[2]:
-        none = torch.zeros(len(prefix_BA), vocabulary, device=prefix_BA.device)
-        return none, torch.zeros_like(none[:, 0], dtype=torch.bool)
-    agrees_BK = (answers_BKA[..., :position] == prefix_BA[:, None]).all(dim=2) & recall.present_BK
-    next_BK = answers_BKA[..., position]
-    agrees_BK = agrees_BK & (next_BK != 0)
-    weights_BK = recall.weights_BK * agrees_BK
-    total_B1 = weights_BK.sum(dim=1, keepdim=True)
-    shares_BK = weights_BK / total_B1.clamp(min=torch.finfo(weights_BK.dtype).tiny)
-    zeros_BV = weights_BK.new_zeros(len(prefix_BA), vocabulary)
-    return zeros_BV.scatter_add(1, next_BK, shares_BK), agrees_BK.any(dim=1)
-
-
 def _places(decision: Decision) -> list[int]:
     """Return the slot of each decision, its victim where there is one, -1 for none."""
     place_BN = torch.where(
         decision.victim_BN.any(dim=1, keepdim=True), decision.victim_BN, decision.slot_BN
     )
     slot_B = place_BN.argmax(dim=1)
-    return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()  # type: ignore[no-any-return]
+    return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()
 
 
 def _changed(features: Features, row: int, changed: set[int]) -> Features:
     """Return the features of one row after the slots in `changed` were written anew."""
-    one = Features(*(None if part is None else part[row : row + 1].clone() for part in features))
+    parts: Any = (None if part is None else part[row : row + 1].clone() for part in features)
+    one = Features(*parts)
     slots = list(changed)
     for part in (one.usage_BN, one.age_BN, one.idle_BN, one.similarity_BN):
         part[0, slots] = 0

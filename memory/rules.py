@@ -34,7 +34,9 @@ class WriteEverything:
             slot_B = torch.where(known_B, features.known_B, free_B)
         full_B = features.filled_BN.all(dim=1)
         slot_B = torch.where(full_B & (action_B != UPDATE), -1, slot_B)
-        leaver_B = _first_argmax(self.urgency(features).masked_fill(~features.filled_BN, -torch.inf))
+        leaver_B = _first_argmax(
+            self.urgency(features).masked_fill(~features.filled_BN, -torch.inf)
+        )
         victim_B = torch.where(full_B & (action_B == ADD), leaver_B, -1)
         nothing_B = torch.zeros(len(full_B), device=full_B.device)
         return Decision(

@@ -106,7 +106,9 @@ class Slots(nn.Module):
         if word_size % heads:
             raise ValueError(f"word_size={word_size} is no multiple of heads={heads}; change one.")
         if len(recency) != heads:
-            raise ValueError(f"recency has {len(recency)} numbers for {heads} heads; give one each.")
+            raise ValueError(
+                f"recency has {len(recency)} numbers for {heads} heads; give one each."
+            )
         self.slots, self.word_size, self.reads = slots, word_size, hops
         self.hops = nn.ModuleList(Hop(word_size, heads) for _ in range(hops))
         self.register_buffer("recency", torch.tensor(tuple(recency)))
@@ -125,9 +127,7 @@ class Slots(nn.Module):
         keys = counter if key_B is None else key_B.to(device)
         return SlotsState(values, floats, whole, whole, floats, counter, keys)
 
-    def step(
-        self, state: SlotsState, item_BW: Tensor, policy: Policy
-    ) -> tuple[SlotsState, Read]:
+    def step(self, state: SlotsState, item_BW: Tensor, policy: Policy) -> tuple[SlotsState, Read]:
         """Read with the item as the query, then write it as the policy decides."""
         here = torch.ones(len(item_BW), 1, dtype=torch.bool, device=item_BW.device)
         state, read = self.read(state, item_BW)
@@ -214,9 +214,7 @@ class Slots(nn.Module):
         places = strength_BN.shape[1] + 1
         place = torch.arange(places, device=strength_BN.device)
         distance = (place[:, None] - place[None, :]).float()
-        time_HSS = (-self.recency[:, None, None] * distance).masked_fill(
-            distance < 0, -torch.inf
-        )
+        time_HSS = (-self.recency[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
         strength_BN = strength_BN.clamp(min=_FLOOR).log().masked_fill(~filled_BN, -1e9)
         strength_BS = nn.functional.pad(strength_BN, (0, 1))
         own = torch.eye(places, dtype=torch.bool, device=strength_BN.device)

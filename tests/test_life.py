@@ -4,6 +4,7 @@ import re
 from collections import Counter
 
 import pytest
+
 from stillknows.envs.stories import TASKS, make_dials, write_story
 
 LIVING = {"carry": 0.4, "lifetime_facts": 20, "lag": 3}

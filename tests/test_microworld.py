@@ -9,6 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from stillknows.envs import MICROWORLD, world
 from stillknows.envs.microworld import Microworld, MicroworldVectorEnv
 from stillknows.envs.stories import TASKS, make_dials, vocabulary, write_story

@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv, TextVectorEnv, gather
 
 

@@ -1,0 +1,94 @@
+"""What every lifelong store and its users agree on: candidates, recalls, and answers from them.
+
+Letters: B rows, D key size, V vector size, A tokens of an answer, T sentences and L tokens of a
+story, K neighbours.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Recall(NamedTuple):
+    """What the K nearest entries hold.
+
+    Attributes:
+        slots_BK: where they are, -1 for none, int64 `[B, K]`.
+        weights_BK: the normalised kernel, `[B, K]`, with a gradient to the query.
+        distance_BK: squared distance, infinite for none, `[B, K]`.
+        answers_BKA: their answers' tokens, 0 behind, int64 `[B, K, A]`.
+        vectors_BKV: their vectors, `[B, K, V]`.
+        present_BK: which of the K exist, bool `[B, K]`.
+    """
+
+    slots_BK: Tensor
+    weights_BK: Tensor
+    distance_BK: Tensor
+    answers_BKA: Tensor
+    vectors_BKV: Tensor
+    present_BK: Tensor
+
+
+class Candidates(NamedTuple):
+    """Rows that ask to be remembered: `[B, ...]`; `outcome_BF` is loss, reward, TD error.
+
+    `hash_B` names the question (int64). Task, episode and step are provenance: no policy sees
+    them.
+    """
+
+    key_BD: Tensor
+    vector_BV: Tensor
+    answers_BA: Tensor
+    story_BTL: Tensor
+    hash_B: Tensor
+    outcome_BF: Tensor
+    task_B: Tensor
+    episode_B: Tensor
+    step_B: Tensor
+
+
+class Written(NamedTuple):
+    """What became of a candidate: the action, and ids of entries (-1 for none)."""
+
+    action: int
+    entry: int
+    evicted: int
+
+
+class Entries(NamedTuple):
+    """Entries taken out for rehearsal: stories, question last, and answers."""
+
+    story_BTL: Tensor
+    answers_BA: Tensor
+
+
+def p_store(
+    recall: Recall, prefix_BA: Tensor, position: int, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """Return what the neighbours say comes next after a prefix of the answer.
+
+    The kernel's weight of every neighbour whose answer begins with the prefix, normalised, falls
+    on its next token.
+
+    Args:
+        recall: what the store returned.
+        prefix_BA: the answer so far, int64 `[B, A']`.
+        position: which token is asked for; equals A'.
+        vocabulary: number of tokens (V).
+
+    Returns:
+        Probabilities `[B, V]`, zeros where no neighbour agrees, and where one does, bool `[B]`.
+    """
+    answers_BKA = recall.answers_BKA
+    if position >= answers_BKA.shape[2]:
+        none = torch.zeros(len(prefix_BA), vocabulary, device=prefix_BA.device)
+        return none, torch.zeros_like(none[:, 0], dtype=torch.bool)
+    agrees_BK = (answers_BKA[..., :position] == prefix_BA[:, None]).all(dim=2) & recall.present_BK
+    next_BK = answers_BKA[..., position]
+    agrees_BK = agrees_BK & (next_BK != 0)
+    weights_BK = recall.weights_BK * agrees_BK
+    total_B1 = weights_BK.sum(dim=1, keepdim=True)
+    shares_BK = weights_BK / total_B1.clamp(min=torch.finfo(weights_BK.dtype).tiny)
+    zeros_BV = weights_BK.new_zeros(len(prefix_BA), vocabulary)
+    return zeros_BV.scatter_add(1, next_BK, shares_BK), agrees_BK.any(dim=1)
