@@ -5,6 +5,7 @@ One update is one batch of episodes: every question adds its loss while the epis
 optimiser moves once. It knows nothing of streams.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,8 +43,9 @@ class QuestionLearner:
 
     Args:
         agent: who learns.
-        learning_rate: of AdamW.
-        warmup: updates over which the learning rate rises from 0.
+        learning_rate: of AdamW, at the highest.
+        warmup: updates over which the learning rate rises from 0 when an experience begins.
+        rest: share of the learning rate that is left when it ends, after half a cosine.
         weight_decay: of matrices.
         clip: largest norm of the gradient.
         rehearse: how many questions are rehearsed in an update; 0 for none.
@@ -57,6 +59,7 @@ class QuestionLearner:
         *,
         learning_rate: float = 2e-3,
         warmup: int = 50,
+        rest: float = 0.1,
         weight_decay: float = 0.01,
         clip: float = 1.0,
         rehearse: int = 32,
@@ -75,11 +78,14 @@ class QuestionLearner:
             lr=learning_rate,
             betas=(0.9, 0.98),
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda done: min(1.0, (done + 1) / max(1, warmup))
-        )
-        self.updates = 0
+        self.learning_rate, self.warmup, self.rest = learning_rate, warmup, rest
+        self.updates = self.begun = 0
+        self.planned = 1
         self._forget_batch()
+
+    def begin(self, updates: int) -> None:
+        """Begin an experience of so many updates: the learning rate rises and falls once."""
+        self.begun, self.planned = self.updates, updates
 
     def mark(self, thought: Thought, marked: Marked) -> None:
         """Take the marks of a step's answers: add to the loss, remember the outcome."""
@@ -102,9 +108,10 @@ class QuestionLearner:
         total = before_backward(loss if rehearsed is None else loss + rehearsed)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
         nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
         self.optimizer.step()
-        self.schedule.step()
         self._finish()
         report = Update(
             loss=loss.item(),
@@ -122,6 +129,12 @@ class QuestionLearner:
         if memory is None or not len(memory):
             return 1.0
         return memory.rekey(self._keys_of)
+
+    def _learning_rate(self) -> float:
+        done = self.updates - self.begun
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done / self.planned)))
+        rise = min(1.0, (done + 1) / max(1, self.warmup))
+        return self.learning_rate * rise * (self.rest + (1 - self.rest) * fall)
 
     def _finish(self) -> None:
         self.updates += 1

@@ -49,6 +49,27 @@ def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
     return agent.to(config.device)
 
 
+def episodes_of(config: DictConfig) -> list[int]:
+    """Return the budget of each task in episodes: `stream.episodes`, one number or one a task.
+
+    Raises:
+        ValueError: if there are not as many budgets as tasks, or one is less than a batch.
+    """
+    tasks = config.stream.tasks.get("tasks", config.stream.get("ids", ()))
+    given = config.stream.episodes
+    budgets = [given] * len(tasks) if isinstance(given, int) else list(given)
+    if len(budgets) != len(tasks):
+        raise ValueError(
+            f"stream.episodes={given} has {len(budgets)} budgets for {len(tasks)} tasks: give one "
+            "number for all, or one for each."
+        )
+    if not all(isinstance(budget, int) and budget >= config.rows for budget in budgets):
+        raise ValueError(
+            f"stream.episodes={given}: a task needs at least one batch of rows={config.rows}."
+        )
+    return budgets
+
+
 def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
     """Live one lifetime and write its log into `folder`.
 
@@ -77,7 +98,8 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
         plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
         progress=progress,
     )
-    benchmark = make_benchmark(tasks, config.stream.episodes, joint=config.stream.joint)
+    budgets = episodes_of(config)
+    benchmark = make_benchmark(tasks, budgets, joint=config.stream.joint)
     strategy.eval(benchmark.test_stream)
     for number, experience in enumerate(benchmark.train_stream, start=1):
         strategy.train(experience, eval_streams=[])
@@ -110,8 +132,9 @@ def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
 def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -> None:
     """Write what the simplest answers would score in each examination."""
     for number, task in enumerate(tasks):
-        episodes, start = config.stream.exam_episodes, config.stream.episodes * number
-        place = {"task_start": start, "lived": start + config.stream.episodes}
+        episodes, budgets = config.stream.exam_episodes, episodes_of(config)
+        start = sum(budgets[:number])
+        place = {"task_start": start, "lived": start + budgets[number]}
         heard = hear(task, task.train, episodes, seed=config.seed, options=place)
         asked = hear(task, task.exam, episodes, seed=config.seed, options=place)
         answers = [question.target for question in heard]

@@ -70,7 +70,9 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         """Live the experience: in turns, a batch of episodes of each task and one update."""
         trigger(self, "before_training_epoch")
         envs = [make(task, self.rows, task.train) for task in experience.tasks]
-        for update in range(experience.episodes // self.rows):
+        updates = experience.episodes // self.rows
+        self.learner.begin(updates)
+        for update in range(updates):
             turn, visit = update % len(envs), update // len(envs)
             episode = experience.first_episodes[turn] + visit * self.rows
             trigger(self, "before_training_iteration")
@@ -86,7 +88,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             trigger(self, "after_update")
             trigger(self, "after_training_iteration")
             self._write(experience, turn, update, report)
-        self.lived = max(experience.first_episodes) + experience.episodes // len(envs)
+        self.lived = experience.first_episodes[0] + experience.episodes
         overlap = self.learner.rekey()
         self.log.append("rekey", experience=self.clock.train_exp_counter, overlap=overlap)
         trigger(self, "after_training_epoch")

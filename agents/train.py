@@ -99,10 +99,10 @@ def _check(config: DictConfig) -> None:
     """Build everything once, so that what cannot be is said before anything is lived."""
     import hydra.utils
 
-    from stillknows.agents.lifetime import build_agent
+    from stillknows.agents.lifetime import build_agent, episodes_of
     from stillknows.envs.tasks import make
 
-    numbers = {"rows": config.rows, "seed": config.seed, "stream.episodes": config.stream.episodes}
+    numbers = {"rows": config.rows, "seed": config.seed}
     for name, value in numbers.items():
         if not isinstance(value, int) or value < (name != "seed"):
             raise ValueError(f"{name}={value} should be a whole number, at least 1.")
@@ -113,11 +113,7 @@ def _check(config: DictConfig) -> None:
         raise ValueError(
             f"device={config.device} is not there; choose device=cpu or see that CUDA works."
         ) from error
-    if config.stream.episodes < config.rows:
-        raise ValueError(
-            f"stream.episodes={config.stream.episodes} is less than one batch of rows="
-            f"{config.rows}: raise the one or lower the other."
-        )
+    episodes_of(config)
     try:
         tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
         for task in tasks:
@@ -147,11 +143,10 @@ def _live_all(lives: Sequence[tuple[str, int, DictConfig]], run: Path, workers: 
 
 def _live_one(config: DictConfig, folder: Path, place: int) -> None:
     from stillknows.agents.board import write_board
-    from stillknows.agents.lifetime import live_lifetime
+    from stillknows.agents.lifetime import episodes_of, live_lifetime
 
     torch.set_num_threads(1)
-    tasks = len(config.stream.tasks.get("tasks", config.stream.get("ids", ())))
-    bar = Bar(folder.name, config.stream.episodes // config.rows * tasks, place)
+    bar = Bar(folder.name, sum(episodes_of(config)) // config.rows, place)
     live_lifetime(config, folder, bar)
     bar.close()
     write_board(folder)

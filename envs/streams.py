@@ -40,7 +40,9 @@ class EpisodeExperience(CLExperience):  # type: ignore[misc]
         return self.task_labels[0]
 
 
-def make_benchmark(tasks: Sequence[Task], episodes: int, joint: bool = False) -> CLScenario:
+def make_benchmark(
+    tasks: Sequence[Task], episodes: Sequence[int], joint: bool = False
+) -> CLScenario:
     """Return a benchmark with `train_stream` and `test_stream`.
 
     Args:
@@ -48,16 +50,15 @@ def make_benchmark(tasks: Sequence[Task], episodes: int, joint: bool = False) ->
         episodes: budget of each task.
         joint: one experience with all tasks and the same budget in sum, as a reference.
     """
-    starts = [number * episodes for number in range(len(tasks))]
-    each = [
-        EpisodeExperience([task], [number], [start], episodes)
-        for number, (task, start) in enumerate(zip(tasks, starts, strict=True))
-    ]
-    train = each
+    starts = [sum(episodes[:number]) for number in range(len(tasks))]
+
+    def one_by_one() -> list[EpisodeExperience]:
+        return [
+            EpisodeExperience([task], [number], [starts[number]], episodes[number])
+            for number, task in enumerate(tasks)
+        ]
+
+    train = one_by_one()
     if joint:
-        train = [EpisodeExperience(tasks, range(len(tasks)), starts, episodes * len(tasks))]
-    exams = [
-        EpisodeExperience([task], [number], [start], episodes)
-        for number, (task, start) in enumerate(zip(tasks, starts, strict=True))
-    ]
-    return CLScenario([EagerCLStream("train", train), EagerCLStream("test", exams)])
+        train = [EpisodeExperience(tasks, range(len(tasks)), starts, sum(episodes))]
+    return CLScenario([EagerCLStream("train", train), EagerCLStream("test", one_by_one())])

@@ -88,6 +88,8 @@ class NEC:
         self.seen = self.clock = self.next_id = 0
         self._held: dict[int, dict[int, tuple[int, ...]]] = defaultdict(dict)
         self._frozen = False
+        if hasattr(policy, "begin"):
+            policy.begin(capacity)
 
     @classmethod
     def within(cls, bytes: int, **arguments: Any) -> "NEC":
@@ -160,6 +162,10 @@ class NEC:
         actions, slots, evicted = self._settle(self.policy.decide(features), features, names)
         rows = [row for row, slot in enumerate(slots) if slot >= 0]
         self._fill(rows, [slots[row] for row in rows], [actions[row] for row in rows], candidates)
+        added = [row for row in rows if actions[row] == ADD]
+        if added and hasattr(self.policy, "observe_write"):
+            where = torch.tensor([slots[row] for row in added])
+            self.policy.observe_write(where, candidates.outcome_BF[added])
         self.seen += len(names)
         ids = self.provenance("id")[slots].tolist()
         return [

@@ -34,9 +34,7 @@ class WriteEverything:
             slot_B = torch.where(known_B, features.known_B, free_B)
         full_B = features.filled_BN.all(dim=1)
         slot_B = torch.where(full_B & (action_B != UPDATE), -1, slot_B)
-        leaver_B = _first_argmax(
-            self.urgency(features).masked_fill(~features.filled_BN, -torch.inf)
-        )
+        leaver_B = first_argmax(self.urgency(features).masked_fill(~features.filled_BN, -torch.inf))
         victim_B = torch.where(full_B & (action_B == ADD), leaver_B, -1)
         nothing_B = torch.zeros(len(full_B), device=full_B.device)
         return Decision(
@@ -143,6 +141,6 @@ class WriteNothing(EvictOldest):
         return torch.zeros_like(features.known_B, dtype=torch.bool)
 
 
-def _first_argmax(x_BN: Tensor) -> Tensor:
+def first_argmax(x_BN: Tensor) -> Tensor:
     """Return the lowest index of the highest number (argmax leaves ties open), int64 `[B]`."""
     return (x_BN == x_BN.amax(dim=1, keepdim=True)).float().cumsum(1).clamp(max=1).argmax(dim=1)
