@@ -48,6 +48,7 @@ class Thought(NamedTuple):
         recall: what the episodic memory returned, None without recall.
         trust_B: weight of the store in the answer (g of DESIGN), `[B]`, 0 without recall.
         key_BD: the question's key in the episodic memory.
+        writes_B: share of the items so far that the working policy expected to write, `[B]`.
     """
 
     rows: tuple[int, ...]
@@ -58,6 +59,7 @@ class Thought(NamedTuple):
     recall: Recall | None
     trust_B: Tensor
     key_BD: Tensor
+    writes_B: Tensor
 
 
 class MemoryAgent(nn.Module):
@@ -164,7 +166,10 @@ class MemoryAgent(nn.Module):
         if found is not None:
             recalled_BV = (found.weights_BK[..., None] * found.vectors_BKV).sum(1)
         fused_BD = self.fuse(query_BD, read_BRW, recalled_BV)
-        thought = Thought(rows, stories, question_BL, cache, fused_BD, found, trust_B, key_BD)
+        writes_B = _writes(state.working, rows, trust_B)
+        thought = Thought(
+            rows, stories, question_BL, cache, fused_BD, found, trust_B, key_BD, writes_B
+        )
         return state._replace(written=tuple(written)), thought
 
     def _work(
@@ -305,6 +310,14 @@ class MemoryAgent(nn.Module):
 def identity(text: str) -> int:
     """Return a 63-bit number that names a text, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _writes(working: Any, rows: tuple[int, ...], like_B: Tensor) -> Tensor:
+    """Return the expected share of writes, of memories that count it (soft ones do not)."""
+    if not hasattr(working, "writes_B"):
+        return torch.zeros_like(like_B)
+    share_B: Tensor = working.writes_B / working.step_B.clamp(min=1)
+    return share_B[list(rows)]
 
 
 def _put_rows(state: Any, some: Any, index_B: Tensor) -> Any:

@@ -49,6 +49,8 @@ class QuestionLearner:
         weight_decay: of matrices.
         clip: largest norm of the gradient.
         rehearse: how many questions are rehearsed in an update; 0 for none.
+        write_cost: price, in nats, of writing everything into the working memory; only policies
+            that learn from the loss feel it.
         rekey_every: updates between two renewals of the episodic memory's keys.
         seed: of the choice of what is rehearsed.
     """
@@ -63,12 +65,13 @@ class QuestionLearner:
         weight_decay: float = 0.01,
         clip: float = 1.0,
         rehearse: int = 32,
+        write_cost: float = 0.0,
         rekey_every: int = 50,
         seed: int = 0,
     ) -> None:
         self.agent, self.clip = agent, clip
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
-        self.rekey_every, self.seed = rekey_every, seed
+        self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
         weights = [p for p in agent.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             [
@@ -92,6 +95,7 @@ class QuestionLearner:
         target_BA = self.agent.answer_tokens(marked.targets)
         mixture_B, controller_B = self.agent.surprise(thought, target_BA)
         self._losses.append(mixture_B)
+        self._writes.append(thought.writes_B)
         self._rewards.extend(marked.rewards)
         self._trusts.append(thought.trust_B.detach())
         self._credit(thought, (controller_B - mixture_B).detach())
@@ -105,7 +109,8 @@ class QuestionLearner:
         """
         loss = torch.cat(self._losses).mean()
         rehearsed = self._rehearse()
-        total = before_backward(loss if rehearsed is None else loss + rehearsed)
+        total = loss + self.write_cost * torch.cat(self._writes).mean()
+        total = before_backward(total if rehearsed is None else total + rehearsed)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
@@ -213,6 +218,7 @@ class QuestionLearner:
 
     def _forget_batch(self) -> None:
         self._losses: list[Tensor] = []
+        self._writes: list[Tensor] = []
         self._rewards: list[float] = []
         self._trusts: list[Tensor] = []
         self._written: list[Written] = []

@@ -70,11 +70,8 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         """Live the experience: in turns, a batch of episodes of each task and one update."""
         trigger(self, "before_training_epoch")
         envs = [make(task, self.rows, task.train) for task in experience.tasks]
-        updates = experience.episodes // self.rows
-        self.learner.begin(updates)
-        for update in range(updates):
-            turn, visit = update % len(envs), update // len(envs)
-            episode = experience.first_episodes[turn] + visit * self.rows
+        self.learner.begin(sum(budget // self.rows for budget in experience.budgets))
+        for update, (turn, episode) in enumerate(experience.turns(self.rows)):
             trigger(self, "before_training_iteration")
             live(
                 self.agent,
@@ -215,6 +212,6 @@ def _answer_losses(strategy: Lifetime, batches: int) -> Any:
         envs = make(task, 1, task.train)
         listener = _Losses(strategy.agent)
         seed = strategy.seed * 1_000_003 + strategy.clock.train_iterations * strategy.rows + batch
-        options = {"episode": start + experience.episodes - 1 - batch, "task_start": start}
+        options = {"episode": start + experience.budgets[turn] - 1 - batch, "task_start": start}
         live(strategy.agent, envs, listener, task=0, seed=seed, options=options)
         yield torch.cat(listener.losses).sum()

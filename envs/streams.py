@@ -4,7 +4,7 @@ An experience is a budget of episodes in one task (or, for the joint reference, 
 Importing this module imports Avalanche, which takes seconds: import it when a life begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.scenarios.generic_scenario import CLExperience, EagerCLStream
@@ -19,7 +19,7 @@ class EpisodeExperience(CLExperience):  # type: ignore[misc]
         tasks: the tasks that take turns in it; one, but in the joint reference.
         numbers: the place of each in the stream.
         first_episodes: the number of the first episode of each.
-        episodes: how many episodes it lasts.
+        budgets: how many episodes of each are lived.
     """
 
     def __init__(
@@ -27,12 +27,33 @@ class EpisodeExperience(CLExperience):  # type: ignore[misc]
         tasks: Sequence[Task],
         numbers: Sequence[int],
         first_episodes: Sequence[int],
-        episodes: int,
+        budgets: Sequence[int],
     ) -> None:
         super().__init__(current_experience=None, origin_stream=None)
         self.tasks, self.numbers = tuple(tasks), tuple(numbers)
-        self.first_episodes, self.episodes = tuple(first_episodes), episodes
+        self.first_episodes, self.budgets = tuple(first_episodes), tuple(budgets)
         self.task_labels = list(numbers)
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes it lasts."""
+        return sum(self.budgets)
+
+    def turns(self, rows: int) -> Iterator[tuple[int, int]]:
+        """Yield for each batch of `rows` episodes whose turn it is and the first one's number.
+
+        The task that has least of its budget behind it comes next, so all end together.
+        """
+        lived = [0] * len(self.tasks)
+        while True:
+            left = [
+                turn for turn, budget in enumerate(self.budgets) if lived[turn] + rows <= budget
+            ]
+            if not left:
+                return
+            turn = min(left, key=lambda turn: (lived[turn] + rows) / self.budgets[turn])
+            yield turn, self.first_episodes[turn] + lived[turn]
+            lived[turn] += rows
 
     @property
     def task_label(self) -> int:
@@ -54,11 +75,11 @@ def make_benchmark(
 
     def one_by_one() -> list[EpisodeExperience]:
         return [
-            EpisodeExperience([task], [number], [starts[number]], episodes[number])
+            EpisodeExperience([task], [number], [starts[number]], [episodes[number]])
             for number, task in enumerate(tasks)
         ]
 
     train = one_by_one()
     if joint:
-        train = [EpisodeExperience(tasks, range(len(tasks)), starts, sum(episodes))]
+        train = [EpisodeExperience(tasks, range(len(tasks)), starts, episodes)]
     return CLScenario([EagerCLStream("train", train), EagerCLStream("test", one_by_one())])

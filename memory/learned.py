@@ -15,7 +15,8 @@ class RetentionPolicy(nn.Module):
 
     A small network gives the candidate a strength, P(add) = sigmoid(network(candidate)). The
     memory biases its attention by log P(add), so the gradient of the answer's loss reaches the
-    network through the read: no sampling, no variance. When there is no room, the slot with the
+    network through the read: no sampling, no variance. A price on expected writes (the learner's
+    `write_cost`) pulls down what no answer needs. When there is no room, the slot with the
     lowest strength leaves, or the candidate does if its own is lower; the choice itself is hard,
     so what is compared is exactly what the reads were trained with.
 
@@ -49,10 +50,13 @@ class RetentionPolicy(nn.Module):
         kept_B = (strength_B > self.threshold) & (~full_B | (strength_B > held_BN.amin(dim=1)))
         add_B4 = one_hot(torch.full_like(features.known_B, ADD), 4)
         skip_B4 = one_hot(torch.full_like(features.known_B, SKIP), 4)
-        # A kept candidate is written whatever its strength: the strength is its weight in reads.
-        action_B4 = torch.where(kept_B[:, None], strength_B[:, None] * add_B4, skip_B4)
+        # A kept candidate is written whatever its strength, which is its weight in reads. What is
+        # refused has no place; its strength still counts as an expected write.
+        refused_B4 = skip_B4 + strength_B[:, None] * (add_B4 - skip_B4)
+        action_B4 = torch.where(kept_B[:, None], strength_B[:, None] * add_B4, refused_B4)
         slots = features.filled_BN.shape[1]
-        free_B = torch.where(full_B, -1, first_argmax((~features.filled_BN).float()))
+        free_B = first_argmax((~features.filled_BN).float())
+        free_B = torch.where(full_B | ~kept_B, -1, free_B)
         victim_B = torch.where(full_B & kept_B, first_argmax(-held_BN), -1)
         nothing_B = torch.zeros_like(strength_B)
         return Decision(action_B4, one_hot(free_B, slots), one_hot(victim_B, slots), nothing_B)

@@ -33,6 +33,7 @@ class SlotsState(NamedTuple):
         birth_BN: the step of the last write, -1 where empty, int64 `[B, N]`.
         last_read_BN: the step of the last write or weighty read, int64 `[B, N]`.
         usage_BN: read weights summed since the slot was filled, `[B, N]`.
+        writes_B: writes expected so far, the sum of their probabilities, `[B]`.
         step_B: items taken so far, int64 `[B]`.
         key_B: names the episode for the noise of random policies, int64 `[B]`.
     """
@@ -42,6 +43,7 @@ class SlotsState(NamedTuple):
     birth_BN: Tensor
     last_read_BN: Tensor
     usage_BN: Tensor
+    writes_B: Tensor
     step_B: Tensor
     key_B: Tensor
 
@@ -125,7 +127,7 @@ class Slots(nn.Module):
         counter = torch.zeros(batch, dtype=torch.int64, device=device)
         values = torch.zeros(batch, self.slots, self.word_size, device=device)
         keys = counter if key_B is None else key_B.to(device)
-        return SlotsState(values, floats, whole, whole, floats, counter, keys)
+        return SlotsState(values, floats, whole, whole, floats, floats[:, 0], counter, keys)
 
     def step(self, state: SlotsState, item_BW: Tensor, policy: Policy) -> tuple[SlotsState, Read]:
         """Read with the item as the query, then write it as the policy decides."""
@@ -160,14 +162,15 @@ class Slots(nn.Module):
         batch, steps = present_BT.shape
         pool_BMW = torch.cat([state.values_BNW, items_BTW], dim=1)
         similarity_BMT = _cosine(pool_BMW, items_BTW) if _looks(policy) else None
-        eye = torch.eye(self.slots, self.slots + steps, device=items_BTW.device)
+        like = {"device": items_BTW.device, "dtype": items_BTW.dtype}
+        eye = torch.eye(self.slots, self.slots + steps, **like)
         mixture_BNM = eye.expand(batch, -1, -1)
         for t in range(steps):
             seen_BN = None if similarity_BMT is None else _dot(mixture_BNM, similarity_BMT[..., t])
             features = self._features(state, items_BTW[:, t], seen_BN)
             target_BN, merge_B, strength_B = _resolve(policy.decide(features), features)
             target_BN = target_BN & present_BT[:, t, None]
-            item_M = torch.zeros(self.slots + steps, device=items_BTW.device)
+            item_M = torch.zeros(self.slots + steps, **like)
             item_M[self.slots + t] = 1.0
             keep_BNM = mixture_BNM * (0.5 * merge_B)[:, None, None]
             new_BNM = keep_BNM + item_M * (1 - 0.5 * merge_B)[:, None, None]
@@ -282,6 +285,7 @@ def _bookkeeping(
         birth_BN=torch.where(target_BN, step_B1, state.birth_BN),
         last_read_BN=torch.where(target_BN, step_B1, state.last_read_BN),
         usage_BN=torch.where(target_BN, 0.0, state.usage_BN),
+        writes_B=state.writes_B + strength_B * present_B,
         step_B=state.step_B + present_B,
     )
 
