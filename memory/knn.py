@@ -1,7 +1,9 @@
 """Exact nearest neighbours by squared Euclidean distance, and the kernel of episodic control.
 
-The winners are found by a matrix product; their distances are then computed again by direct
-differences, because |q|^2 - 2 q.k + |k|^2 loses the zero that the kernel is most sensitive to.
+A matrix product leaves out the keys that cannot win; direct differences settle the rest, because
+|q|^2 - 2 q.k + |k|^2 loses the zero that the kernel is most sensitive to, and rounds differently
+in batches of different sizes, which would choose at random among equal keys. It knows nothing of
+what the keys stand for.
 
 Letters: B queries, N stored keys, D key size, K neighbours.
 """
@@ -9,7 +11,7 @@ Letters: B queries, N stored keys, D key size, K neighbours.
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 22  # entries of the B x n matrix that is held at once
+_CHUNK = 1 << 20  # entries of the B x n matrix that is held at once
 
 
 def nearest(
@@ -56,17 +58,35 @@ def inverse_distance_weights(distance_BK: Tensor, delta: float = 1e-3) -> Tensor
 
 
 def _select(query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, neighbours: int) -> Tensor:
-    """Return K candidate slots a query, found in chunks of keys."""
-    size = max(neighbours, _CHUNK // max(1, len(query_BD)))
-    best, slots = [], []
+    """Return the slots of the K nearest keys of a query, `[B, K]`, found in chunks of keys."""
+    query_BD, keys_ND = query_BD.float(), keys_ND.float()
+    size = max(1, _CHUNK // max(1, len(query_BD)))
+    best = []
     for first in range(0, len(keys_ND), size):
-        keys_nD = keys_ND[first : first + size]
-        score_Bn = keys_nD.square().sum(1) - 2 * query_BD @ keys_nD.T
-        score_Bn = score_Bn.masked_fill(~filled_N[first : first + size], torch.inf)
-        found = score_Bn.topk(min(neighbours, len(keys_nD)), dim=1, largest=False)
-        best.append(found.values)
-        slots.append(found.indices + first)
-    if len(best) == 1:
-        return slots[0]
-    merged = torch.cat(best, dim=1).topk(neighbours, dim=1, largest=False)
-    return torch.cat(slots, dim=1).gather(1, merged.indices)
+        chunk = slice(first, first + size)
+        exact_Bn = _exact_near_the_edge(query_BD, keys_ND[chunk], filled_N[chunk], neighbours)
+        slot_n = torch.arange(first, first + exact_Bn.shape[1], device=keys_ND.device)
+        # Bits of non-negative floats are ordered as the floats are: distance first, then slot.
+        order_Bn = (exact_Bn.view(torch.int32).long() << 32) | slot_n
+        best.append(order_Bn.topk(min(neighbours, len(slot_n)), dim=1, largest=False).values)
+    merged_BK = torch.cat(best, dim=1).topk(neighbours, dim=1, largest=False).values
+    return merged_BK & 0xFFFFFFFF
+
+
+def _exact_near_the_edge(
+    query_BD: Tensor, keys_nD: Tensor, filled_n: Tensor, neighbours: int
+) -> Tensor:
+    """Return squared distances `[B, n]` by direct differences, infinite for keys that cannot win.
+
+    A key stays if its score is within twice the rounding error of the K-th best: D roundings of
+    terms that are no larger than (|q| + |k|)^2.
+    """
+    square_n = keys_nD.square().sum(1)
+    score_Bn = (square_n - 2 * query_BD @ keys_nD.T).masked_fill(~filled_n, torch.inf)
+    last = score_Bn.topk(min(neighbours, len(keys_nD)), dim=1, largest=False).values[:, -1:]
+    longest = square_n.masked_fill(~filled_n, 0).amax().sqrt()
+    reach_B1 = (query_BD.norm(dim=1, keepdim=True) + longest).square()
+    edge_B1 = last + 2 * query_BD.shape[1] * torch.finfo(score_Bn.dtype).eps * reach_B1
+    row_P, key_P = ((score_Bn <= edge_B1) & filled_n).nonzero(as_tuple=True)
+    exact_P = (query_BD[row_P] - keys_nD[key_P]).square().sum(-1)
+    return torch.full_like(score_Bn, torch.inf).index_put((row_P, key_P), exact_P)
