@@ -28,6 +28,7 @@ from stillknows.memory.knn import inverse_distance_weights, nearest
 
 IDENTITIES = ("question", "text", "none")
 _PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
+_NOTHING = Written(SKIP, -1, -1)
 
 
 class NEC:
@@ -86,7 +87,7 @@ class NEC:
             "provenance_NC": torch.full((capacity, len(_PROVENANCE)), -1, **whole),  # type: ignore[call-overload]
         }
         self.seen = self.clock = self.next_id = 0
-        self._held: dict[int, dict[int, tuple[int, ...]]] = defaultdict(dict)
+        self._held: dict[int, dict[int, tuple[int, tuple[int, ...]]]] = defaultdict(dict)
         self._frozen = False
         if hasattr(policy, "begin"):
             policy.begin(capacity)
@@ -156,22 +157,19 @@ class NEC:
         if self._frozen:
             raise RuntimeError("The store is frozen: an examination writes nothing.")
         self.clock += 1
+        candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
         known = [self._known(name, tokens) for name, tokens in names]
         features = self._features(candidates, torch.tensor(known))
-        actions, slots, evicted = self._settle(self.policy.decide(features), features, names)
-        rows = [row for row, slot in enumerate(slots) if slot >= 0]
-        self._fill(rows, [slots[row] for row in rows], [actions[row] for row in rows], candidates)
-        added = [row for row in rows if actions[row] == ADD]
+        slots, written = self._settle(self.policy.decide(features), features, names)
+        last = {slot: row for row, slot in enumerate(slots) if slot >= 0}
+        self._fill(list(last), list(last.values()), written, candidates)
+        added = {slot: row for slot, row in last.items() if written[row].action == ADD}
         if added and hasattr(self.policy, "observe_write"):
-            where = torch.tensor([slots[row] for row in added])
-            self.policy.observe_write(where, candidates.outcome_BF[added])
+            where = torch.tensor(list(added), device=self.columns["filled_N"].device)
+            self.policy.observe_write(where, candidates.outcome_BF[list(added.values())])
         self.seen += len(names)
-        ids = self.provenance("id")[slots].tolist()
-        return [
-            Written(action, entry, gone) if slot >= 0 else Written(SKIP, -1, -1)
-            for action, slot, entry, gone in zip(actions, slots, ids, evicted, strict=True)
-        ]
+        return written
 
     def sample(self, size: int, key: int) -> Tensor:
         """Return up to `size` different filled slots, every one as likely; the same for a key."""
@@ -211,16 +209,22 @@ class NEC:
         return {"columns": {k: v.clone() for k, v in self.columns.items()}, **counters}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Become what `snapshot` was taken of."""
+        """Become what `snapshot` was taken of.
+
+        Raises:
+            ValueError: if that was a store of another capacity or other sizes.
+        """
+        shapes = [{k: v.shape for k, v in c.items()} for c in (self.columns, snapshot["columns"])]
+        if shapes[0] != shapes[1]:
+            raise ValueError("The snapshot is of a store of other sizes; build one like it first.")
         self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
         self.seen, self.clock = snapshot["seen"], snapshot["clock"]
         self.next_id = snapshot["next_id"]
         self._held = defaultdict(dict)
         hashes, ids = self.provenance("hash").tolist(), self.provenance("id").tolist()
         answers = [tuple(answer) for answer in self.columns["answers_NA"].tolist()]
-        filled = self.columns["filled_N"].nonzero()[:, 0].tolist()
-        for slot in sorted(filled, key=ids.__getitem__):
-            self._held[hashes[slot]][slot] = answers[slot]
+        for slot in self.columns["filled_N"].nonzero()[:, 0].tolist():
+            self._held[hashes[slot]][slot] = (ids[slot], answers[slot])
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -245,14 +249,14 @@ class NEC:
     def _known(self, name: int, answer: tuple[int, ...]) -> int:
         """Return the newest slot of this name, if all of its slots hold this answer, or -1."""
         held = self._held.get(name)
-        if self.identity == "none" or not held or any(a != answer for a in held.values()):
+        if self.identity == "none" or not held or any(a != answer for _, a in held.values()):
             return -1
-        return next(reversed(held))
+        return max(held, key=held.__getitem__)
 
     def _features(self, candidates: Candidates, known_B: Tensor) -> Features:
         """Return the features of all rows; rows of one step do not see each other."""
         columns, rows = self.columns, len(known_B)
-        filled_N, device = columns["filled_N"], columns["filled_N"].device
+        filled_N, device = columns["filled_N"].clone(), columns["filled_N"].device
         similarity_BN = torch.zeros(rows, 1, device=device).expand(-1, self.capacity)
         if getattr(self.policy, "needs_similarity", True):
             normal = torch.nn.functional.normalize
@@ -263,7 +267,7 @@ class NEC:
         return Features(
             candidate_BW=candidates.key_BD,
             similarity_BN=similarity_BN,
-            usage_BN=columns["uses_N"].expand(rows, -1),
+            usage_BN=columns["uses_N"].clone().expand(rows, -1),
             age_BN=age_N.expand(rows, -1),
             idle_BN=idle_N.expand(rows, -1),
             filled_BN=filled_N.expand(rows, -1),
@@ -275,74 +279,82 @@ class NEC:
 
     def _settle(
         self, decision: Decision, features: Features, names: list[tuple[int, tuple[int, ...]]]
-    ) -> tuple[list[int], list[int], list[int]]:
+    ) -> tuple[list[int], list[Written]]:
         """Give every row its slot, in order, and keep count of who holds what.
 
-        Free slots go to adds in their order. Where the room ended within this step, or the victim
-        has left already, the policy is asked again for that row, with what has changed.
+        Free slots go to adds in their order. Where the room ended within this step, or the slot
+        went to another entry, the policy is asked again for that row, with what has changed.
 
         Returns:
-            Actions, slots (-1 for none) and ids of evicted entries (-1 for none), one a row.
+            Slots (-1 for none), and what became of the candidates.
         """
         actions, slots = decision.action_B4.argmax(dim=1).tolist(), _places(decision)
         free = (~self.columns["filled_N"]).nonzero()[:, 0].tolist()[::-1]
         changed: set[int] = set()
-        evicted = [-1] * len(names)
+        written = [_NOTHING] * len(names)
         for row, (name, answer) in enumerate(names):
-            if actions[row] == ADD and free:
-                slots[row] = free.pop()
-            elif actions[row] == ADD and (slots[row] in changed or slots[row] < 0):
+            action, slot = actions[row], slots[row]
+            if action == ADD and free:
+                slot = free.pop()
+            elif slot in changed or (action == ADD and slot < 0):
                 again = self.policy.decide(_changed(features, row, changed))
-                actions[row], slots[row] = int(again.action_B4.argmax()), _places(again)[0]
-            slot = slots[row]
-            if actions[row] == SKIP or slot < 0 or (actions[row] != ADD and slot in changed):
+                action, slot = int(again.action_B4.argmax()), _places(again)[0]
+            if action == SKIP or slot < 0 or (action != ADD and not self._holds(slot, changed)):
                 slots[row] = -1
                 continue
-            if actions[row] == ADD:
-                evicted[row] = self._clear(slot)
-                self._stamp(slot, name)
-                changed.add(slot)
-            self._held[name][slot] = answer
-        return actions, slots, evicted
+            gone = self._clear(slot)
+            entry = self._stamp(slot, changed) if action == ADD else gone
+            self.provenance("hash")[slot] = name
+            self._held[name][slot] = (entry, answer)
+            slots[row] = slot
+            written[row] = Written(action, entry, gone if action == ADD else -1)
+        return slots, written
+
+    def _holds(self, slot: int, changed: set[int]) -> bool:
+        """Return whether a slot holds an entry from before this step."""
+        return bool(self.columns["filled_N"][slot]) and slot not in changed
 
     def _clear(self, slot: int) -> int:
-        """Forget the entry at a slot and return its id, -1 if there was none."""
+        """Take the entry at a slot off its name; return its id, -1 if there was none."""
         if not self.columns["filled_N"][slot]:
             return -1
-        entry, name = int(self.provenance("id")[slot]), int(self.provenance("hash")[slot])
-        del self._held[name][slot]
+        name = int(self.provenance("hash")[slot])
+        entry, _ = self._held[name].pop(slot)
         if not self._held[name]:
             del self._held[name]
         return entry
 
-    def _stamp(self, slot: int, name: int) -> None:
-        """Give a new entry its id, its birth and its name."""
-        row = [self.next_id, -1, -1, -1, self.seen, self.clock, name]
+    def _stamp(self, slot: int, changed: set[int]) -> int:
+        """Begin a new entry at a slot and return its id."""
+        row = [self.next_id, -1, -1, -1, self.seen, self.clock, -1]
         self.columns["provenance_NC"][slot] = torch.tensor(row)
         self.columns["uses_N"][slot] = 0
         self.columns["filled_N"][slot] = True
+        changed.add(slot)
         self.next_id += 1
+        return self.next_id - 1
 
     def _fill(
-        self, rows: list[int], slots: list[int], actions: list[int], candidates: Candidates
+        self, slots: list[int], rows: list[int], written: list[Written], candidates: Candidates
     ) -> None:
         """Write the contents: over what was there, or (merge) halfway between the two."""
         if not rows:
             return
         columns = self.columns
-        share = torch.tensor([[0.5 if action == MERGE else 1.0] for action in actions])
+        share = torch.tensor([[0.5 if written[row].action == MERGE else 1.0] for row in rows])
         for name, new in (("keys_ND", candidates.key_BD), ("vectors_NV", candidates.vector_BV)):
             if columns[name].shape[1]:
                 old = columns[name][slots]
-                columns[name][slots] = torch.lerp(old, new[rows], share.to(old))
-        columns["answers_NA"][slots] = _fit(candidates.answers_BA[rows], self.answer_length)
-        columns["story_NTL"][slots] = candidates.story_BTL[rows].to(torch.int16)
-        where = torch.stack([candidates.task_B, candidates.episode_B, candidates.step_B], dim=1)
-        columns["provenance_NC"][slots, 1:4] = where[rows].to(columns["provenance_NC"])
+                columns[name][slots] = torch.lerp(old, new[rows].to(old), share.to(old))
+        where_BC = torch.stack([candidates.task_B, candidates.episode_B, candidates.step_B], dim=1)
+        answers_BA = _fit(candidates.answers_BA[rows], self.answer_length)
+        columns["answers_NA"][slots] = answers_BA.to(columns["answers_NA"])
+        columns["story_NTL"][slots] = candidates.story_BTL[rows].to(columns["story_NTL"])
+        columns["provenance_NC"][slots, 1:4] = where_BC[rows].to(columns["provenance_NC"])
         self.provenance("last_use")[slots] = self.clock
 
     def _touch(self, slots: Tensor, weights: Tensor) -> None:
-        self.columns["uses_N"].index_add_(0, slots, weights)
+        self.columns["uses_N"].index_add_(0, slots, weights.to(self.columns["uses_N"]))
         self.provenance("last_use")[slots] = self.clock
 
     def _neighbours_of(self, probe: Tensor) -> Tensor:
@@ -361,13 +373,15 @@ def _places(decision: Decision) -> list[int]:
 
 
 def _changed(features: Features, row: int, changed: set[int]) -> Features:
-    """Return the features of one row after the slots in `changed` were written anew."""
+    """Return the features of one row after the slots in `changed` went to new entries."""
     parts: Any = (None if part is None else part[row : row + 1].clone() for part in features)
     one = Features(*parts)
     slots = list(changed)
     for part in (one.usage_BN, one.age_BN, one.idle_BN, one.similarity_BN):
         part[0, slots] = 0
     one.filled_BN[0, slots] = True
+    if int(one.known_B) in changed:
+        one.known_B.fill_(-1)
     return one
 
 
