@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stillknows.memory import noise
 from stillknows.memory.episodic import Candidates, Entries, Recall, Written
-from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features, Policy
+from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, Policy
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
 IDENTITIES = ("question", "text", "none")
@@ -43,6 +43,9 @@ class NEC:
         story_shape: the most sentences and tokens of a sentence that are kept (T, L).
         neighbours: how many entries a read takes (K; 50 in the paper).
         delta: of the kernel.
+        update_rate: how far an update moves a stored vector to the new one. 1 for answers; for
+            N-step returns (a store for each action, `vector_size` 1, the state's hash, blank
+            answers) the alpha of equation 4, Q_i += alpha (Q_N - Q_i).
         identity: when an entry is known already. `question`: the same question is stored, and
             always with this answer (a fact that holds is refreshed, a question whose answer
             depends on the story is appended); `text`: the same story and answer; `none`: never.
@@ -64,6 +67,7 @@ class NEC:
         story_shape: tuple[int, int] = (32, 16),
         neighbours: int = 8,
         delta: float = 1e-3,
+        update_rate: float = 1.0,
         identity: str = "question",
         key: int = 0,
         device: torch.device | str = "cpu",
@@ -76,6 +80,7 @@ class NEC:
         self.answer_length = answer_length
         self.story_shape = (story_shape[0], story_shape[1])
         self.neighbours, self.delta, self.key = neighbours, delta, key
+        self.update_rate = update_rate
         whole = {"dtype": torch.int64, "device": device}
         self.columns: dict[str, Tensor] = {
             "keys_ND": torch.zeros(capacity, key_size, device=device),
@@ -340,12 +345,15 @@ class NEC:
         """Write the contents: over what was there, or (merge) halfway between the two."""
         if not rows:
             return
-        columns = self.columns
-        share = torch.tensor([[0.5 if written[row].action == MERGE else 1.0] for row in rows])
-        for name, new in (("keys_ND", candidates.key_BD), ("vectors_NV", candidates.vector_BV)):
+        columns, rate = self.columns, self.update_rate
+        actions = [written[row].action for row in rows]
+        pairs = (("keys_ND", candidates.key_BD, 1.0), ("vectors_NV", candidates.vector_BV, rate))
+        for name, new, update in pairs:
             if columns[name].shape[1]:
+                shares = {ADD: 1.0, UPDATE: update, MERGE: 0.5}
                 old = columns[name][slots]
-                columns[name][slots] = torch.lerp(old, new[rows].to(old), share.to(old))
+                share = old.new_tensor([[shares[action]] for action in actions])
+                columns[name][slots] = torch.lerp(old, new[rows].to(old), share)
         where_BC = torch.stack([candidates.task_B, candidates.episode_B, candidates.step_B], dim=1)
         answers_BA = _fit(candidates.answers_BA[rows], self.answer_length)
         columns["answers_NA"][slots] = answers_BA.to(columns["answers_NA"])

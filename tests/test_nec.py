@@ -196,6 +196,20 @@ def test_a_merge_is_halfway_and_an_update_of_nothing_is_nothing():
     assert memory.columns["answers_NA"][0].tolist() == [6, 1]
 
 
+def test_a_known_state_moves_its_return_by_alpha_and_takes_the_new_key():
+    memory = store(Leave(), capacity=2, update_rate=0.25)
+    candidates = [offer((1, 0), seed=seed) for seed in range(3)]
+    expected = candidates[0].vector_BV[0].clone()
+    for candidate in candidates:
+        memory.remember(candidate)
+        expected += 0.25 * (candidate.vector_BV[0] - expected)
+        torch.testing.assert_close(memory.columns["vectors_NV"][0], expected)
+        assert torch.equal(memory.columns["keys_ND"][0], candidate.key_BD[0])
+    memory.remember(offer((2, 0), seed=7))
+    memory.remember(offer((3, 0), seed=8))  # an add owes nothing to who was there before
+    assert torch.equal(memory.columns["vectors_NV"][0], offer((3, 0), seed=8).vector_BV[0])
+
+
 def test_least_recently_read_leaves_first():
     memory = store(Leave("idle_BN"), capacity=3, neighbours=1)
     for number in range(3):
