@@ -165,6 +165,25 @@ def test_a_fact_whose_slot_was_taken_within_the_step_is_added_again():
     assert 1 in memory.provenance("hash").tolist()
 
 
+class Obey(Say):
+    """Does at its slot what the reward of the candidate names."""
+
+    def decide(self, features: Features) -> Decision:
+        assert features.outcome_BF is not None
+        decision = super().decide(features)
+        return decision._replace(action_B4=one_hot(features.outcome_BF[:, 1].long(), 4))
+
+
+def test_nothing_updates_an_entry_of_its_own_step():
+    memory = store(Obey(), capacity=2)
+    actions = torch.tensor([ADD, ADD, ADD, UPDATE])
+    outcome_BF = one_hot(torch.ones(4, dtype=torch.int64), 3) * actions[:, None]
+    candidates = offer((1, 5), (2, 6), (3, 7), (4, 8))._replace(outcome_BF=outcome_BF)
+    written = memory.remember(candidates)
+    assert written == [(ADD, 0, -1), (ADD, 1, -1), (ADD, 2, 0), (SKIP, -1, -1)]
+    assert torch.equal(memory.columns["keys_ND"][0], candidates.key_BD[2])
+
+
 def test_an_update_of_any_slot_renames_it():
     policy = Say(ADD)
     memory = store(policy, capacity=3)
