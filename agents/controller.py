@@ -18,12 +18,12 @@ from stillknows.agents.tokenizer import PAD
 Cache = list[tuple[Tensor, Tensor]]
 
 
-def rotate(x_BHLE: Tensor, first: int) -> Tensor:
-    """Turn each pair of numbers by its position times its frequency; positions from `first`."""
-    length, half = x_BHLE.shape[2], x_BHLE.shape[3] // 2
+def rotate(x_BHLE: Tensor, position_BL: Tensor) -> Tensor:
+    """Turn each pair of numbers by its position (int64 `[B, L]`) times its frequency."""
+    half = x_BHLE.shape[3] // 2
     frequency = 1000.0 ** (-torch.arange(half, device=x_BHLE.device) / half)
-    angle_LE = torch.arange(first, first + length, device=x_BHLE.device)[:, None] * frequency
-    cos, sin = angle_LE.cos().to(x_BHLE), angle_LE.sin().to(x_BHLE)
+    angle_B1LE = position_BL[:, None, :, None] * frequency
+    cos, sin = angle_B1LE.cos().to(x_BHLE), angle_B1LE.sin().to(x_BHLE)
     a, b = x_BHLE.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -43,14 +43,18 @@ class Block(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
 
     def forward(
-        self, x_BLD: Tensor, mask_BLC: Tensor, cache: tuple[Tensor, Tensor] | None
+        self,
+        x_BLD: Tensor,
+        mask_BLC: Tensor,
+        position_BL: Tensor,
+        cache: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the new `[B, L, D]` and keys and values `[B, H, C, E]` of all so far."""
         batch, length, _ = x_BLD.shape
         parts = self.query_key_value(self.norm_attention(x_BLD))
         parts = parts.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        first = 0 if cache is None else cache[0].shape[2]
-        query, key, value = rotate(parts[0], first), rotate(parts[1], first), parts[2]
+        query, key = rotate(parts[0], position_BL), rotate(parts[1], position_BL)
+        value = parts[2]
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
         read = nn.functional.scaled_dot_product_attention(
@@ -95,12 +99,13 @@ class Transformer(nn.Module):
         """
         present_BL = tokens_BL != PAD
         x_BLD = self._embed(tokens_BL)
-        mask_BLL = torch.ones(
-            2 * [tokens_BL.shape[1]], dtype=torch.bool, device=x_BLD.device
-        ).tril()
+        length = tokens_BL.shape[1]
+        mask_LL = torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).tril()
+        mask_BLL = mask_LL.expand(len(x_BLD), -1, -1)
+        position_1L = torch.arange(length, device=x_BLD.device)[None]
         cache: Cache = []
         for block in self.blocks:
-            x_BLD, key_value = block(x_BLD, mask_BLL.expand(len(x_BLD), -1, -1), None)
+            x_BLD, key_value = block(x_BLD, mask_BLL, position_1L, None)
             cache.append(key_value)
         weight_BL = present_BL / present_BL.sum(1, keepdim=True).clamp(min=1)
         return self.norm_sentence((x_BLD * weight_BL[..., None]).sum(1)), cache
@@ -119,14 +124,16 @@ class Transformer(nn.Module):
         Returns:
             Logits `[B, A + 1, V]`.
         """
+        present_BL = question_BL != PAD
         spoken_BAD = self.embedding(answer_BA) + self.positions[: answer_BA.shape[1]]
         x_BSD = torch.cat([fused_BD[:, None], spoken_BAD], dim=1)
         steps = x_BSD.shape[1]
         own_SS = torch.ones(steps, steps, dtype=torch.bool, device=x_BSD.device).tril()
-        seen_BSL = (question_BL != PAD)[:, None].expand(-1, steps, -1)
+        seen_BSL = present_BL[:, None].expand(-1, steps, -1)
         mask_BSC = torch.cat([seen_BSL, own_SS.expand(len(x_BSD), -1, -1)], dim=2)
+        position_BS = present_BL.sum(1, keepdim=True) + torch.arange(steps, device=x_BSD.device)
         for block, past in zip(self.blocks, cache, strict=True):
-            x_BSD, _ = block(x_BSD, mask_BSC, past)
+            x_BSD, _ = block(x_BSD, mask_BSC, position_BS, past)
         hidden_BSD = self.norm_answer(x_BSD)
         logits_BSV: Tensor = hidden_BSD @ self.embedding.weight.T * self.sharpness
         return logits_BSV

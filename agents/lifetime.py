@@ -6,6 +6,7 @@ on all again.
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,35 +87,33 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
     tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
     agent = build_agent(config, tasks)
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
-    log = LifetimeLog(folder)
-    log.append("lifetime", **_describe(config, tasks))
-    strategy = Lifetime(
-        agent=agent,
-        learner=learner,
-        log=log,
-        rows=config.rows,
-        exam_episodes=config.stream.exam_episodes,
-        seed=config.seed,
-        plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
-        progress=progress,
-    )
-    budgets = episodes_of(config)
-    benchmark = make_benchmark(tasks, budgets, joint=config.stream.joint)
-    strategy.eval(benchmark.test_stream)
-    for number, experience in enumerate(benchmark.train_stream, start=1):
-        strategy.train(experience, eval_streams=[])
-        strategy.finished = number == len(benchmark.train_stream)
+    with closing(LifetimeLog(folder)) as log:
+        log.append("lifetime", **_describe(config, tasks))
+        strategy = Lifetime(
+            agent=agent,
+            learner=learner,
+            log=log,
+            rows=config.rows,
+            exam_episodes=config.stream.exam_episodes,
+            seed=config.seed,
+            plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
+            progress=progress,
+        )
+        benchmark = make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
         strategy.eval(benchmark.test_stream)
-    _write_floors(log, tasks, config)
-    store = agent.episodic_memory
-    log.append(
-        "end",
-        updates=learner.updates,
-        parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
-        memory_bytes=0 if store is None else store.nbytes,
-    )
-    log.append("clock", seconds=time.monotonic() - begun)
-    log.close()
+        for number, experience in enumerate(benchmark.train_stream, start=1):
+            strategy.train(experience, eval_streams=[])
+            strategy.finished = number == len(benchmark.train_stream)
+            strategy.eval(benchmark.test_stream)
+        _write_floors(log, tasks, config)
+        store = agent.episodic_memory
+        log.append(
+            "end",
+            updates=learner.updates,
+            parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
+            memory_bytes=0 if store is None else store.nbytes,
+        )
+        log.append("clock", seconds=time.monotonic() - begun)
 
 
 def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:

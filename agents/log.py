@@ -13,7 +13,8 @@ Events, each with `event` and `time` (seconds since the epoch):
   entry a question: `episodes`, `steps`, `correct`, `carried`.
 - `floor`: `task`, `majority`, `last_mentioned`.
 - `rekey`: `experience`, `overlap` (share of neighbours that stay).
-- `end`: `updates`, `parameters`, `memory_bytes`, `seconds`.
+- `end`: `updates`, `parameters`, `memory_bytes`.
+- `clock`: `seconds`, of the whole life; the only event that another run of a seed does not repeat.
 """
 
 import json

@@ -178,13 +178,13 @@ class EWC(EWCPlugin):  # type: ignore[misc]
         **__: Any,
     ) -> dict[str, ParamData]:
         """Return the diagonal of the Fisher information of the answers."""
+        squares = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
         weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        squares = {name: torch.zeros_like(p) for name, p in weights.items()}
         for loss in _answer_losses(dataset, self.batches):
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for square, gradient in zip(squares.values(), gradients, strict=True):
+            for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
-                    square += gradient.square() / self.batches
+                    squares[name] += gradient.square() / self.batches
         return {
             name: ParamData(name, square.shape, init_tensor=square, device=square.device)
             for name, square in squares.items()

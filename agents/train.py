@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
 from hydra.errors import (
-    ConfigCompositionException,
+    HydraException,
     InstantiationException,
     MissingConfigException,
 )
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
@@ -38,6 +39,9 @@ def train(overrides: Sequence[str]) -> Path:
         ValueError: with one sentence, for any option, value, device or folder that cannot be.
     """
     config = compose_config(overrides)
+    for name in ("arms", "seeds"):
+        if not OmegaConf.is_list(config[name]) or not len(config[name]):
+            raise ValueError(f"{name}={config[name]} should be a list, such as {name}=[…].")
     lives = [
         (arm, seed, compose_config([*overrides, f"arm={arm}", f"seed={seed}"]))
         for arm in config.arms
@@ -62,16 +66,26 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     """
     try:
         with initialize_config_module("stillknows.configs", version_base="1.3"):
-            return compose("train", list(overrides))
+            config, plain = compose("train", list(overrides)), compose("train")
     except MissingConfigException as error:
         group, _, wrong = str(error.missing_cfg_file or "").strip("/").rpartition("/")
         raise ValueError(
             f"There is no {group} '{wrong}'. {suggest(wrong, _choices(group))}"
         ) from error
-    except (ConfigCompositionException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(
             f"The options do not fit: {_first_sentence(error)}{_near(error)}"
         ) from error
+    for override in overrides:
+        name, _, value = override.partition("=")
+        _expect_number(name, value, *(OmegaConf.select(c, name) for c in (plain, config)))
+    return config
+
+
+def _expect_number(name: str, value: str, usual: Any, given: Any) -> None:
+    """Raise a ValueError if an option that is a number was given something else."""
+    if isinstance(usual, int | float) and not isinstance(given, int | float):
+        raise ValueError(f"{name}={value} should be a number, such as {usual}.")
 
 
 def _near(error: BaseException) -> str:
@@ -113,13 +127,14 @@ def _check(config: DictConfig) -> None:
         raise ValueError(
             f"device={config.device} is not there; choose device=cpu or see that CUDA works."
         ) from error
-    episodes_of(config)
+    if not episodes_of(config):
+        raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
     try:
         tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
         for task in tasks:
             make(task, 1, task.train).close()
-        build_agent(config, tasks)
-        hydra.utils.instantiate(config.plugins)
+        agent = build_agent(config, tasks)
+        hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(_cause(error)) from error
 

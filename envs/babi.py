@@ -136,6 +136,10 @@ Parsed = tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]] | None, ...]]
 
 def _files(directory: str, size: str, task: str, split: str) -> tuple[Path, ...]:
     """Return the files of a split."""
+    if not directory:
+        raise ValueError(
+            f"stream.directory is not given: unpack {ARCHIVE} and name the folder that holds en-10k/."
+        )
     root = Path(directory)
     found = tuple(sorted((root / size).glob(f"{task}_*_{SPLITS[split]}.txt")))
     if not found and split == "train":

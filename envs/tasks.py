@@ -4,6 +4,7 @@ This file knows nothing of Avalanche (see `streams.py`) and nothing of agents.
 """
 
 import difflib
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,11 +78,11 @@ def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
     spec = _spec(task.id)
     if spec.vector_entry_point is not None:
         mode = "vector_entry_point"
-        envs = gymnasium.make_vec(task.id, rows, vectorization_mode=mode, **arguments)
+        envs = gymnasium.make_vec(spec, rows, vectorization_mode=mode, **arguments)
         spaces_met = (envs.single_observation_space, envs.single_action_space)
     else:
         rest = {"disable_env_checker": True, **arguments}
-        plain = [gymnasium.make(task.id, **rest) for _ in range(rows)]
+        plain = [gymnasium.make(spec, **rest) for _ in range(rows)]
         envs = TextVectorEnv(plain)
         spaces_met = (plain[0].observation_space, plain[0].action_space)
     for space in spaces_met:
@@ -94,11 +95,19 @@ def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
 
 
 def _spec(id: str) -> gymnasium.envs.registration.EnvSpec:
+    """Return what Gymnasium knows of an id, after importing the module named before a colon."""
+    module, _, name = id.rpartition(":")
     try:
-        return gymnasium.spec(id)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{id}: there is no module '{error.name}'; put its folder on PYTHONPATH."
+        ) from error
+    except gymnasium.error.Error as error:
         ours = [known for known in gymnasium.registry if known.startswith("stillknows/")]
-        raise ValueError(f"There is no environment '{id}'. {suggest(id, ours)}") from error
+        raise ValueError(f"There is no environment '{name}'. {suggest(name, ours)}") from error
 
 
 def _heard(env: TextVector, episodes: int = 32) -> set[str]:

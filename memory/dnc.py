@@ -210,8 +210,8 @@ class DNC(nn.Module):
 
     def _parse(self, vector_BX: Tensor) -> Interface:
         """Split and squash the interface vector xi_t."""
-        keys, strengths, key, strength, erase, write, free, allocate, gate, modes = vector_BX.split(
-            self.sizes, dim=1
+        keys, strengths, key, strength, erase, write, free, allocate, gate, modes = torch.split(
+            vector_BX, self.sizes, dim=1
         )
         shape = (len(vector_BX), self.read_heads, -1)
         return Interface(

@@ -17,24 +17,27 @@ class RetentionPolicy(nn.Module):
     memory biases its attention by log P(add), so the gradient of the answer's loss reaches the
     network through the read: no sampling, no variance. A price on expected writes (the learner's
     `write_cost`) pulls down what no answer needs. When there is no room, the slot with the
-    lowest strength leaves, or the candidate does if its own is lower; the choice itself is hard,
-    so what is compared is exactly what the reads were trained with.
+    lowest strength leaves, or the candidate does if its own is lower. In training the comparison
+    is perturbed by logistic noise, so that what is refused now can still prove its worth.
 
     Args:
         word_size: width of a candidate (W).
         hidden: width of the network.
         threshold: strength below which nothing is written even if there is room.
+        exploration: scale of the noise in training, in units of the strength's logit.
     """
 
     needs_similarity = False
 
-    def __init__(self, word_size: int, hidden: int = 32, threshold: float = 0.0) -> None:
+    def __init__(
+        self, word_size: int, hidden: int = 32, threshold: float = 0.0, exploration: float = 1.0
+    ) -> None:
         super().__init__()
         self.network = nn.Sequential(nn.Linear(word_size, hidden), nn.GELU(), nn.Linear(hidden, 1))
         last = self.network[2]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, 2.0)  # at first nearly everything is kept as it is
-        self.threshold = threshold
+        self.threshold, self.exploration = threshold, exploration
 
     def decide(self, features: Features) -> Decision:
         """Return P(add) under `ADD` where the candidate is kept, with a gradient, else skip.
@@ -46,8 +49,12 @@ class RetentionPolicy(nn.Module):
             raise ValueError("RetentionPolicy needs a memory that keeps strengths, such as slots.")
         strength_B = torch.sigmoid(self.network(features.candidate_BW))[:, 0]
         full_B = features.filled_BN.all(dim=1)
-        held_BN = features.strength_BN.masked_fill(~features.filled_BN, torch.inf)
-        kept_B = (strength_B > self.threshold) & (~full_B | (strength_B > held_BN.amin(dim=1)))
+        rank_BM = torch.cat([features.strength_BN, strength_B[:, None]], dim=1).logit(eps=1e-6)
+        if self.training:
+            rank_BM = rank_BM + self.exploration * features.noise_BM.logit(eps=1e-6)
+        held_BN = rank_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
+        wanted_B = ~full_B | (rank_BM[:, -1] > held_BN.amin(dim=1))
+        kept_B = (strength_B > self.threshold) & wanted_B
         add_B4 = one_hot(torch.full_like(features.known_B, ADD), 4)
         skip_B4 = one_hot(torch.full_like(features.known_B, SKIP), 4)
         # A kept candidate is written whatever its strength, which is its weight in reads. What is

@@ -162,16 +162,14 @@ class Slots(nn.Module):
         batch, steps = present_BT.shape
         pool_BMW = torch.cat([state.values_BNW, items_BTW], dim=1)
         similarity_BMT = _cosine(pool_BMW, items_BTW) if _looks(policy) else None
-        like = {"device": items_BTW.device, "dtype": items_BTW.dtype}
-        eye = torch.eye(self.slots, self.slots + steps, **like)
-        mixture_BNM = eye.expand(batch, -1, -1)
+        eye_MM = torch.eye(self.slots + steps).to(items_BTW)
+        mixture_BNM = eye_MM[: self.slots].expand(batch, -1, -1)
         for t in range(steps):
             seen_BN = None if similarity_BMT is None else _dot(mixture_BNM, similarity_BMT[..., t])
             features = self._features(state, items_BTW[:, t], seen_BN)
             target_BN, merge_B, strength_B = _resolve(policy.decide(features), features)
             target_BN = target_BN & present_BT[:, t, None]
-            item_M = torch.zeros(self.slots + steps, **like)
-            item_M[self.slots + t] = 1.0
+            item_M = eye_MM[self.slots + t]
             keep_BNM = mixture_BNM * (0.5 * merge_B)[:, None, None]
             new_BNM = keep_BNM + item_M * (1 - 0.5 * merge_B)[:, None, None]
             mixture_BNM = torch.where(target_BN[..., None], new_BNM, mixture_BNM)

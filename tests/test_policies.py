@@ -77,38 +77,39 @@ def test_surprise_novelty_and_nothing() -> None:
 
 
 def test_retention_learns_through_the_read_what_to_keep() -> None:
-    """16 items, 4 marked by their first number, room for 4: the marked ones are asked for."""
+    """Room for 4 of 12 items; 2 are marked, and they alone tell the answer."""
     torch.manual_seed(0)
+    rows, here = 32, torch.ones(32, 13, dtype=torch.bool)
     memory = Slots(4, 8, hops=1, heads=1, recency=(0.0,))
-    policy = RetentionPolicy(8, hidden=16)
-    out = torch.nn.Linear(8, 3)
+    policy, out = RetentionPolicy(8, hidden=16), torch.nn.Linear(8, 2)
     weights = [*memory.parameters(), *policy.parameters(), *out.parameters()]
     optimizer = torch.optim.Adam(weights, lr=1e-2)
-    here = torch.ones(64, 17, dtype=torch.bool)
 
     def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         drawn = torch.Generator().manual_seed(seed)
-        x = torch.randn(64, 17, 8, generator=drawn)
-        marked = torch.rand(64, 16, generator=drawn).argsort(1) < 4
-        x[:, :16, 0] = torch.where(marked, 2.0, -2.0)
-        return x, marked
+        x = torch.randn(rows, 13, 8, generator=drawn)
+        marked = torch.rand(rows, 12, generator=drawn).argsort(1) < 2
+        answer = torch.rand(rows, 1, generator=drawn) < 0.5
+        x[:, :12, 0] = torch.where(marked, 2.0, -2.0)
+        x[:, :12, 1] = torch.where(marked, torch.where(answer, 2.0, -2.0), x[:, :12, 1])
+        return x, answer[:, 0].long()
 
-    def kept(policy, seed: int) -> float:
-        x, _ = batch(seed)
-        state, _ = memory.sequence(memory.initial_state(64), x, here, policy)
-        return (state.values_BNW[..., 0] > 0).float().mean().item()
+    def marked_kept(policy) -> float:
+        x, _ = batch(1000)
+        state, _ = memory.sequence(memory.initial_state(rows), x, here, policy)
+        return (state.values_BNW[..., 0] > 0).float().sum(1).mean().item() / 2
 
     for step in range(150):
-        x, marked = batch(step)
-        state, read = memory.sequence(memory.initial_state(64), x, here, policy)
-        target = (x[:, :16, 1:4] * marked[..., None]).sum(1) / 4
-        loss = (out(read.values_BRW[:, -1]) - target).square().mean()
-        loss = loss + 0.1 * state.writes_B.mean() / 16
+        x, answer = batch(step)
+        start = memory.initial_state(rows, key_B=torch.arange(rows) + rows * step)
+        state, read = memory.sequence(start, x, here, policy)
+        loss = torch.nn.functional.cross_entropy(out(read.values_BRW[:, -1]), answer)
+        loss = loss + 0.1 * state.writes_B.mean() / 12
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert kept(policy, 1000) > 0.9
-    assert kept(rules.EvictOldest(), 1000) < 0.35
+    assert marked_kept(policy.eval()) > 0.9
+    assert marked_kept(rules.EvictOldest()) < 0.5
 
 
 def test_utility_keeps_what_earns() -> None:

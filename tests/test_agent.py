@@ -1,0 +1,222 @@
+"""The agent: its words, its controller, how it answers, and that examinations leave no trace."""
+
+import hydra.utils
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.controller import Transformer
+from stillknows.agents.episode import live
+from stillknows.agents.examine import examine
+from stillknows.agents.fuse import Concatenation, Gate
+from stillknows.agents.lifetime import build_agent
+from stillknows.agents.tokenizer import PAD, WordTokenizer
+from stillknows.agents.train import compose_config
+from stillknows.envs.tasks import Task, make
+
+TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
+
+
+def tasks_of(config: DictConfig) -> list[Task]:
+    found: list[Task] = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    return found
+
+
+def warmed(config: DictConfig, batches: int = 3) -> tuple[MemoryAgent, list[Task]]:
+    """Return an agent that has learned for some batches, so that its store holds something."""
+    torch.manual_seed(0)
+    tasks = tasks_of(config)
+    agent = build_agent(config, tasks)
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0)
+    learner.begin(batches)
+    envs = make(tasks[0], 8, tasks[0].train)
+    for batch in range(batches):
+        live(agent, envs, learner, task=0, seed=8 * batch, options={"episode": 8 * batch})
+        learner.update()
+    return agent, tasks
+
+
+# --- Words -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text("abcdefghij0189", min_size=1, max_size=6), max_size=8))
+def test_every_text_comes_back(words: list[str]) -> None:
+    tokenizer = WordTokenizer(["abc", "hij", "."])
+    text = " ".join(words)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_known_words_are_one_token_and_padding_is_behind() -> None:
+    tokenizer = WordTokenizer(["mary", "went", "."])
+    batch = tokenizer.batch(["mary went .", "mary"])
+    assert batch.shape == (2, 3)
+    assert batch[1].tolist() == [tokenizer.ids["mary"], PAD, PAD]
+
+
+# --- Controller --------------------------------------------------------------------------------
+
+
+def test_a_sentence_reads_the_same_in_any_company() -> None:
+    torch.manual_seed(0)
+    controller = Transformer(20, width=16, heads=2, layers=2)
+    short = torch.tensor([[5, 6, 7]])
+    padded = torch.tensor([[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]])
+    torch.testing.assert_close(controller.encode(short)[0][0], controller.encode(padded)[0][0])
+
+
+def test_an_answer_is_scored_the_same_token_by_token_and_at_once() -> None:
+    torch.manual_seed(0)
+    controller = Transformer(20, width=16, heads=2, layers=2)
+    question = torch.tensor([[5, 6, 7, 0], [8, 9, 10, 11]])
+    answer, fused = torch.tensor([[4, 9, 3], [7, 7, 2]]), torch.randn(2, 16)
+    _, cache = controller.encode(question)
+    whole = controller.answer_logits(fused, question, cache, answer)
+    for length in range(4):
+        part = controller.answer_logits(fused, question, cache, answer[:, :length])
+        torch.testing.assert_close(part, whole[:, : length + 1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_soft_token_reaches_the_answer() -> None:
+    torch.manual_seed(0)
+    controller = Transformer(20, width=16, heads=2)
+    question = torch.tensor([[5, 6, 7]])
+    fused = torch.randn(1, 16, requires_grad=True)
+    _, cache = controller.encode(question)
+    controller.answer_logits(fused, question, cache, question[:, :0])[0, 0, 3].backward()
+    assert fused.grad is not None
+    assert fused.grad.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("fuse", [Gate, Concatenation])
+def test_fusing_nothing_is_what_was_seen(fuse: type) -> None:
+    seen = torch.randn(3, 8)
+    assert torch.equal(fuse(8, 0, 0)(seen, None, None), seen)
+    fused = fuse(8, 6, 4)(seen, torch.randn(3, 2, 3), torch.randn(3, 4))
+    assert fused.shape == (3, 8)
+    assert not torch.equal(fused, seen)
+
+
+# --- Agent -------------------------------------------------------------------------------------
+
+
+def test_statements_wait_and_an_answer_needs_its_story(tiny: DictConfig) -> None:
+    agent, _ = warmed(tiny)
+    state = agent.initial_state(2)
+    for text in ("mary went to the garden .", "john took the ball ."):
+        answers, state, thought = agent.step((text, text), (False, False), state)
+        assert answers == ("", "")
+        assert thought is None
+    assert state.written == (0, 0)
+    question = "where is mary ?"
+    answers, after, thought = agent.step((question, ""), (True, False), state)
+    assert thought is not None
+    assert thought.rows == (0,)
+    assert answers[1] == ""
+    assert after.written == (3, 0)
+    assert int(after.working.step_B[0]) == 2
+    assert int(after.working.step_B[1]) == 0
+
+
+def test_rows_answer_together_as_they_do_alone(tiny: DictConfig) -> None:
+    agent, _ = warmed(tiny)
+    stories = [
+        ("mary went to the garden .", "mary took the ball .", "where is the ball ?"),
+        ("john went to the hall .", "where is john ?"),
+    ]
+    together = agent.rehearse(stories)
+    target = agent.answer_tokens(["garden", "hall"])
+    for row, story in enumerate(stories):
+        alone = agent.surprise(agent.rehearse([story]), target[row : row + 1])[0]
+        torch.testing.assert_close(alone[0], agent.surprise(together, target)[0][row])
+
+
+def test_the_mixture_of_controller_and_store_is_a_distribution(tiny: DictConfig) -> None:
+    agent, tasks = warmed(tiny)
+    envs = make(tasks[0], 4, tasks[0].train)
+    agent.trust.bias.data.fill_(0.5)
+
+    class Checks:
+        marks = 0
+
+        def mark(self, thought, marked) -> None:
+            target = agent.answer_tokens(marked.targets)
+            mixture, controller = agent.log_probabilities(thought, target[:, :-1])
+            torch.testing.assert_close(mixture.exp().sum(-1), torch.ones(mixture.shape[:2]))
+            assert (mixture - controller).abs().max() > 1e-3
+            self.marks += 1
+
+    checks = Checks()
+    live(agent, envs, checks, task=0, seed=99, options={"episode": 64})
+    assert checks.marks == 3
+
+
+def fingerprint(agent: MemoryAgent) -> list[torch.Tensor]:
+    store = agent.episodic_memory
+    columns = [] if store is None else [c.clone() for c in store.columns.values()]
+    return [*(p.detach().clone() for p in agent.state_dict().values()), *columns]
+
+
+@pytest.mark.parametrize("policy", ["evict_oldest", "reservoir", "evict_uniformly"])
+def test_examinations_leave_no_trace_and_their_order_does_not_matter(policy: str) -> None:
+    config = compose_config([*TINY, f"working_policy={policy}", "working_memory.slots=4"])
+    agent, tasks = warmed(config)
+    before, random = fingerprint(agent), torch.get_rng_state()
+    ask = {"number": 0, "episodes": 16, "seed": 3, "options": {"lived": 24}}
+    first = examine(agent, tasks[0], rows=8, **ask)
+    other = examine(agent, tasks[1], rows=8, **ask)
+    again = examine(agent, tasks[0], rows=5, **ask)
+    assert all(torch.equal(a, b) for a, b in zip(before, fingerprint(agent), strict=True))
+    assert torch.equal(random, torch.get_rng_state())
+    assert agent.training
+    assert first.loss == pytest.approx(again.loss, rel=1e-4)
+    assert sorted(zip(first.episodes, first.steps, first.correct, strict=True)) == sorted(
+        zip(again.episodes, again.steps, again.correct, strict=True)
+    )
+    assert other.episodes
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("working_memory=none",),
+        ("episodic_memory=none",),
+        ("working_memory=dnc", "working_memory.slots=6"),
+        ("working_policy=retention", "learner.write_cost=0.1", "working_memory.slots=4"),
+        ("working_memory=dnc", "working_memory.slots=6", "working_policy=evict_uniformly"),
+        ("episodic_policy=utility", "episodic_memory.bytes=40000"),
+        ("episodic_policy=novelty",),
+        ("episodic_policy=surprise", "fuse=concatenation"),
+        ("arm=replay",),
+        ("arm=rehearse",),
+        ("arm=recall",),
+    ],
+)
+def test_every_part_can_be_chosen_and_learns(parts: tuple[str, ...]) -> None:
+    config = compose_config([*TINY, *parts])
+    agent, tasks = warmed(config, batches=2)
+    result = examine(agent, tasks[0], number=0, episodes=8, rows=8, seed=0)
+    assert 0 < result.loss < 100
+    weights = [p for p in agent.parameters() if p.requires_grad]
+    learned = sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in weights)
+    assert learned > 0.7 * len(weights)
+
+
+def test_questions_are_learned(tiny: DictConfig) -> None:
+    """One fact, nobody else: after some updates the agent answers what it was told."""
+    config = compose_config(
+        [*TINY, "controller.width=32", "episodic_memory=none", "rows=32", "stream.tasks.carry=0"]
+    )
+    torch.manual_seed(0)
+    dials = {"people": 1, "places": 3, "objects": 1, "sentences": 1, "questions": 1}
+    task = Task("one", "stillknows/WherePerson-v0", {**dials, "distractors": 0.0}, {})
+    agent = build_agent(config, [task._replace(exam=task.train)])
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0, learning_rate=5e-3, warmup=5)
+    learner.begin(60)
+    envs = make(task, 32, task.train)
+    for batch in range(60):
+        live(agent, envs, learner, task=0, seed=32 * batch)
+        report = learner.update()
+    assert report.accuracy > 0.9

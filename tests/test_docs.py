@@ -1,0 +1,75 @@
+"""The code in the README and on the pages runs as it stands."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from stillknows.agents.lifetime import build_agent
+from stillknows.agents.train import compose_config
+from stillknows.envs.tasks import Task
+
+ROOT = Path(__file__).parents[1]
+TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
+
+
+def blocks(page: str) -> str:
+    text = (ROOT / page).read_text()
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+
+
+def module(name: str, page: str) -> types.ModuleType:
+    """Make a module of a page's code."""
+    made = types.ModuleType(name)
+    sys.modules[name] = made
+    exec(compile(blocks(page), page, "exec"), made.__dict__)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
+def test_the_environment_page(tmp_path: Path) -> None:
+    from stillknows.agents import log
+    from stillknows.agents.lifetime import live_lifetime
+
+    weather = module("weather_page", "docs/environments.md").Weather
+    check_env(weather(), skip_render_check=True)
+    config = compose_config(
+        [*TINY[1:], "stream=gymnasium", "stream.ids=[weather_page:Weather-v0]", "rows=8"]
+    )
+    live_lifetime(config, tmp_path, lambda *_: None)
+    last = [e for e in log.read(tmp_path) if e["event"] == "examination"][-1]
+    assert len(last["correct"]) == 8
+    assert gymnasium.spec("Weather-v0")
+
+
+def test_the_policy_page() -> None:
+    import hydra.utils
+
+    from stillknows.agents.episode import live
+    from stillknows.envs.tasks import make
+
+    module("policy_page", "docs/policies.md")
+    config = compose_config(
+        [
+            *TINY,
+            "episodic_policy._target_=policy_page.KeepSurprising",
+            "+episodic_policy.threshold=0.5",
+        ]
+    )
+    tasks: list[Task] = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    torch.manual_seed(0)
+    agent = build_agent(config, tasks)
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0)
+    learner.begin(1)
+    live(agent, make(tasks[0], 8, tasks[0].train), learner, task=0, seed=0)
+    assert {written.action for written in learner.update().written} == {1}  # all surprises
+
+
+def test_the_readme() -> None:
+    exec(compile(blocks("README.md"), "README.md", "exec"), {"__name__": "readme"})

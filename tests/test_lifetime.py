@@ -1,0 +1,212 @@
+"""Whole lifetimes: the log, the report, the command line, and equal runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stillknows.agents import log as logs
+from stillknows.agents.board import scalars
+from stillknows.agents.cli import main
+from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.report import accuracy_matrix, summarise, write_report
+from stillknows.agents.train import compose_config
+
+TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Avalanche's imports
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),
+]
+
+
+EWC = "plugins=[{_target_: stillknows.agents.strategy.EWC, ewc_lambda: 100.0, batches: 2}]"
+
+
+def live(folder: Path, *overrides: str) -> list[logs.Event]:
+    live_lifetime(compose_config([*TINY, *overrides]), folder, lambda *_: None)
+    return logs.read(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two arms with two seeds."""
+    folder = tmp_path_factory.mktemp("run")
+    for arm in ("both", "none"):
+        for seed in (0, 1):
+            live(folder / f"{arm}-{seed}", f"arm={arm}", f"seed={seed}")
+    return folder
+
+
+def without_time(events: list[logs.Event]) -> list[logs.Event]:
+    return [
+        {k: v for k, v in event.items() if k != "time"}
+        for event in events
+        if event["event"] != "clock"
+    ]
+
+
+def test_the_same_seed_gives_the_same_log_and_another_seed_another(
+    run: Path, tmp_path: Path
+) -> None:
+    again = without_time(live(tmp_path / "again", "arm=both", "seed=0"))
+    assert again == without_time(logs.read(run / "both-0"))
+    other = [e for e in logs.read(run / "both-1") if e["event"] == "update"]
+    assert [e["loss"] for e in other] != [e["loss"] for e in again if e["event"] == "update"]
+
+
+def test_the_log_tells_the_whole_protocol(run: Path) -> None:
+    events = logs.read(run / "both-0")
+    exams = [(e["after"], e["task"]) for e in events if e.get("arm") == "agent"]
+    assert exams == [(after, task) for after in range(6) for task in range(5)]
+    arms = {e["arm"] for e in events if e["event"] == "examination" and e["after"] == 5}
+    assert arms == {"agent", "no_recall", "no_story"}
+    updates = [e for e in events if e["event"] == "update"]
+    assert [e["task"] for e in updates] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    for event in updates:
+        assert len(event["actions"]) == len(event["written"]) == len(event["evicted"]) == 24
+    written = [
+        entry
+        for event in updates
+        for entry, action in zip(event["written"], event["actions"], strict=True)
+        if action == "a"
+    ]
+    assert written == list(range(len(written)))  # ids of entries never repeat
+    evicted = sum(entry >= 0 for event in updates for entry in event["evicted"])
+    assert updates[-1]["entries"] == len(written) - evicted
+    assert events[0]["schema"] == logs.SCHEMA
+    assert {"floor", "rekey", "end"} <= {e["event"] for e in events}
+
+
+def test_no_question_is_carried_before_its_fact_was_told(run: Path) -> None:
+    exams = [e for e in logs.read(run / "both-0") if e.get("arm") == "agent"]
+    for event in exams:
+        carried = sum(event["carried"])
+        assert carried == 0 if event["after"] <= event["task"] else carried >= 0
+    assert sum(sum(e["carried"]) for e in exams) > 0
+
+
+def test_the_report_equals_a_computation_by_hand(run: Path, tmp_path: Path) -> None:
+    text = write_report([run], tmp_path)
+    assert (tmp_path / "report.md").read_text() == text
+    assert (tmp_path / "accuracy_matrix.png").stat().st_size > 5000
+    events = logs.read(run / "both-0")
+    life = summarise(events)
+    last = [e for e in events if e.get("arm") == "agent" and e["after"] == 5]
+    by_hand = np.mean([np.mean(e["correct"]) for e in sorted(last, key=lambda e: e["task"])])
+    assert life.metrics["average_accuracy"] == pytest.approx(by_hand)
+    both = [summarise(logs.read(run / f"both-{s}")).metrics["average_accuracy"] for s in (0, 1)]
+    assert f"{np.mean(both):.3f}" in text
+    assert "both − none" in text
+    assert "floor: majority answer" in text
+
+
+def test_accuracy_matrix_by_hand() -> None:
+    events = [
+        {"after": 0, "task": 0, "arm": "agent", "correct": [0, 0]},
+        {"after": 1, "task": 0, "arm": "agent", "correct": [1, 0, 1, 1]},
+        {"after": 1, "task": 1, "arm": "agent", "correct": [0, 1]},
+        {"after": 1, "task": 1, "arm": "no_story", "correct": [1, 1]},
+    ]
+    matrix = accuracy_matrix(events, 2)
+    np.testing.assert_array_equal(matrix, [[0, np.nan], [0.75, 0.5]])
+
+
+def test_tensorboard_tags_are_all_explained(run: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    tags = {tag for event in logs.read(run / "both-0") for tag in scalars(event)}
+    generic = {
+        "/".join(["examination", "TASK", *t.split("/")[2:]]) if "exam" in t else t for t in tags
+    }
+    generic = {t.replace("/agent/", "/ARM/").replace("/no_recall/", "/ARM/") for t in generic}
+    generic = {t.replace("/no_story/", "/ARM/") for t in generic}
+    assert [tag for tag in generic if f"`{tag}`" not in page] == []
+
+
+def test_joint_and_ewc_live_too(tmp_path: Path) -> None:
+    joint = live(tmp_path / "joint", "arm=joint")
+    assert [e["task"] for e in joint if e["event"] == "update"] == [0, 1, 2, 3, 4] * 2
+    assert summarise(joint).matrix.shape == (2, 5)
+    ewc = live(tmp_path / "ewc", "arm=ewc", EWC)
+    plain = live(tmp_path / "none", "arm=none")
+    losses = [[e["loss"] for e in events if e["event"] == "update"] for events in (ewc, plain)]
+    assert losses[0][:3] == losses[1][:3]  # the penalty begins to act in the second task
+    assert losses[0][4:] != losses[1][4:]
+
+
+def test_a_broken_or_foreign_log_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a run"):
+        logs.read(tmp_path)
+    lines = (run / "none-0" / "log.jsonl").read_text().splitlines()
+    broken = tmp_path / "log.jsonl"
+    broken.write_text("\n".join([*lines[:3], "{oops", *lines[3:]]))
+    with pytest.raises(ValueError, match="line 4 is not JSON"):
+        logs.read(tmp_path)
+    broken.write_text("\n".join([*lines[:5], lines[5][:20]]))
+    assert len(logs.read(tmp_path)) == 5  # a last line cut short by a stop
+    broken.write_text(json.dumps({"event": "lifetime", "schema": 99}))
+    with pytest.raises(ValueError, match="schema 99"):
+        logs.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["stream=microwrld"], "Did you mean 'microworld'"),
+        (["learner.lerning_rate=1"], "Did you mean 'learning_rate'"),
+        (["arms=[bth]"], "Did you mean 'both'"),
+        (["stream.tasks.tasks=[wher_person]"], "Did you mean 'where_person'"),
+        (["stream.tasks.people=99"], "people=99 is out of range"),
+        (["controller.width=63"], "width=63 is no multiple"),
+        (["rows=many"], "rows=many should be a number"),
+        (["stream.episodes=1"], "at least one batch"),
+        (["device=cuda:77"], "device=cuda:77 is not there"),
+        (["stream=babi", "stream.directory=/nowhere"], "tasks_1-20_v1-2.tar.gz"),
+        (["stream=babi"], "stream.directory"),
+        (["stream=gymnasium", "stream.ids=[CartPole-v1]"], "gymnasium.spaces.Text"),
+        (["stream=gymnasium", "stream.ids=[stillknows/Rute-v0]"], "Did you mean"),
+        (["learner.learning_rate=abc"], "learning_rate"),
+        (["seeds=3"], "seeds=3"),
+        (["not an option"], "option"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tiny = TINY[:1] if not arguments[0].startswith("stream=") else ()
+    assert main(["train", *tiny, f"run={tmp_path / 'run'}", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_exists_is_left_as_it_is(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = sorted(run.rglob("*"))
+    assert main(["train", *TINY, f"run={run}"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is not a run" in capsys.readouterr().err
+
+
+def test_the_command_line_lives_two_arms_and_reports(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stillknows.agents.cli", "train", *TINY, f"run={tmp_path / 'run'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "average accuracy" in done.stdout
+    assert "%|" not in done.stderr  # no progress bars where there is no terminal
+    assert list((tmp_path / "run" / "both-seed0" / "tensorboard").iterdir())
+    assert (tmp_path / "run" / "report.md").exists()
