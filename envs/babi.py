@@ -138,7 +138,7 @@ def _files(directory: str, size: str, task: str, split: str) -> tuple[Path, ...]
     """Return the files of a split."""
     if not directory:
         raise ValueError(
-            f"stream.directory is not given: unpack {ARCHIVE} and name the folder that holds en-10k/."
+            f"stream.directory is not given: unpack {ARCHIVE} and name the folder with en-10k/."
         )
     root = Path(directory)
     found = tuple(sorted((root / size).glob(f"{task}_*_{SPLITS[split]}.txt")))
