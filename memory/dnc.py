@@ -211,7 +211,7 @@ class DNC(nn.Module):
     def _parse(self, vector_BX: Tensor) -> Interface:
         """Split and squash the interface vector xi_t."""
         keys, strengths, key, strength, erase, write, free, allocate, gate, modes = torch.split(
-            vector_BX, self.sizes, dim=1
+            vector_BX, list(self.sizes), dim=1
         )
         shape = (len(vector_BX), self.read_heads, -1)
         return Interface(
