@@ -22,6 +22,8 @@ def accuracy_matrices(arms: Mapping[str, Sequence["Life"]], path: Path) -> None:
     for axis, (name, lives) in zip(grid, arms.items(), strict=True):
         image = draw_matrix(axis, np.mean([life.matrix for life in lives], axis=0), lives[0].tasks)
         axis.set_title(f"{name} (n = {len(lives)})")
+        if axis is not grid[0]:
+            axis.set_yticklabels([])
     grid[0].set_ylabel("examined after training on")
     figure.colorbar(image, ax=list(grid), label="accuracy", shrink=0.8)
     figure.savefig(path, dpi=110)
@@ -42,7 +44,7 @@ def draw_matrix(axis: "matplotlib.axes.Axes", matrix: np.ndarray, tasks: Sequenc
 
 def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None:
     """Draw the accuracy in each task as the life goes on, a panel an arm, a thin line a life."""
-    figure = Figure(figsize=(1.0 + 3.6 * len(arms), 3.4), layout="constrained")
+    figure = Figure(figsize=(2.2 + 3.4 * len(arms), 3.4), layout="constrained")
     grid = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
     for axis, (name, lives) in zip(grid, arms.items(), strict=True):
         for task, label in enumerate(lives[0].tasks):
@@ -54,5 +56,6 @@ def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None
         axis.set(title=name, xlabel="tasks lived", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
     grid[0].set_ylabel("accuracy in examinations")
-    grid[-1].legend(fontsize=7, loc="lower right")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)

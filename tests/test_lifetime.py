@@ -67,7 +67,7 @@ def test_the_log_tells_the_whole_protocol(run: Path) -> None:
     arms = {e["arm"] for e in events if e["event"] == "examination" and e["after"] == 5}
     assert arms == {"agent", "no_recall", "no_story"}
     updates = [e for e in events if e["event"] == "update"]
-    assert [e["task"] for e in updates] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert [e["task"] for e in updates] == [task for task in range(5) for _ in range(2)]
     for event in updates:
         assert len(event["actions"]) == len(event["written"]) == len(event["evicted"]) == 24
     written = [
@@ -104,6 +104,32 @@ def test_the_report_equals_a_computation_by_hand(run: Path, tmp_path: Path) -> N
     assert f"{np.mean(both):.3f}" in text
     assert "both − none" in text
     assert "floor: majority answer" in text
+
+
+def write_log(folder: Path, arm: str, seed: int, matrix: list[list[int]]) -> None:
+    """Write a log by hand: `matrix[t][j]` of the ten answers in task j were right."""
+    log = logs.LifetimeLog(folder)
+    head = {"schema": logs.SCHEMA, "name": arm, "seed": seed, "tasks": ["a", "b"]}
+    log.append("lifetime", **head, protocol="identity hidden")
+    for after, row in enumerate(matrix):
+        for task, right in enumerate(row):
+            correct = [1] * right + [0] * (10 - right)
+            exam = {"after": after, "task": task, "name": "ab"[task], "arm": "agent"}
+            log.append("examination", **exam, correct=correct, carried=[0] * 9 + [1], loss=1.0)
+    log.close()
+
+
+def test_a_report_on_logs_written_by_hand(tmp_path: Path) -> None:
+    write_log(tmp_path / "x0", "ours", 0, [[1, 2], [9, 3], [8, 10]])
+    write_log(tmp_path / "x1", "ours", 1, [[1, 2], [9, 3], [6, 10]])
+    write_log(tmp_path / "y0", "theirs", 0, [[1, 2], [9, 3], [2, 9]])
+    write_log(tmp_path / "y1", "theirs", 1, [[1, 2], [9, 3], [3, 9]])
+    text = write_report([tmp_path], tmp_path)
+    rows = {line.split(" | ")[0]: line for line in reversed(text.splitlines())}  # the first of each
+    assert "| 0.850 [" in rows["| ours"]  # ACC: (0.9 + 0.8) / 2
+    assert "| 0.200 [" in rows["| ours"]  # forgetting: (0.1 + 0.3) / 2
+    # paired differences in ACC are 0.9 - 0.55 and 0.8 - 0.6: t with one degree of freedom
+    assert "0.275 [-0.678, 1.228]" in rows["| ours − theirs"]
 
 
 def test_accuracy_matrix_by_hand() -> None:
