@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 from omegaconf import DictConfig
+
 from stillknows.agents.train import compose_config
 
 torch.set_num_threads(1)
