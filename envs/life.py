@@ -50,7 +50,7 @@ KINDS = {
     ),
     "route": FactKind(
         "(({v}) ((of (the gate)) (lives (the {s}))) .)",
-        "(how ((do (you go)) (from (the gate)) (to (the {s}))) ?)",
+        "(how (do you (go (from (the gate)) (to (the {s})))) ?)",
         "route",
     ),
 }

@@ -35,6 +35,7 @@ class Microworld(StoryTask):
         super().__init__(first_episode, stride)
         self.lived = lived
         self.dials = make_dials({"task_start": first_episode, **dials, "task": task})
+        self._placed = self.dials  # with the task_start that was last asked for
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -44,9 +45,9 @@ class Microworld(StoryTask):
     def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
         """Return the story of an episode; `options` may give "lived" and "task_start"."""
         start = options.get("task_start", self.dials.task_start)
-        if start != self.dials.task_start:
-            self.dials = replace(self.dials, task_start=start)
-        return write_story(key, episode, self.dials, options.get("lived", self.lived))
+        if start != self._placed.task_start:
+            self._placed = replace(self.dials, task_start=start)
+        return write_story(key, episode, self._placed, options.get("lived", self.lived))
 
 
 class MicroworldVectorEnv(StoryVectorEnv):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import blake2b
+from numbers import Integral, Real
 from random import Random
 from typing import Any
 
@@ -23,6 +24,12 @@ MOST_DRAFTS = 1000
 EXAM_SHARE = 10  # one draft in so many belongs to the exam
 SPLITS = ("train", "exam")
 NAMES = ("seen", "unseen")
+_KINDS: dict[Any, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a word"),
+    bool: (bool, "true or false"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,13 @@ class Dials:
     length_factor: float = 1.0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, (kind, words) = getattr(self, field.name), _KINDS[field.type]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{field.name}={value!r} is not {words}: give one.")
+        self._check_values()
+
+    def _check_values(self) -> None:
         choices = (("task", tuple(TASKS)), ("split", SPLITS), ("names", NAMES))
         for name, right in choices:
             if getattr(self, name) not in right:

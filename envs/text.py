@@ -26,6 +26,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 CHARACTERS = frozenset(string.ascii_lowercase + string.digits + " .?,'-")
 LONGEST_TEXT = 256
 _KEYS = 2**63  # a story's key is drawn below this
+_COLUMNS = (((bool, np.bool_), bool), ((int, np.integer), int), ((float, np.floating), float))
 
 Info = dict[str, Any]
 
@@ -202,7 +203,8 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
 class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     """Any plain text environments side by side, for those without a vector of their own.
 
-    Rows that have ended say "" until all are reset together; reset seeds row b with `seed + b`.
+    Rows that have ended say "" until all are reset together, and stay terminated or truncated;
+    reset seeds row b with `seed + b`.
 
     Args:
         envs: the environments, one a row.
@@ -216,7 +218,8 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self.single_action_space = envs[0].action_space
         self.observation_space = spaces.Tuple(tuple(env.observation_space for env in envs))
         self.action_space = spaces.Tuple(tuple(env.action_space for env in envs))
-        self._ended = np.ones(self.num_envs, dtype=bool)
+        self._terminated = np.ones(self.num_envs, dtype=bool)
+        self._truncated = np.zeros(self.num_envs, dtype=bool)
         self._infos: list[Info] = [{}] * self.num_envs
 
     def reset(
@@ -228,7 +231,8 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
             env.reset(seed=s, options=_for_row(options, row))
             for row, (env, s) in enumerate(zip(self.envs, seeds, strict=True))
         ]
-        self._ended = np.zeros(self.num_envs, dtype=bool)
+        self._terminated = np.zeros(self.num_envs, dtype=bool)
+        self._truncated = np.zeros(self.num_envs, dtype=bool)
         self._infos = [info for _, info in pairs]
         return tuple(observation for observation, _ in pairs), gather(self._infos)
 
@@ -237,17 +241,16 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, Info]:
         """Step every row that has not ended."""
         observations, rewards = [""] * self.num_envs, np.zeros(self.num_envs)
-        truncations = np.zeros(self.num_envs, dtype=bool)
         infos = [{**info, "question": False} for info in self._infos]
-        for row in np.flatnonzero(~self._ended).tolist():
-            observation, reward, ended, truncated, info = self.envs[row].step(actions[row])
-            over = ended or truncated
-            observations[row] = "" if over else observation
-            rewards[row], truncations[row] = reward, truncated
-            self._ended[row] = over
+        for row in np.flatnonzero(~(self._terminated | self._truncated)).tolist():
+            observation, reward, ended, cut, info = self.envs[row].step(actions[row])
+            over = ended or cut
+            observations[row], rewards[row] = "" if over else observation, reward
+            self._terminated[row], self._truncated[row] = ended, cut
             infos[row] = {**info, "question": False} if over else dict(info)
             self._infos[row] = {k: info[k] for k in ("episode", "step", "tree") if k in info}
-        return tuple(observations), rewards, self._ended & ~truncations, truncations, gather(infos)
+        ends = self._terminated.copy(), self._truncated.copy()
+        return tuple(observations), rewards, *ends, gather(infos)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment."""
@@ -256,19 +259,24 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
 
 
 def gather(infos: Sequence[Info]) -> Info:
-    """Join the infos of rows as Gymnasium does: an array a key, and a mask `_key` of who has it."""
+    """Join the infos of rows as Gymnasium does: an array a key, and a mask `_key` of who has it.
+
+    Truth values and numbers become arrays of their kind, with False or 0 where a row has none;
+    all else, what is of mixed kinds included, becomes an array of objects, with None.
+    """
     joined: Info = {}
     for key in {key: None for info in infos for key in info}:
-        column = [info.get(key) for info in infos]
-        sample = next(value for value in column if value is not None)
-        if isinstance(sample, bool | np.bool_):
-            joined[key] = np.array([bool(value) for value in column])
-        elif isinstance(sample, int):
-            joined[key] = np.array([0 if value is None else value for value in column])
-        else:
-            joined[key] = np.fromiter(column, dtype=object, count=len(infos))
+        present = [info[key] for info in infos if key in info]
+        dtype: type = next((d for kind, d in _COLUMNS if _all_are(kind, present)), object)
+        blank = None if dtype is object else 0
+        column = (info.get(key, blank) for info in infos)
+        joined[key] = np.fromiter(column, dtype=dtype, count=len(infos))
         joined[f"_{key}"] = np.array([key in info for info in infos])
     return joined
+
+
+def _all_are(kind: tuple[type, ...], values: Sequence[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from stillknows.envs.microworld import Microworld
 from stillknows.envs.stories import TASKS, make_dials, write_story
 
 LIVING = {"carry": 0.4, "lifetime_facts": 20, "lag": 3}
@@ -92,3 +93,11 @@ def test_the_exam_tells_no_facts_and_asks_for_those_that_were_lived(task):
         facts = [fact_told(train, number) for number in range(10, 30)]
         assert not set(facts) & set(story.sentences)
     assert questions / 600 == pytest.approx(0.4, abs=0.06)
+
+
+def test_the_options_of_a_reset_hold_for_that_reset_alone():
+    values = {**LIVING, "carry": 1.0, "lag": 0, "sentences": 24}
+    same, moved = (Microworld("where_person", first_episode=40, **values) for _ in range(2))
+    moved.reset(seed=3, options={"episode": 90, "task_start": 7})
+    assert moved.tell(5, 45, {}) == same.tell(5, 45, {})
+    assert moved.tell(5, 45, {"task_start": 44}) != same.tell(5, 45, {})

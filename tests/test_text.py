@@ -136,16 +136,16 @@ def test_a_cut_row_stays_over():
     assert infos["question"].tolist() == [False, True]
     for _ in range(8):
         _, rewards, terminated, truncated, infos = vector.step(["one", "one"])
-        assert (terminated | truncated)[0]
-        assert rewards[0] == 0.0
+        assert (terminated[0], truncated[0], rewards[0]) == (False, True, 0.0)
+    assert (terminated[1], truncated[1]) == (True, False)
     vector.close()
 
 
 def test_infos_are_gathered_as_gymnasium_does():
     infos = [
-        {"a": True, "b": 3, "c": ((0, 1),)},
-        {"a": False, "b": 4, "c": ((0, 2),), "d": "word"},
-        {"a": True, "b": 5, "c": ((1, 2),)},
+        {"a": True, "b": 3, "c": ((0, 1),), "e": 0.5},
+        {"a": False, "b": 4, "c": ((0, 2),), "d": "word", "g": True},
+        {"a": True, "b": 5, "c": ((1, 2),), "e": 1.5, "f": 7},
     ]
     expected = {}
     for row, info in enumerate(infos):
@@ -156,6 +156,17 @@ def test_infos_are_gathered_as_gymnasium_does():
     for key, column in expected.items():
         assert joined[key].dtype == column.dtype
         assert joined[key].tolist() == column.tolist()
+
+
+def test_infos_of_other_environments_are_gathered_too():
+    joined = gather([{"n": np.int64(3), "x": None, "y": 1, "z": 1.5}, {"x": None, "y": "two"}])
+    assert joined["n"].dtype == int
+    assert joined["n"].tolist() == [3, 0]
+    assert joined["x"].tolist() == [None, None]
+    assert joined["_x"].tolist() == [True, True]
+    assert joined["y"].tolist() == [1, "two"]
+    assert joined["z"].tolist() == [1.5, 0.0]
+    assert joined["_z"].tolist() == [True, False]
 
 
 def test_mistakes_are_told():
