@@ -1,13 +1,15 @@
 """Policies that learn: retention for a working memory, utility for a lifelong store.
 
-Neither knows tasks or words. Letters: B rows, N slots, W word size.
+Neither knows tasks or words. Letters: B rows, N slots, W word size, F outcome features (loss,
+reward, temporal-difference error).
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stillknows.memory.interface import ADD, SKIP, UPDATE, Decision, Features, one_hot
-from stillknows.memory.rules import first_argmax
 
 
 class RetentionPolicy(nn.Module):
@@ -17,7 +19,8 @@ class RetentionPolicy(nn.Module):
     memory biases its attention by log P(add), so the gradient of the answer's loss reaches the
     network through the read: no sampling, no variance. A price on expected writes (the learner's
     `write_cost`) pulls down what no answer needs. When there is no room, the slot with the
-    lowest strength leaves, or the candidate does if its own is lower. In training the comparison
+    lowest strength leaves, or the candidate does if its own is lower still; among equals the new
+    one stays, since it is the later word. In training the comparison
     is perturbed by logistic noise, so that what is refused now can still prove its worth.
 
     Args:
@@ -40,7 +43,15 @@ class RetentionPolicy(nn.Module):
         self.threshold, self.exploration = threshold, exploration
 
     def decide(self, features: Features) -> Decision:
-        """Return P(add) under `ADD` where the candidate is kept, with a gradient, else skip.
+        """Return P(add) under `ADD`, with a gradient; where it is refused, the rest under `SKIP`.
+
+        Args:
+            features: of the candidates; `strength_BN` is what this policy gave the slots.
+
+        Returns:
+            A kept candidate has no probability of a skip: it is written, whatever its strength,
+            which is its weight in reads. A refused one has neither slot nor victim; its strength
+            still counts as an expected write.
 
         Raises:
             ValueError: if the memory gives no strengths.
@@ -53,18 +64,16 @@ class RetentionPolicy(nn.Module):
         if self.training:
             rank_BM = rank_BM + self.exploration * features.noise_BM.logit(eps=1e-6)
         held_BN = rank_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
-        wanted_B = ~full_B | (rank_BM[:, -1] > held_BN.amin(dim=1))
+        wanted_B = ~full_B | (rank_BM[:, -1] >= held_BN.amin(dim=1))
         kept_B = (strength_B > self.threshold) & wanted_B
         add_B4 = one_hot(torch.full_like(features.known_B, ADD), 4)
         skip_B4 = one_hot(torch.full_like(features.known_B, SKIP), 4)
-        # A kept candidate is written whatever its strength, which is its weight in reads. What is
-        # refused has no place; its strength still counts as an expected write.
         refused_B4 = skip_B4 + strength_B[:, None] * (add_B4 - skip_B4)
         action_B4 = torch.where(kept_B[:, None], strength_B[:, None] * add_B4, refused_B4)
         slots = features.filled_BN.shape[1]
-        free_B = first_argmax((~features.filled_BN).float())
+        free_B = (~features.filled_BN).float().argmax(dim=1)
         free_B = torch.where(full_B | ~kept_B, -1, free_B)
-        victim_B = torch.where(full_B & kept_B, first_argmax(-held_BN), -1)
+        victim_B = torch.where(full_B & kept_B, held_BN.argmin(dim=1), -1)
         nothing_B = torch.zeros_like(strength_B)
         return Decision(action_B4, one_hot(free_B, slots), one_hot(victim_B, slots), nothing_B)
 
@@ -78,18 +87,24 @@ class UtilityPolicy(nn.Module):
     network predicted of it from its outcome when it was written. The lowest utility leaves; a
     candidate whose prediction is lower than that is refused, unless explored.
 
+    Accounts and network move to the device of the store with the first decision, and
+    `state_dict` holds all of it, the optimizer too.
+
     Args:
         hidden: width of the network.
         learning_rate: of Adam.
         explore: share of the refused that are written all the same.
-        grace: writes during which a new entry cannot be evicted.
+        grace: candidates during which a new entry cannot be evicted, at most half the capacity.
         prior: how many reads the prediction counts for.
+
+    Raises:
+        ValueError: if `prior` is not positive.
     """
 
     needs_similarity = False
     utility_N: Tensor
     reads_N: Tensor
-    inputs_NF: Tensor
+    outcome_NF: Tensor
 
     def __init__(
         self,
@@ -100,7 +115,9 @@ class UtilityPolicy(nn.Module):
         prior: float = 2.0,
     ) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        if prior <= 0:
+            raise ValueError(f"prior={prior}: an entry never read needs one above 0.")
+        self.network = nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 1))
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
         self.explore, self.grace, self.prior = explore, grace, prior
         self.begin(0)
@@ -109,64 +126,88 @@ class UtilityPolicy(nn.Module):
         """Keep accounts of `capacity` entries, all of them new; the store calls this."""
         self.register_buffer("utility_N", torch.zeros(capacity))
         self.register_buffer("reads_N", torch.zeros(capacity))
-        self.register_buffer("inputs_NF", torch.zeros(capacity, 4))
+        self.register_buffer("outcome_NF", torch.zeros(capacity, 3))
 
     @torch.no_grad()
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions: refresh what is known, add, or skip.
+
+        Args:
+            features: of the candidates, with their outcomes `[B, 3]`.
+
+        Returns:
+            As a rule's (`rules.WriteEverything.decide`). While every entry is protected by its
+            grace, what finds no room is refused.
 
         Raises:
             ValueError: if there is no outcome: this policy is for a lifelong store.
         """
         if features.outcome_BF is None:
             raise ValueError("UtilityPolicy needs outcomes: use it as episodic_policy.")
+        self.to(features.filled_BN.device)
+        slots = features.filled_BN.shape[1]
         known_B, full_B = features.known_B >= 0, features.filled_BN.all(dim=1)
-        inputs_BF = torch.cat([features.outcome_BF.clamp(max=10), known_B.float()[:, None]], dim=1)
-        predicted_B = self.network(inputs_BF)[:, 0]
-        young_BN = features.age_BN < min(self.grace, features.filled_BN.shape[1] // 2)
-        worth_BN = self.utility_N.masked_fill(young_BN | ~features.filled_BN, torch.inf)
-        victim_B = first_argmax(-worth_BN)
-        lowest_B = worth_BN.amin(dim=1)
-        wanted_B = (predicted_B >= lowest_B) | (features.noise_BM[:, -1] < self.explore)
+        young_BN = features.age_BN < min(self.grace, slots // 2)
+        worth_BN = self.utility_N.masked_fill(young_BN, torch.inf)
+        lowest_B, leaver_B = worth_BN.min(dim=1)
+        wanted_B = self._predict(features.outcome_BF) >= lowest_B
+        wanted_B |= (features.noise_BM[:, -1] < self.explore) & lowest_B.isfinite()
         action_B = torch.where(~full_B | wanted_B, ADD, SKIP)
         action_B = torch.where(known_B, UPDATE, action_B)
-        slots = features.filled_BN.shape[1]
-        free_B = torch.where(full_B, -1, first_argmax((~features.filled_BN).float()))
-        slot_B = torch.where(known_B, features.known_B, free_B)
-        victim_B = torch.where(full_B & (action_B == ADD), victim_B, -1)
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        slot_B = torch.where(known_B, features.known_B, torch.where(full_B, -1, free_B))
+        victim_B = torch.where(full_B & (action_B == ADD), leaver_B, -1)
         return Decision(
             one_hot(action_B, 4),
             one_hot(slot_B, slots),
             one_hot(victim_B, slots),
-            torch.zeros_like(predicted_B),
+            torch.zeros_like(lowest_B),
         )
 
     @torch.no_grad()
     def observe_write(self, slots: Tensor, outcome_BF: Tensor) -> None:
         """Begin the account of entries just added at `slots` `[B]` with their outcomes `[B, 3]`."""
-        inputs_BF = torch.cat([outcome_BF.clamp(max=10), torch.zeros(len(slots), 1)], dim=1)
-        self.inputs_NF[slots] = inputs_BF
-        self.utility_N[slots] = self.network(inputs_BF)[:, 0]
+        self.outcome_NF[slots] = outcome_BF.to(self.outcome_NF)
+        self.utility_N[slots] = self._predict(outcome_BF)
         self.reads_N[slots] = 0
 
     @torch.no_grad()
     def observe_credit(self, slots: Tensor, credit: Tensor) -> None:
-        """Book what entries earned as neighbours, `[M]` slots (repeats add up) and amounts."""
-        earned_N = torch.zeros_like(self.utility_N).index_add(0, slots, credit.to(self.utility_N))
-        times_N = torch.zeros_like(self.utility_N).index_add(
-            0, slots, torch.ones_like(credit, dtype=self.utility_N.dtype)
-        )
+        """Book what entries earned as neighbours.
+
+        With c the sum of the credits, n their number, r the reads before and p the prior, the
+        utility becomes (u (r + p) + c) / (r + p + n).
+
+        Args:
+            slots: which entries, int64 `[M]`; repeats add up.
+            credit: what each of them earned, in nats, `[M]`.
+        """
+        credit = credit.to(self.utility_N)
+        earned_N = torch.zeros_like(self.utility_N).index_add(0, slots, credit)
+        times_N = torch.zeros_like(self.utility_N).index_add(0, slots, torch.ones_like(credit))
         weight_N = self.reads_N + self.prior
-        total_N = self.utility_N * weight_N + earned_N
+        self.utility_N.copy_((self.utility_N * weight_N + earned_N) / (weight_N + times_N))
         self.reads_N += times_N
-        self.utility_N.copy_(total_N / (weight_N + times_N))
 
     def learn(self) -> None:
         """Move the network one step towards the utility of the entries that were read."""
-        read = (self.reads_N > 0).nonzero()[:, 0]
-        if not len(read):
+        read_N = self.reads_N > 0
+        if not read_N.any():
             return
-        loss = (self.network(self.inputs_NF[read])[:, 0] - self.utility_N[read]).square().mean()
+        error = self._predict(self.outcome_NF[read_N]) - self.utility_N[read_N]
         self.optimizer.zero_grad()
-        loss.backward()
+        error.square().mean().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the optimizer's state, for `state_dict`."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the optimizer's state from `load_state_dict`."""
+        self.optimizer.load_state_dict(state)
+
+    def _predict(self, outcome_BF: Tensor) -> Tensor:
+        """Return the utility expected of entries with these outcomes, `[B]`."""
+        prediction_B1: Tensor = self.network(outcome_BF.clamp(-10, 10))
+        return prediction_B1[:, 0]

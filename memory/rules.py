@@ -1,7 +1,8 @@
 """Rules: policies that do not learn. Each decides from features alone, so its decisions replay.
 
 All of them refresh an entry that is known already, fill free slots first, and differ in what
-they refuse and in who leaves. Letters: B rows, N slots.
+they refuse and in who leaves; where slots are equal, the lowest. They know nothing of words,
+tasks, or the memory that asks. Letters: B rows, N slots, M = N + 1 noises, F outcome features.
 """
 
 import torch
@@ -23,19 +24,25 @@ class WriteEverything:
         self.refresh = refresh
 
     def decide(self, features: Features) -> Decision:
-        """Return one-hot decisions; `victim_BN` is zero where a slot is free."""
+        """Return one-hot decisions.
+
+        Args:
+            features: of the candidates, for B rows and N slots.
+
+        Returns:
+            The action; at an add the first free slot, or, where none is free, who leaves; at an
+            update the slot that is known. What an action does not need is zeros.
+        """
         slots = features.filled_BN.shape[1]
-        action_B = torch.where(self.accepts(features), ADD, SKIP)
-        free_B = (~features.filled_BN).float().argmax(dim=1)
-        slot_B = free_B
-        if self.refresh:
-            known_B = features.known_B >= 0
-            action_B = torch.where(known_B, UPDATE, action_B)
-            slot_B = torch.where(known_B, features.known_B, free_B)
         full_B = features.filled_BN.all(dim=1)
-        slot_B = torch.where(full_B & (action_B != UPDATE), -1, slot_B)
-        leaver_B = first_argmax(self.urgency(features).masked_fill(~features.filled_BN, -torch.inf))
-        victim_B = torch.where(full_B & (action_B == ADD), leaver_B, -1)
+        action_B = torch.where(self.accepts(features), ADD, SKIP)
+        if self.refresh:
+            action_B = torch.where(features.known_B >= 0, UPDATE, action_B)
+        adds_B = action_B == ADD
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        slot_B = torch.where(adds_B & ~full_B, free_B, -1)
+        slot_B = torch.where(action_B == UPDATE, features.known_B, slot_B)
+        victim_B = torch.where(adds_B & full_B, self.urgency(features).argmax(dim=1), -1)
         nothing_B = torch.zeros(len(full_B), device=full_B.device)
         return Decision(
             one_hot(action_B, 4), one_hot(slot_B, slots), one_hot(victim_B, slots), nothing_B
@@ -83,7 +90,10 @@ class EvictUniformly(WriteEverything):
 
 
 class Reservoir(EvictUniformly):
-    """A uniform sample of all candidates so far (Vitter 1985, algorithm R)."""
+    """A uniform sample of all candidates so far.
+
+    Vitter 1985, "Random sampling with a reservoir", ACM TOMS 11:37, algorithm R.
+    """
 
     def accepts(self, features: Features) -> Tensor:
         """Accept the candidate numbered n (from 0) with probability N / (n + 1) when full."""
@@ -139,8 +149,3 @@ class WriteNothing(EvictOldest):
     def accepts(self, features: Features) -> Tensor:
         """Accept nothing."""
         return torch.zeros_like(features.known_B, dtype=torch.bool)
-
-
-def first_argmax(x_BN: Tensor) -> Tensor:
-    """Return the lowest index of the highest number (argmax leaves ties open), int64 `[B]`."""
-    return (x_BN == x_BN.amax(dim=1, keepdim=True)).float().cumsum(1).clamp(max=1).argmax(dim=1)

@@ -1,0 +1,391 @@
+"""Learned policies: their decisions against plain loops, and what they come to keep."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stillknows.memory.interface import ADD, SKIP, UPDATE, Features, Policy, one_hot
+from stillknows.memory.learned import RetentionPolicy, UtilityPolicy
+from stillknows.memory.noise import uniform
+from stillknows.memory.rules import EvictOldest, EvictUniformly
+
+N, W = 4, 3
+
+
+def features(filled_BN: Tensor, **changes: Tensor) -> Features:
+    rows, slots = filled_BN.shape
+    nothing_BN = torch.zeros(rows, slots)
+    base = Features(
+        candidate_BW=torch.zeros(rows, W),
+        similarity_BN=nothing_BN,
+        usage_BN=nothing_BN,
+        age_BN=nothing_BN,
+        idle_BN=nothing_BN,
+        filled_BN=filled_BN,
+        seen_B=torch.zeros(rows, dtype=torch.int64),
+        noise_BM=uniform(torch.arange(rows), torch.zeros(rows).long(), slots + 1),
+        known_B=torch.full((rows,), -1),
+    )
+    return base._replace(**changes)
+
+
+def full(rows: int = 1, slots: int = N) -> Tensor:
+    return torch.ones(rows, slots, dtype=torch.bool)
+
+
+def retention(**options: float) -> RetentionPolicy:
+    torch.manual_seed(0)
+    return RetentionPolicy(W, hidden=8, **options)
+
+
+# Retention: for a working memory
+
+
+@given(seed=st.integers(0, 10**6), training=st.booleans(), threshold=st.sampled_from([0.0, 0.88]))
+def test_retention_decides_as_a_plain_loop(seed: int, training: bool, threshold: float) -> None:
+    source = torch.Generator().manual_seed(seed)
+    policy = retention(threshold=threshold, exploration=0.7).train(training)
+    filled_BN = torch.arange(N) < torch.randint(1, N + 2, (5, 1), generator=source)
+    asked = features(
+        filled_BN,
+        candidate_BW=torch.randn(5, W, generator=source),
+        strength_BN=(torch.rand(5, N, generator=source) * 0.4 + 0.6) * filled_BN,
+        noise_BM=torch.rand(5, N + 1, generator=source),
+    )
+    decision = policy.decide(asked)
+    for row in range(5):
+        p = torch.sigmoid(policy.network(asked.candidate_BW[row])).item()
+        ranks = [*asked.strength_BN[row].tolist(), p]
+        ranks = [math.log(max(r, 1e-6) / (1 - min(r, 1 - 1e-6))) for r in ranks]
+        if training:
+            noise = [float(u) for u in asked.noise_BM[row]]
+            ranks = [r + 0.7 * math.log(u / (1 - u)) for r, u in zip(ranks, noise, strict=True)]
+        lowest = min(range(N), key=ranks.__getitem__)
+        room = not bool(filled_BN[row].all())
+        kept = p > threshold and (room or ranks[N] >= ranks[lowest])
+        slot = filled_BN[row].tolist().index(False) if kept and room else -1
+        victim = lowest if kept and not room else -1
+        expected = [0.0, p, 0.0, 0.0] if kept else [1 - p, p, 0.0, 0.0]
+        assert decision.action_B4[row].tolist() == pytest.approx(expected, abs=1e-5)
+        assert decision.slot_BN[row].tolist() == [float(i == slot) for i in range(N)]
+        assert decision.victim_BN[row].tolist() == [float(i == victim) for i in range(N)]
+
+
+@pytest.mark.parametrize("filled", [2, N])
+def test_the_wish_to_keep_an_item_raises_its_strength(filled: int) -> None:
+    policy = retention()
+    asked = features(
+        (torch.arange(N) < filled)[None],
+        candidate_BW=torch.ones(1, W),
+        strength_BN=torch.full((1, N), 0.9) * (torch.arange(N) < filled),
+    )
+    before = policy.decide(asked).action_B4[0, ADD]
+    before.backward()
+    with torch.no_grad():
+        for weight in policy.parameters():
+            assert weight.grad is not None
+            weight += 0.1 * weight.grad
+    assert policy.decide(asked).action_B4[0, ADD] > before
+
+
+def test_at_first_nearly_everything_is_kept() -> None:
+    many = torch.randn(500, W, generator=torch.Generator().manual_seed(0))
+    asked = features(full(500) & False, candidate_BW=many, strength_BN=torch.zeros(500, N))
+    assert retention().decide(asked).action_B4[:, ADD].min() > 0.7
+
+
+def test_among_equals_the_new_one_stays() -> None:
+    policy = retention().eval()
+    same = torch.sigmoid(policy.network(torch.ones(1, W)))[0].item()
+    strength_BN = torch.tensor([[0.99, same, same, 0.99]])
+    asked = features(full(), candidate_BW=torch.ones(1, W), strength_BN=strength_BN)
+    assert policy.decide(asked).victim_BN.tolist() == [[0, 1, 0, 0]]
+
+
+def test_retention_needs_strengths() -> None:
+    with pytest.raises(ValueError, match="needs a memory that keeps strengths"):
+        retention().decide(features(full()))
+
+
+def hold(policy: Policy, items_BTW: Tensor, key: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Offer items to N slots; return what is held, its strengths, and the writes expected."""
+    batch, steps, _ = items_BTW.shape
+    held_BN = torch.full((batch, N), -1)
+    strength_BN = torch.zeros(batch, N)
+    writes = torch.zeros(())
+    for t in range(steps):
+        asked = features(
+            held_BN >= 0,
+            candidate_BW=items_BTW[:, t],
+            age_BN=(t - held_BN).float(),
+            strength_BN=strength_BN.detach(),
+            noise_BM=uniform(torch.arange(batch) + key, torch.full((batch,), t), N + 1),
+        )
+        decision = policy.decide(asked)
+        place_BN = (decision.slot_BN + decision.victim_BN).bool()
+        held_BN = torch.where(place_BN, t, held_BN)
+        strength_BN = torch.where(place_BN, decision.action_B4[:, ADD, None], strength_BN)
+        writes = writes + decision.action_B4[:, ADD].mean() / steps
+    return held_BN, strength_BN, writes
+
+
+def marked_items(seed: int, batch: int = 48, steps: int = 16) -> tuple[Tensor, Tensor]:
+    """Return items whose second number matters where the first is 1, and which matter (N)."""
+    source = torch.Generator().manual_seed(seed)
+    marked_BT = torch.rand(batch, steps, generator=source).argsort(dim=1) < N
+    items_BTW = torch.randn(batch, steps, W, generator=source)
+    items_BTW[..., 0] = torch.where(marked_BT, 1.0, -1.0)
+    return items_BTW, marked_BT
+
+
+def test_retention_learns_what_an_answer_needs() -> None:
+    """16 items, room for 4, and 4 are marked: the answer is their mean.
+
+    The read is a mean weighted by strength: what is not needed disturbs it.
+    """
+    policy = retention()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=2e-2)
+    for step in range(100):
+        items_BTW, marked_BT = marked_items(step)
+        held_BN, strength_BN, writes = hold(policy, items_BTW, key=100 * step)
+        weights_BN = torch.softmax(strength_BN.log(), dim=1)
+        answer_B = (weights_BN * items_BTW[..., 1].gather(1, held_BN)).sum(1)
+        target_B = (items_BTW[..., 1] * marked_BT).sum(1) / N
+        loss = (answer_B - target_B).square().mean() + 0.02 * writes
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def kept(policy: Policy) -> float:
+        items_BTW, marked_BT = marked_items(1000)
+        held_BN, _, _ = hold(policy, items_BTW, key=0)
+        return marked_BT.gather(1, held_BN).float().mean().item()
+
+    assert kept(policy.eval()) > 0.9
+    assert kept(EvictOldest()) < 0.4
+
+
+# Utility: for a lifelong store
+
+
+def utility(capacity: int = N, **options: float) -> UtilityPolicy:
+    torch.manual_seed(0)
+    policy = UtilityPolicy(**{"explore": 0.0, "grace": 0, **options})  # type: ignore[arg-type]
+    policy.begin(capacity)
+    return policy
+
+
+def worth(policy: UtilityPolicy, *amounts: float) -> None:
+    policy.utility_N.copy_(torch.tensor(amounts))
+
+
+def predicted(policy: UtilityPolicy, outcome: Tensor) -> float:
+    return policy.network(outcome[None]).item()
+
+
+def test_the_least_worth_leaves_or_the_candidate_does() -> None:
+    policy, outcome = utility(), torch.tensor([0.3, 1.0, 0.2])
+    asked = features(full(), outcome_BF=outcome[None], age_BN=torch.full((1, N), 9.0))
+    guess = predicted(policy, outcome)
+    worth(policy, guess + 2, guess - 1, guess - 2, guess - 2)
+    decision = policy.decide(asked)
+    assert decision.action_B4.argmax() == ADD
+    assert decision.victim_BN.tolist() == [[0, 0, 1, 0]]
+    assert decision.slot_BN.sum() == 0
+    worth(policy, guess + 2, guess + 1, guess + 3, guess + 2)
+    refused = policy.decide(asked)
+    assert refused.action_B4.argmax() == SKIP
+    assert refused.victim_BN.sum() + refused.slot_BN.sum() == 0
+
+
+def test_a_free_slot_is_taken_and_what_is_known_refreshed() -> None:
+    policy = utility()
+    worth(policy, 9.0, 9.0, 9.0, 9.0)
+    roomy = features(torch.tensor([[True, False, True, False]]), outcome_BF=torch.zeros(1, 3))
+    decision = policy.decide(roomy)
+    assert decision.action_B4.argmax() == ADD
+    assert decision.slot_BN.tolist() == [[0, 1, 0, 0]]
+    assert decision.victim_BN.sum() == 0
+    known = features(full(), outcome_BF=torch.zeros(1, 3), known_B=torch.tensor([2]))
+    decision = policy.decide(known)
+    assert decision.action_B4.argmax() == UPDATE
+    assert decision.slot_BN.tolist() == [[0, 0, 1, 0]]
+    assert decision.victim_BN.sum() == 0
+
+
+def test_the_young_are_protected_even_from_exploration() -> None:
+    policy = utility(grace=2)
+    worth(policy, -9.0, -5.0, -7.0, -6.0)
+    ages = torch.tensor([[1.0, 5.0, 2.0, 9.0]])
+    asked = features(full(), outcome_BF=torch.zeros(1, 3), age_BN=ages)
+    assert policy.decide(asked).victim_BN.tolist() == [[0, 0, 1, 0]]
+    policy.explore = 1.0
+    all_young = policy.decide(asked._replace(age_BN=torch.zeros(1, N)))
+    assert all_young.action_B4.argmax() == SKIP
+    assert all_young.victim_BN.sum() == 0
+
+
+def test_grace_is_at_most_half_the_capacity() -> None:
+    policy = utility(grace=1000)
+    worth(policy, -9.0, -9.0, -9.0, -9.0)
+    asked = features(full(), outcome_BF=torch.zeros(1, 3), age_BN=torch.tensor([[1.0, 2, 0, 0]]))
+    assert policy.decide(asked).victim_BN.tolist() == [[0, 1, 0, 0]]
+
+
+def test_exploration_writes_its_share_of_the_refused() -> None:
+    policy = utility(explore=0.2)
+    worth(policy, 9.0, 8.0, 9.0, 9.0)
+    rows = 4000
+    asked = features(full(rows), outcome_BF=torch.zeros(rows, 3), age_BN=torch.ones(rows, N))
+    decision = policy.decide(asked)
+    assert decision.action_B4[:, ADD].mean().item() == pytest.approx(0.2, abs=0.025)  # 4 sigma
+    assert decision.victim_BN.sum(0).tolist() == [0, decision.action_B4[:, ADD].sum(), 0, 0]
+
+
+def test_utility_needs_outcomes_and_a_prior() -> None:
+    with pytest.raises(ValueError, match="use it as episodic_policy"):
+        utility().decide(features(full()))
+    with pytest.raises(ValueError, match="prior=0"):
+        UtilityPolicy(prior=0)
+
+
+def test_a_new_entry_is_worth_what_is_predicted() -> None:
+    policy = utility()
+    worth(policy, 1.0, 2.0, 3.0, 4.0)
+    policy.reads_N.fill_(7)
+    outcome_BF = torch.tensor([[0.5, 1.0, 0.1], [50.0, 0.0, -30.0]])
+    policy.observe_write(torch.tensor([3, 1]), outcome_BF)
+    guesses = [predicted(policy, row) for row in outcome_BF.clamp(-10, 10)]
+    assert policy.utility_N.tolist() == pytest.approx([1.0, guesses[1], 3.0, guesses[0]])
+    assert policy.reads_N.tolist() == [7, 0, 7, 0]
+
+
+BOOKINGS = st.lists(
+    st.lists(st.tuples(st.integers(0, N - 1), st.floats(-3, 3)), min_size=1, max_size=6),
+    max_size=4,
+)
+
+
+@given(batches=BOOKINGS, prior=st.floats(0.5, 4))
+def test_credit_is_a_mean_shrunk_towards_the_prediction(
+    batches: list[list[tuple[int, float]]], prior: float
+) -> None:
+    policy = utility(prior=prior)
+    start = [0.5, -1.0, 2.0, 0.0]
+    worth(policy, *start)
+    for batch in batches:
+        slots, credit = zip(*batch, strict=True)
+        policy.observe_credit(torch.tensor(slots), torch.tensor(credit))
+    for slot in range(N):
+        earned = [credit for batch in batches for at, credit in batch if at == slot]
+        mean = (prior * start[slot] + sum(earned)) / (prior + len(earned))
+        assert policy.utility_N[slot].item() == pytest.approx(mean, abs=1e-4)
+        assert policy.reads_N[slot] == len(earned)
+
+
+def test_learning_moves_predictions_towards_what_was_earned() -> None:
+    policy = utility(capacity=3)
+    outcome_BF = torch.tensor([[2.0, 0.0, 1.0], [0.1, 1.0, 0.0], [0.1, 1.0, 0.0]])
+    policy.observe_write(torch.arange(3), outcome_BF)
+    unread = copy.deepcopy(policy.network.state_dict())
+    policy.learn()
+    assert all(torch.equal(x, unread[name]) for name, x in policy.network.state_dict().items())
+    for _ in range(200):
+        policy.observe_credit(torch.tensor([0, 1]), torch.tensor([1.0, -0.5]))
+        policy.learn()
+    assert predicted(policy, outcome_BF[0]) == pytest.approx(1.0, abs=0.1)
+    assert predicted(policy, outcome_BF[1]) == pytest.approx(-0.5, abs=0.1)
+
+
+def live(policy: UtilityPolicy | EvictOldest, begin: int, end: int, state: list[Tensor]) -> None:
+    """Live through a stream where a quarter is useful, is seen by its loss, and alone earns.
+
+    `state` is what the store holds, whether it is useful, and when it was born; changed in place.
+    """
+    filled_N, useful_N, birth_N = state
+    slots = len(filled_N)
+    for t in range(begin, end):
+        source = torch.Generator().manual_seed(t)
+        useful = bool(torch.rand((), generator=source) < 0.25)
+        loss = (2.0 if useful else 0.5) + 0.3 * float(torch.randn((), generator=source))
+        outcome_BF = torch.tensor([[loss, 1.0 - useful, loss / 2]])
+        asked = features(
+            filled_N[None].clone(),
+            outcome_BF=outcome_BF,
+            age_BN=((t - birth_N) * filled_N)[None],
+            noise_BM=uniform(torch.tensor([0]), torch.tensor([t]), slots + 1),
+        )
+        decision = policy.decide(asked)
+        place = (decision.slot_BN + decision.victim_BN)[0].nonzero()[:, 0]
+        filled_N[place], useful_N[place], birth_N[place] = True, useful, float(t)
+        if isinstance(policy, UtilityPolicy):
+            policy.observe_write(place, outcome_BF[: len(place)])
+            read = torch.randint(0, slots, (4,), generator=source)
+            read = read[filled_N[read]]
+            policy.observe_credit(read, useful_N[read].float())
+            policy.learn()
+
+
+def empty(slots: int = 32) -> list[Tensor]:
+    return [torch.zeros(slots).bool(), torch.zeros(slots).bool(), torch.zeros(slots)]
+
+
+def test_utility_keeps_what_earns() -> None:
+    policy, learned, fifo = utility(capacity=32, explore=0.1, grace=8), empty(), empty()
+    live(policy, 0, 500, learned)
+    live(EvictOldest(), 0, 500, fifo)
+    assert learned[1].float().mean() > 0.85
+    assert fifo[1].float().mean() < 0.45
+
+
+def test_a_life_saved_and_restored_goes_on_as_one_that_never_stopped() -> None:
+    straight, held = utility(capacity=32, explore=0.1, grace=8), empty()
+    live(straight, 0, 120, held)
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    file.seek(0)
+    torch.manual_seed(1)
+    resumed = UtilityPolicy(explore=0.1, grace=8)
+    resumed.begin(32)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    held_again = [part.clone() for part in held]
+    live(straight, 120, 200, held)
+    live(resumed, 120, 200, held_again)
+    assert all(torch.equal(a, b) for a, b in zip(held, held_again, strict=True))
+    ours, theirs = dict(straight.named_parameters()), dict(resumed.named_parameters())
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert torch.equal(straight.utility_N, resumed.utility_N)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_accounts_follow_the_store_to_its_device() -> None:
+    policy = utility()
+    asked = features(full(), outcome_BF=torch.zeros(1, 3), age_BN=torch.ones(1, N))
+    moved = Features(*(part if part is None else part.cuda() for part in asked))
+    here = policy.decide(asked)
+    there = policy.decide(moved)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))
+    where = torch.tensor([1, 2]).cuda()
+    policy.observe_write(where, torch.ones(2, 3).cuda())
+    policy.observe_credit(where, torch.ones(2).cuda())
+    policy.learn()
+    assert policy.utility_N.is_cuda
+
+
+@pytest.mark.parametrize("policy", [EvictOldest(), EvictUniformly(), utility()])
+def test_an_add_has_one_place(policy: Policy) -> None:
+    for filled in (0, 2, N):
+        held = (torch.arange(N) < filled)[None]
+        asked = features(held, outcome_BF=torch.zeros(1, 3), age_BN=torch.full((1, N), 9.0))
+        decision = policy.decide(asked)
+        action = decision.action_B4.argmax(dim=1)
+        assert torch.equal(decision.action_B4, one_hot(action, 4))
+        places = decision.slot_BN.sum() + decision.victim_BN.sum()
+        assert places == (action != SKIP).sum()
