@@ -14,7 +14,7 @@ from stillknows.envs.tasks import Task, make
 
 
 class Heard(NamedTuple):
-    """One question: the sentences before it, the question itself and the right answer."""
+    """One question: the statements before it, the question itself and the right answer."""
 
     story: tuple[str, ...]
     question: str
@@ -36,13 +36,13 @@ def hear(
     heard = []
     ended = np.zeros(envs.num_envs, dtype=bool)
     while not ended.all():
-        asked = [text for text in observations]
-        for story, text in zip(stories, observations, strict=True):
-            story.append(text)
+        asked = observations
+        for row in np.flatnonzero(~info["question"]):
+            stories[row].append(observations[row])
         observations, _, terminated, truncated, info = envs.step(("",) * envs.num_envs)
         ended = ended | terminated | truncated
         for row in np.flatnonzero(info.get("_target", [])):
-            heard.append(Heard(tuple(stories[row][:-1]), asked[row], str(info["target"][row])))
+            heard.append(Heard(tuple(stories[row]), asked[row], str(info["target"][row])))
     envs.close()
     return heard
 

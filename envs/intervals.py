@@ -35,8 +35,13 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
     Args:
         values: one a lifetime; NaN values are left out.
-        level: nominal coverage.
+        level: nominal coverage, a share between 0 and 1.
+
+    Raises:
+        ValueError: if the level is not such a share.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: give a share between 0 and 1, such as 0.95.")
     known = np.array([value for value in values if not np.isnan(value)], dtype=float)
     if len(known) == 0:
         return Interval(np.nan, np.nan, np.nan, 0)

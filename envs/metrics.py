@@ -33,37 +33,49 @@ METRICS = {
 
 
 def average_accuracy(R: Matrix, trained: Sequence[int]) -> float:
-    """Return `mean_j R[T, j]`."""
+    """Return ACC, `mean_j R[T, j]` (Lopez-Paz and Ranzato 2017)."""
     return _mean(R[-1])
 
 
 def backward_transfer(R: Matrix, trained: Sequence[int]) -> float:
-    """Return `mean_j (R[T, j] - R[own(j), j])` over tasks trained before the last segment."""
+    """Return BWT, `mean_j (R[T, j] - R[own(j), j])` (Lopez-Paz and Ranzato 2017).
+
+    The mean is over the tasks that were trained before the last segment.
+    """
     return _mean([R[-1, j] - R[own, j] for j, own in _earlier(trained)])
 
 
 def forward_transfer(R: Matrix, trained: Sequence[int]) -> float:
-    """Return `mean_j (R[own(j) - 1, j] - R[0, j])` over all tasks but the first."""
+    """Return FWT, `mean_j (R[own(j) - 1, j] - R[0, j])` (Lopez-Paz and Ranzato 2017).
+
+    The mean is over all trained tasks but the first; their baseline b_j is row 0.
+    """
     return _mean([R[own - 1, j] - R[0, j] for j, own in _first_segments(trained) if own > 1])
 
 
 def forgetting(R: Matrix, trained: Sequence[int]) -> float:
-    """Return `mean_j (max_{1 <= t < T} R[t, j] - R[T, j])` over tasks trained before the last."""
+    """Return F, `mean_j (max_{1 <= t < T} R[t, j] - R[T, j])` (Chaudhry et al. 2018).
+
+    The mean is over the tasks that were trained before the last segment.
+    """
     return _mean([_best(R[1:-1, j]) - R[-1, j] for j, _ in _earlier(trained)])
 
 
 def forgetting_last(R: Matrix, trained: Sequence[int]) -> float:
-    """Return `mean_j (R[own(j), j] - R[T, j])` over tasks trained before the last segment."""
+    """Return `mean_j (R[own(j), j] - R[T, j])`, Avalanche's forgetting: -BWT."""
     return -backward_transfer(R, trained)
 
 
 def forgetting_clipped(R: Matrix, trained: Sequence[int]) -> float:
-    """Return `mean_j (max_{1 <= t <= T} R[t, j] - R[T, j])` over tasks trained before the last."""
+    """Return `mean_j (max_{1 <= t <= T} R[t, j] - R[T, j])`, Mammoth's forgetting.
+
+    The mean is over the tasks that were trained before the last segment.
+    """
     return _mean([_best(R[1:, j]) - R[-1, j] for j, _ in _earlier(trained)])
 
 
 def learning_accuracy(R: Matrix, trained: Sequence[int]) -> float:
-    """Return `mean_j R[own(j), j]`."""
+    """Return LA, `mean_j R[own(j), j]` (Riemer et al. 2019)."""
     return _mean([R[own, j] for j, own in _first_segments(trained)])
 
 

@@ -1,4 +1,6 @@
-"""Metrics against matrices worked out by hand, intervals against simulation, floors by hand."""
+"""Metrics against matrices worked out by hand, and against their definitions in plain loops."""
+
+import math
 
 import numpy as np
 import pytest
@@ -7,8 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stillknows.envs import metrics
-from stillknows.envs.floors import Heard, last_mentioned_answer, majority_answer
-from stillknows.envs.intervals import interval, paired_difference
 
 R = np.array(
     [
@@ -23,20 +23,28 @@ TRAINED = [0, 1, 2]
 
 def test_by_hand() -> None:
     found = metrics.summary(R, TRAINED)
-    assert set(found) == set(metrics.METRICS)
-    expected = {
-        "average_accuracy": (0.60 + 0.70 + 0.85) / 3,
-        "backward_transfer": ((0.60 - 0.90) + (0.70 - 0.80)) / 2,
-        "forward_transfer": ((0.30 - 0.20) + (0.20 - 0.00)) / 2,
-        "forgetting": ((0.95 - 0.60) + (0.80 - 0.70)) / 2,
-        "forgetting_last": ((0.90 - 0.60) + (0.80 - 0.70)) / 2,
-        "forgetting_clipped": ((0.95 - 0.60) + (0.80 - 0.70)) / 2,
-        "learning_accuracy": (0.90 + 0.80 + 0.85) / 3,
-    }
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value), name
+    assert list(found) == list(metrics.METRICS)
+    assert found == pytest.approx(
+        {
+            "average_accuracy": (0.60 + 0.70 + 0.85) / 3,
+            "backward_transfer": ((0.60 - 0.90) + (0.70 - 0.80)) / 2,
+            "forward_transfer": ((0.30 - 0.20) + (0.20 - 0.00)) / 2,
+            "forgetting": ((0.95 - 0.60) + (0.80 - 0.70)) / 2,
+            "forgetting_last": ((0.90 - 0.60) + (0.80 - 0.70)) / 2,
+            "forgetting_clipped": ((0.95 - 0.60) + (0.80 - 0.70)) / 2,
+            "learning_accuracy": (0.90 + 0.80 + 0.85) / 3,
+        }
+    )
     reference = metrics.intransigence(R, TRAINED, [1.0, 0.9, 0.95])
     assert reference == pytest.approx((0.10 + 0.10 + 0.10) / 3)
+
+
+def test_a_score_before_its_own_training_can_be_the_best() -> None:
+    early = R.copy()
+    early[1, 1] = 0.85  # task 1 after segment 1, which trained task 0
+    assert metrics.forgetting(early, TRAINED) == pytest.approx(((0.95 - 0.60) + 0.15) / 2)
+    early[0, 1] = 1.0  # before any training: not a score after a segment
+    assert metrics.forgetting(early, TRAINED) == pytest.approx(((0.95 - 0.60) + 0.15) / 2)
 
 
 def test_a_task_that_improves_forgets_less_than_nothing_but_not_when_clipped() -> None:
@@ -46,14 +54,68 @@ def test_a_task_that_improves_forgets_less_than_nothing_but_not_when_clipped() -
     assert metrics.forgetting_clipped(better, TRAINED) == pytest.approx((0.0 + 0.10) / 2)
 
 
-def test_repeats_count_from_the_first_training_and_missing_scores_are_left_out() -> None:
+def test_tasks_in_another_order_are_another_naming() -> None:
+    order = [2, 0, 1]  # segment t trains task order[t]
+    renamed = np.empty_like(R)
+    renamed[:, order] = R
+    assert metrics.summary(renamed, order) == pytest.approx(metrics.summary(R, TRAINED))
+
+
+def test_repeats_count_from_the_first_training() -> None:
     matrix = np.vstack([R, [0.9, 0.6, 0.8]])
-    assert metrics.learning_accuracy(matrix, [0, 1, 2, 0]) == pytest.approx((0.9 + 0.8 + 0.85) / 3)
+    found = metrics.summary(matrix, [0, 1, 2, 0])
+    assert found["learning_accuracy"] == pytest.approx((0.9 + 0.8 + 0.85) / 3)
+    assert found["backward_transfer"] == pytest.approx((0.0 - 0.2 - 0.05) / 3)
+    assert found["forgetting"] == pytest.approx((0.05 + 0.2 + 0.05) / 3)
+    assert found["forward_transfer"] == pytest.approx((0.1 + 0.2) / 2)
+
+
+def test_scores_that_were_not_taken_are_left_out() -> None:
     gaps = R.copy()
     gaps[3, 1] = np.nan
     assert metrics.backward_transfer(gaps, TRAINED) == pytest.approx(-0.30)
-    with pytest.raises(ValueError, match="4 rows for 2"):
+    assert metrics.forgetting(gaps, TRAINED) == pytest.approx(0.35)
+    gaps[2, 0] = np.nan
+    assert metrics.forgetting(gaps, TRAINED) == pytest.approx(0.30)
+    assert math.isnan(metrics.average_accuracy(np.full((2, 1), np.nan), [0]))
+
+
+def test_one_task_has_nothing_to_forget_or_transfer() -> None:
+    found = metrics.summary(np.array([[0.2], [0.7]]), [0])
+    defined = {name: value for name, value in found.items() if not math.isnan(value)}
+    assert defined == {"average_accuracy": 0.7, "learning_accuracy": 0.7}
+
+
+def test_a_row_for_every_segment_and_one_before() -> None:
+    with pytest.raises(ValueError, match="4 rows for 2 training segments"):
         metrics.summary(R, [0, 1])
+
+
+@settings(max_examples=60)
+@given(
+    arrays(float, (6, 4), elements=st.floats(0, 1) | st.just(np.nan)),
+    st.lists(st.integers(0, 3), min_size=5, max_size=5),
+)
+def test_any_stream_against_the_definitions_in_loops(matrix: np.ndarray, tasks: list[int]) -> None:
+    end = len(tasks)
+    lists: dict[str, list[float]] = {name: [] for name in metrics.METRICS}
+    lists["average_accuracy"] = [matrix[end][j] for j in range(4)]
+    for j in set(tasks):
+        own = tasks.index(j) + 1
+        lists["learning_accuracy"].append(matrix[own][j])
+        if own > 1:
+            lists["forward_transfer"].append(matrix[own - 1][j] - matrix[0][j])
+        if own < end:
+            past = [matrix[t][j] for t in range(1, end) if matrix[t][j] == matrix[t][j]]
+            best, last = max(past, default=math.nan), matrix[end][j]
+            lists["backward_transfer"].append(last - matrix[own][j])
+            lists["forgetting_last"].append(matrix[own][j] - last)
+            lists["forgetting"].append(best - last)
+            lists["forgetting_clipped"].append(max([*past, last]) - last)
+    for name, found in metrics.summary(matrix, tasks).items():
+        known = [value for value in lists[name] if value == value]
+        expected = sum(known) / len(known) if known else math.nan
+        assert found == pytest.approx(expected, nan_ok=True), name
 
 
 @settings(max_examples=50)
@@ -64,44 +126,5 @@ def test_relations_that_always_hold(matrix: np.ndarray) -> None:
     assert found["forgetting_clipped"] >= max(0.0, found["forgetting"]) - 1e-12
     assert found["forgetting"] >= found["forgetting_last"] - 1e-12
     assert all(-1 <= value <= 1 for value in found.values())
-
-
-def test_interval_of_five_by_hand() -> None:
-    found = interval([0.1, 0.2, 0.3, 0.4, 0.5])
-    reach = 2.7764451 * np.std([0.1, 0.2, 0.3, 0.4, 0.5], ddof=1) / np.sqrt(5)
-    assert found.mean == pytest.approx(0.3)
-    assert found.high == pytest.approx(0.3 + reach)
-    assert found.low == pytest.approx(0.3 - reach)
-    assert np.isnan(interval([0.7]).low)
-    assert interval([0.5, float("nan"), 0.5]).n == 2
-    assert paired_difference([0.9, 0.8], [0.5, 0.5]).mean == pytest.approx(0.35)
-    with pytest.raises(ValueError, match="Pairs"):
-        paired_difference([1.0], [1.0, 2.0])
-
-
-def test_intervals_of_few_lifetimes_hold_what_they_promise() -> None:
-    draws = np.random.default_rng(0).normal(size=(3000, 5))
-    covered = np.mean([(i := interval(row)).low <= 0 <= i.high for row in draws])
-    assert 0.935 < covered < 0.965
-
-
-def test_many_lifetimes_are_bootstrapped() -> None:
-    values = np.random.default_rng(1).normal(0.5, 0.1, 40)
-    found = interval(values)
-    assert found.low < values.mean() < found.high
-    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(40), rel=0.3)
-    assert found == interval(values)
-
-
-def test_floors_by_hand() -> None:
-    exam = [
-        Heard(("mary is in the hall .", "john is in the park ."), "where is mary ?", "hall"),
-        Heard(("go north and then east .",), "how ?", "north east"),
-        Heard(("nothing is said .",), "where ?", "park"),
-    ]
-    train = ["park", "park", "hall", "north east", "east"]
-    assert majority_answer(train, exam) == pytest.approx(1 / 3)
-    assert last_mentioned_answer(train, exam) == pytest.approx(1 / 3)
-    assert last_mentioned_answer([*train, "east"], exam[:1]) == 0.0
-    close = [Heard(("first north east .",), "how ?", "north east")]
-    assert last_mentioned_answer(train, close) == 1.0
+    best = metrics.intransigence(matrix, [0, 1, 2, 3], [1.0] * 4)
+    assert best == pytest.approx(1 - found["learning_accuracy"])
