@@ -71,6 +71,23 @@ def episodes_of(config: DictConfig) -> list[int]:
     return budgets
 
 
+def exam_episodes_of(config: DictConfig, tasks: Sequence[Task]) -> list[int]:
+    """Return how many stories each task's examination has, never one twice.
+
+    Raises:
+        ValueError: if `stream.exam_episodes` is not a number where the stories never end.
+    """
+    asked = config.stream.exam_episodes
+    endless = [task.name for task in tasks if task.exam_stories is None]
+    if asked is None and endless:
+        raise ValueError(
+            f"stream.exam_episodes=null asks for every story, and those of {endless[0]} never end: "
+            "give a number."
+        )
+    limits = [asked if task.exam_stories is None else task.exam_stories for task in tasks]
+    return [limit if asked is None else min(asked, limit) for limit in limits]
+
+
 def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
     """Live one lifetime and write its log into `folder`.
 
@@ -94,7 +111,7 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
             learner=learner,
             log=log,
             rows=config.rows,
-            exam_episodes=config.stream.exam_episodes,
+            exam_episodes=exam_episodes_of(config, tasks),
             seed=config.seed,
             plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
             progress=progress,
@@ -122,6 +139,7 @@ def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
         "name": config.arm,
         "seed": config.seed,
         "tasks": [task.name for task in tasks],
+        "sources": [task.source for task in tasks],
         "protocol": "joint" if config.stream.joint else "identity hidden",
         "config": OmegaConf.to_container(config, resolve=True),
         "versions": {package: version(package) for package in PACKAGES},
@@ -130,8 +148,10 @@ def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
 
 def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -> None:
     """Write what the simplest answers would score in each examination."""
-    for number, task in enumerate(tasks):
-        episodes, budgets = config.stream.exam_episodes, episodes_of(config)
+    budgets = episodes_of(config)
+    for number, (task, episodes) in enumerate(
+        zip(tasks, exam_episodes_of(config, tasks), strict=True)
+    ):
         start = sum(budgets[:number])
         place = {"task_start": start, "lived": start + budgets[number]}
         heard = hear(task, task.train, episodes, seed=config.seed, options=place)

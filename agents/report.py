@@ -26,6 +26,7 @@ class Life(NamedTuple):
         name: the arm.
         seed: of the lifetime.
         tasks: names, in the order of the stream.
+        sources: where the stories come from, a line for each task that is not generated.
         protocol: of the lifetime.
         matrix: accuracy after each experience, row 0 before any, `[T + 1, N]`.
         metrics: by name; `carried` is the accuracy at the end in questions about earlier episodes.
@@ -37,6 +38,7 @@ class Life(NamedTuple):
     name: str
     seed: int
     tasks: tuple[str, ...]
+    sources: tuple[str, ...]
     protocol: str
     matrix: Matrix
     metrics: dict[str, float]
@@ -52,7 +54,7 @@ def summarise(events: Sequence[Event]) -> Life:
     exams = [event for event in events if event["event"] == "examination"]
     matrix = accuracy_matrix(exams, len(tasks))
     joint = head["protocol"] == "joint"
-    trained = list(range(len(matrix) - 1))
+    trained = _trained(events)[: len(matrix) - 1]
     metrics = {name: float("nan") for name in METRICS}
     if joint:
         metrics["average_accuracy"] = float(np.mean(matrix[-1]))
@@ -65,6 +67,11 @@ def summarise(events: Sequence[Event]) -> Life:
         name=head["name"],
         seed=head["seed"],
         tasks=tasks,
+        sources=tuple(
+            f"{task}: {source}."
+            for task, source in zip(tasks, head["sources"], strict=True)
+            if source
+        ),
         protocol=head["protocol"],
         matrix=matrix,
         metrics=metrics,
@@ -82,6 +89,12 @@ def accuracy_matrix(exams: Sequence[Event], tasks: int) -> Matrix:
         if event["arm"] == "agent":
             matrix[event["after"], event["task"]] = _accuracy(event)
     return matrix
+
+
+def _trained(events: Sequence[Event]) -> list[int]:
+    """Return the task of each experience."""
+    tasks = {event["experience"]: event["task"] for event in events if event["event"] == "update"}
+    return [tasks[experience] for experience in sorted(tasks)]
 
 
 def write_report(folders: Sequence[Path], out: Path) -> str:
@@ -118,6 +131,7 @@ def _sections(arms: Mapping[str, list[Life]]) -> list[str]:
         "# What is still known",
         f"Tasks, in this order: {', '.join(first.tasks)}. Every figure is a mean over lifetimes "
         "with its 95 % interval; n is the number of lifetimes.",
+        *first.sources,
         _metric_table(arms),
         "![accuracy matrices](accuracy_matrix.png)",
         "![accuracy over the life](accuracy.png)",

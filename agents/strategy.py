@@ -36,7 +36,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         learner: how it learns.
         log: takes every event.
         rows: episodes side by side in training (B).
-        exam_episodes: stories of an examination in one task.
+        exam_episodes: stories of the examination in each task.
         seed: of everything that happens in this life.
         plugins: Avalanche plugins.
         progress: hears of every update: task, updates so far, accuracy of late.
@@ -51,7 +51,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         learner: QuestionLearner,
         log: LifetimeLog,
         rows: int,
-        exam_episodes: int,
+        exam_episodes: Sequence[int],
         seed: int,
         plugins: Sequence[BaseSGDPlugin] = (),
         progress: Progress = lambda name, update, accuracy: None,
@@ -104,7 +104,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
                 self.agent,
                 task,
                 number=number,
-                episodes=self.exam_episodes,
+                episodes=self.exam_episodes[number],
                 rows=self.rows,
                 seed=self.seed,
                 options={"lived": known, "task_start": start},

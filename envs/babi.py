@@ -119,17 +119,23 @@ def babi_tasks(directory: str, tasks: Sequence[str | int], size: str = "en-10k")
         size: "en-10k" or "en".
 
     Raises:
-        ValueError: if a task is unknown.
+        ValueError: if a task is unknown or its files are not there.
     """
-    return [
-        Task(
-            task,
-            "stillknows/Babi-v0",
-            {"task": task, "directory": directory, "size": size},
-            {"task": task, "directory": directory, "size": size, "split": "exam"},
-        )
-        for task in map(_name, tasks)
-    ]
+    return [_task({"task": _name(task), "directory": directory, "size": size}) for task in tasks]
+
+
+def _task(train: dict[str, Any]) -> Task:
+    exam = {**train, "split": "exam"}
+    sources = [BabiTask(**arguments).source for arguments in (train, exam)]
+    read = " and ".join(f"{path.parent.name}/{path.name}" for path in sources[0])
+    return Task(
+        train["task"],
+        "stillknows/Babi-v0",
+        train,
+        exam,
+        exam_stories=len(_read(sources[1])),
+        source=f"trained on {read}, examined on {sources[1][0].name}",
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -26,12 +26,16 @@ class Task(NamedTuple):
         id: its Gymnasium id.
         train: constructor arguments of the environment that is trained in.
         exam: constructor arguments of the one that examines.
+        exam_stories: how many different stories it examines with; None if they never end.
+        source: where the stories come from, for the report; "" if they are generated.
     """
 
     name: str
     id: str
     train: Mapping[str, Any]
     exam: Mapping[str, Any]
+    exam_stories: int | None = None
+    source: str = ""
 
 
 def gymnasium_tasks(

@@ -180,6 +180,9 @@ def test_tasks_go_by_number_too(folder: Path) -> None:
     tasks = babi_tasks(str(folder), ["qa3", 1])
     assert [(task.name, task.train["task"]) for task in tasks] == [("qa3", "qa3"), ("qa1", "qa1")]
     assert [task.exam.get("split") for task in tasks] == ["exam", "exam"]
+    assert [task.exam_stories for task in tasks] == [1, 3]
+    read = "en/qa3_facts_train.txt and en-valid-10k/qa3_valid.txt"
+    assert tasks[0].source == f"trained on {read}, examined on qa3_facts_test.txt"
 
 
 @pytest.mark.parametrize(

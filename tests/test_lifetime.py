@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from stillknows.agents import log as logs
 from stillknows.agents.board import scalars
 from stillknows.agents.cli import main
-from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.lifetime import exam_episodes_of, live_lifetime
 from stillknows.agents.report import accuracy_matrix, summarise, write_report
 from stillknows.agents.train import compose_config
+from stillknows.envs.tasks import Task
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
 
@@ -106,12 +108,16 @@ def test_the_report_equals_a_computation_by_hand(run: Path, tmp_path: Path) -> N
     assert "floor: majority answer" in text
 
 
-def write_log(folder: Path, arm: str, seed: int, matrix: list[list[int]]) -> None:
+def write_log(
+    folder: Path, arm: str, seed: int, matrix: list[list[int]], trained: tuple[int, ...] = (0, 1)
+) -> None:
     """Write a log by hand: `matrix[t][j]` of the ten answers in task j were right."""
     log = logs.LifetimeLog(folder)
     head = {"schema": logs.SCHEMA, "name": arm, "seed": seed, "tasks": ["a", "b"]}
-    log.append("lifetime", **head, protocol="identity hidden")
+    log.append("lifetime", **head, sources=["", "read from b.txt"], protocol="identity hidden")
     for after, row in enumerate(matrix):
+        if after:
+            log.append("update", experience=after - 1, task=trained[after - 1])
         for task, right in enumerate(row):
             correct = [1] * right + [0] * (10 - right)
             exam = {"after": after, "task": task, "name": "ab"[task], "arm": "agent"}
@@ -130,6 +136,15 @@ def test_a_report_on_logs_written_by_hand(tmp_path: Path) -> None:
     assert "| 0.200 [" in rows["| ours"]  # forgetting: (0.1 + 0.3) / 2
     # paired differences in ACC are 0.9 - 0.55 and 0.8 - 0.6: t with one degree of freedom
     assert "0.275 [-0.678, 1.228]" in rows["| ours − theirs"]
+    assert "\nb: read from b.txt.\n" in text
+
+
+def test_the_order_of_tasks_is_read_from_the_log(tmp_path: Path) -> None:
+    write_log(tmp_path, "ours", 0, [[0, 0], [2, 9], [8, 7], [6, 8]], trained=(1, 0, 1))
+    metrics = summarise(logs.read(tmp_path)).metrics
+    assert metrics["learning_accuracy"] == pytest.approx(0.85)  # 0.8 in a, first 0.9 in b
+    assert metrics["backward_transfer"] == pytest.approx(-0.15)  # 0.6 - 0.8 and 0.8 - 0.9
+    assert metrics["forward_transfer"] == pytest.approx(0.2)  # of a, before its training
 
 
 def test_accuracy_matrix_by_hand() -> None:
@@ -236,3 +251,15 @@ def test_the_command_line_lives_two_arms_and_reports(tmp_path: Path) -> None:
     assert "%|" not in done.stderr  # no progress bars where there is no terminal
     assert list((tmp_path / "run" / "both-seed0" / "tensorboard").iterdir())
     assert (tmp_path / "run" / "report.md").exists()
+
+
+def test_an_examination_asks_every_story_of_a_file_once() -> None:
+    endless, file = Task("a", "id", {}, {}), Task("b", "id", {}, {}, exam_stories=250)
+    config = OmegaConf.create({"stream": {"exam_episodes": 300}})
+    assert exam_episodes_of(config, [endless, file]) == [300, 250]
+    config.stream.exam_episodes = 100
+    assert exam_episodes_of(config, [endless, file]) == [100, 100]
+    config.stream.exam_episodes = None
+    assert exam_episodes_of(config, [file]) == [250]
+    with pytest.raises(ValueError, match="those of a never end: give a number"):
+        exam_episodes_of(config, [file, endless])
