@@ -18,13 +18,16 @@ from stillknows.agents.tokenizer import PAD
 Cache = list[tuple[Tensor, Tensor]]
 
 
-def rotate(x_BHLE: Tensor, position_BL: Tensor) -> Tensor:
-    """Turn each pair of numbers by its position (int64 `[B, L]`) times its frequency."""
-    half = x_BHLE.shape[3] // 2
-    frequency = 1000.0 ** (-torch.arange(half, device=x_BHLE.device) / half)
+def rotate(x_pBHLE: Tensor, position_BL: Tensor) -> Tensor:
+    """Turn each pair of numbers by its position (int64 `[B, L]`) times its frequency.
+
+    The first axis holds what is turned alike: queries and keys.
+    """
+    half = x_pBHLE.shape[4] // 2
+    frequency = 1000.0 ** (-torch.arange(half, device=x_pBHLE.device) / half)
     angle_B1LE = position_BL[:, None, :, None] * frequency
-    cos, sin = angle_B1LE.cos().to(x_BHLE), angle_B1LE.sin().to(x_BHLE)
-    a, b = x_BHLE.chunk(2, dim=-1)
+    cos, sin = angle_B1LE.cos().to(x_pBHLE), angle_B1LE.sin().to(x_pBHLE)
+    a, b = x_pBHLE.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
@@ -53,7 +56,7 @@ class Block(nn.Module):
         batch, length, _ = x_BLD.shape
         parts = self.query_key_value(self.norm_attention(x_BLD))
         parts = parts.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = rotate(parts[0], position_BL), rotate(parts[1], position_BL)
+        query, key = rotate(parts[:2], position_BL)
         value = parts[2]
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)

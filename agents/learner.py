@@ -2,7 +2,8 @@
 
 One update is one batch of episodes: every question adds its loss while the episodes are lived
 (the memory's state keeps its history until then), rehearsed questions add theirs, and the
-optimiser moves once. It knows nothing of streams.
+optimiser moves once. What is rehearsed is older than the experience, since what belongs to it is
+lived anyway (in the first experience, anything). It knows nothing of streams.
 """
 
 import math
@@ -84,11 +85,14 @@ class QuestionLearner:
         self.learning_rate, self.warmup, self.rest = learning_rate, warmup, rest
         self.updates = self.begun = 0
         self.planned = 1
+        self._lived_before = 0
         self._forget_batch()
 
     def begin(self, updates: int) -> None:
         """Begin an experience of so many updates: the learning rate rises and falls once."""
         self.begun, self.planned = self.updates, updates
+        memory = self.agent.episodic_memory
+        self._lived_before = 0 if memory is None else memory.seen
 
     def mark(self, thought: Thought, marked: Marked) -> None:
         """Take the marks of a step's answers: add to the loss, remember the outcome."""
@@ -155,7 +159,8 @@ class QuestionLearner:
         memory = self.agent.episodic_memory
         if memory is None or not self.rehearse or not len(memory):
             return None
-        entries = memory.entries(memory.sample(self.rehearse, self.seed * 2**32 + self.updates))
+        key = self.seed * 2**32 + self.updates
+        entries = memory.entries(memory.sample(self.rehearse, key, before=self._lived_before))
         decode = self.agent.tokenizer.decode
         stories = [
             tuple(decode(tokens) for tokens in story if tokens[0] != PAD)

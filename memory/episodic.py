@@ -1,13 +1,15 @@
-"""What every lifelong store and its users agree on: candidates, recalls, and answers from them.
+"""What every lifelong store and its users agree on: candidates, decisions, recalls, answers.
 
 Letters: B rows, D key size, V vector size, A tokens of an answer, T sentences and L tokens of a
 story, K neighbours.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from stillknows.memory.interface import Decision, Features
 
 
 class Recall(NamedTuple):
@@ -92,3 +94,25 @@ def p_store(
     shares_BK = weights_BK / total_B1.clamp(min=torch.finfo(weights_BK.dtype).tiny)
     zeros_BV = weights_BK.new_zeros(len(prefix_BA), vocabulary)
     return zeros_BV.scatter_add(1, next_BK, shares_BK), agrees_BK.any(dim=1)
+
+
+def places(decision: Decision) -> list[int]:
+    """Return the slot of each decision, its victim where there is one, -1 for none."""
+    place_BN = torch.where(
+        decision.victim_BN.any(dim=1, keepdim=True), decision.victim_BN, decision.slot_BN
+    )
+    slot_B = place_BN.argmax(dim=1)
+    return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()
+
+
+def with_changes(features: Features, row: int, changed: set[int]) -> Features:
+    """Return the features of one row after the slots in `changed` went to new entries."""
+    parts: Any = (None if part is None else part[row : row + 1].clone() for part in features)
+    one = Features(*parts)
+    slots = list(changed)
+    for part in (one.usage_BN, one.age_BN, one.idle_BN, one.similarity_BN):
+        part[0, slots] = 0
+    one.filled_BN[0, slots] = True
+    if int(one.known_B) in changed:
+        one.known_B.fill_(-1)
+    return one

@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 
 from stillknows.memory import noise
-from stillknows.memory.episodic import Candidates, Entries, Recall, Written
+from stillknows.memory.episodic import (
+    Candidates,
+    Entries,
+    Recall,
+    Written,
+    places,
+    with_changes,
+)
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, Policy
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
@@ -176,9 +183,19 @@ class NEC:
         self.seen += len(names)
         return written
 
-    def sample(self, size: int, key: int) -> Tensor:
-        """Return up to `size` different filled slots, every one as likely; the same for a key."""
+    def sample(self, size: int, key: int, before: int | None = None) -> Tensor:
+        """Return up to `size` different filled slots, every one as likely; the same for a key.
+
+        Args:
+            size: how many.
+            key: of the draw.
+            before: only entries born when fewer candidates than this had been `seen`; where
+                there are none, and with None, any.
+        """
         filled = self.columns["filled_N"].nonzero()[:, 0]
+        if before is not None:
+            old = filled[self.provenance("birth")[filled] < before]
+            filled = old if len(old) else filled
         whole = torch.tensor([key], dtype=torch.int64, device=filled.device)
         order = noise.uniform(whole, torch.zeros_like(whole), len(filled))[0].argsort(stable=True)
         return filled[order[:size]]
@@ -293,7 +310,7 @@ class NEC:
         Returns:
             Slots (-1 for none), and what became of the candidates.
         """
-        actions, slots = decision.action_B4.argmax(dim=1).tolist(), _places(decision)
+        actions, slots = decision.action_B4.argmax(dim=1).tolist(), places(decision)
         free = (~self.columns["filled_N"]).nonzero()[:, 0].tolist()[::-1]
         changed: set[int] = set()
         written = [_NOTHING] * len(names)
@@ -302,8 +319,8 @@ class NEC:
             if action == ADD and free:
                 slot = free.pop()
             elif slot in changed or (action == ADD and slot < 0):
-                again = self.policy.decide(_changed(features, row, changed))
-                action, slot = int(again.action_B4.argmax()), _places(again)[0]
+                again = self.policy.decide(with_changes(features, row, changed))
+                action, slot = int(again.action_B4.argmax()), places(again)[0]
             if action == SKIP or slot < 0 or (action != ADD and not self._holds(slot, changed)):
                 slots[row] = -1
                 continue
@@ -369,28 +386,6 @@ class NEC:
         columns = self.columns
         query = columns["keys_ND"][probe]
         return nearest(query, columns["keys_ND"], columns["filled_N"], self.neighbours)[1]
-
-
-def _places(decision: Decision) -> list[int]:
-    """Return the slot of each decision, its victim where there is one, -1 for none."""
-    place_BN = torch.where(
-        decision.victim_BN.any(dim=1, keepdim=True), decision.victim_BN, decision.slot_BN
-    )
-    slot_B = place_BN.argmax(dim=1)
-    return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()
-
-
-def _changed(features: Features, row: int, changed: set[int]) -> Features:
-    """Return the features of one row after the slots in `changed` went to new entries."""
-    parts: Any = (None if part is None else part[row : row + 1].clone() for part in features)
-    one = Features(*parts)
-    slots = list(changed)
-    for part in (one.usage_BN, one.age_BN, one.idle_BN, one.similarity_BN):
-        part[0, slots] = 0
-    one.filled_BN[0, slots] = True
-    if int(one.known_B) in changed:
-        one.known_B.fill_(-1)
-    return one
 
 
 def _fit(answer_BA: Tensor, length: int) -> Tensor:

@@ -265,6 +265,16 @@ def test_sampling_is_uniform_repeatable_and_without_repeats() -> None:
     assert torch.equal(memory.sample(3, 5), memory.sample(3, 5))
 
 
+def test_sampling_of_what_is_old() -> None:
+    memory = store(EvictOldest(), capacity=10)
+    memory.remember(offer([0, 1], [10, 11]))
+    lived = memory.seen
+    memory.remember(offer([2, 3, 4], [12, 13, 14]))
+    for key in range(20):
+        assert set(memory.sample(4, key, before=lived).tolist()) == {0, 1}
+        assert set(memory.sample(5, key, before=0).tolist()) == set(range(5))  # nothing is older
+
+
 def test_rekey_computes_keys_from_the_raw_text() -> None:
     memory = store(EvictOldest(), capacity=8)
     memory.remember(offer([1, 2, 3], [10, 20, 30]))

@@ -8,6 +8,7 @@ from stillknows.memory.noise import mix, uniform
 
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 MASK = 2**64 - 1
+MASK_32 = 2**32 - 1
 
 
 def splitmix(x: int) -> int:
@@ -42,9 +43,13 @@ def test_mix_agrees_with_whole_numbers_without_a_sign(x: int) -> None:
 
 @given(WHOLE, WHOLE, st.integers(0, 100))
 def test_uniform_agrees_with_whole_numbers_without_a_sign(key: int, step: int, place: int) -> None:
-    base = splitmix(splitmix(key & MASK) ^ (step & MASK))
-    expected = (splitmix(base ^ splitmix(place)) >> 40) / 2**24
-    assert uniform(whole(key), whole(step), place + 1)[0, place].item() == expected
+    row = splitmix(splitmix(key & MASK) ^ (step & MASK))
+    x = (row ^ splitmix(place)) & MASK_32
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & MASK_32
+    x ^= row >> 32
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & MASK_32
+    x ^= x >> 16
+    assert uniform(whole(key), whole(step), place + 1)[0, place].item() == (x >> 8) / 2**24
 
 
 def test_a_row_depends_on_its_own_counters_only() -> None:
@@ -69,6 +74,15 @@ def test_uniform_whichever_counter_moves() -> None:
     lagged = torch.cat([pairs[:, 1:], pairs[:, :-1]])
     off = torch.corrcoef(lagged).fill_diagonal_(0)
     assert off.abs().max() < 0.03  # four standard deviations of independent numbers
+
+
+def test_uniform_over_rows_and_places_together() -> None:
+    drawn = uniform(torch.zeros(300, dtype=torch.int64), torch.arange(300), 300)
+    assert chi_square(drawn) < 37.7
+    winners = drawn.argmax(dim=1).float() / 300  # who is evicted, were these slots
+    assert chi_square(winners) < 37.7
+    off = torch.corrcoef(drawn).fill_diagonal_(0)
+    assert off.abs().max() < 0.31  # 45,000 pairs of 300 numbers: 5.3 standard deviations
 
 
 def test_no_two_counters_share_their_noise() -> None:
