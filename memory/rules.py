@@ -115,9 +115,16 @@ class Surprise(EvictOldest):
         self.threshold = threshold
 
     def accepts(self, features: Features) -> Tensor:
-        """Compare the loss; a working memory has none, and everything surprises."""
+        """Compare the loss.
+
+        Raises:
+            ValueError: in a working memory, which decides before an answer is marked.
+        """
         if features.outcome_BF is None:
-            return super().accepts(features)
+            raise ValueError(
+                "A working memory decides before the answer is marked, so nothing surprises it: "
+                "give this policy to the episodic memory and another to the working memory."
+            )
         return features.outcome_BF[:, 0] > self.threshold
 
 

@@ -125,9 +125,9 @@ def test_only_novelty_asks_for_similarities() -> None:
     assert [make().needs_similarity for make in EVERY] == [make is rules.Novelty for make in EVERY]
 
 
-def test_without_an_outcome_everything_surprises() -> None:
-    features = draw(0)._replace(outcome_BF=None, known_B=torch.full((6,), -1))
-    assert rules.Surprise(9.0).decide(features).action_B4.argmax(1).tolist() == [ADD] * 6
+def test_nothing_surprises_a_working_memory() -> None:
+    with pytest.raises(ValueError, match="give this policy to the episodic memory"):
+        rules.Surprise().decide(draw(0)._replace(outcome_BF=None))
 
 
 class Shelf:
