@@ -220,3 +220,23 @@ def test_questions_are_learned(tiny: DictConfig) -> None:
         live(agent, envs, learner, task=0, seed=32 * batch)
         report = learner.update()
     assert report.accuracy > 0.9
+
+
+def test_what_is_rehearsed_is_older_than_the_experience(
+    tiny: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, tasks = warmed(tiny, batches=2)
+    store = agent.episodic_memory
+    assert store is not None
+    learner = hydra.utils.instantiate(tiny.learner, agent, seed=0)
+    lived, drawn = store.seen, []
+    sample = store.sample
+    monkeypatch.setattr(store, "sample", lambda *a, **b: drawn.append(sample(*a, **b)) or drawn[-1])
+    learner.begin(2)
+    envs = make(tasks[1], 8, tasks[1].train)
+    for batch in range(2):
+        live(agent, envs, learner, task=1, seed=8 * batch, options={"episode": 64 + 8 * batch})
+        assert learner.update().rehearsed_loss > 0
+        assert (store.provenance("birth")[drawn[-1]] < lived).all()
+    assert store.seen > lived
+    assert len(drawn) == 2
