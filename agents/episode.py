@@ -47,17 +47,18 @@ def live(
     keys_B = torch.tensor(np.asarray(info.get("episode", range(envs.num_envs))), dtype=torch.int64)
     state = agent.initial_state(envs.num_envs, keys_B)
     ended = np.zeros(envs.num_envs, dtype=bool)
-    step = 0
+    turn = 0
     while not ended.all():
         asked = info.get("question", [text.endswith("?") for text in observations])
         episodes = info.get("episode", np.arange(envs.num_envs))
+        steps = info.get("step", np.full(envs.num_envs, turn))
         heard = _questions(observations, asked) if deaf else observations
         answers, state, thought = agent.step(heard, asked, state)
         observations, rewards, terminated, truncated, info = envs.step(answers)
         ended = ended | terminated | truncated
         if thought is not None:
-            listener.mark(thought, _marked(thought, rewards, episodes, info, step, task))
-        step += 1
+            listener.mark(thought, _marked(thought, rewards, episodes, steps, info, task))
+        turn += 1
 
 
 def _questions(observations: Sequence[str], asked: Sequence[bool]) -> tuple[str, ...]:
@@ -68,8 +69,8 @@ def _marked(
     thought: Thought,
     rewards: np.ndarray,
     episodes: np.ndarray,
+    steps: np.ndarray,
     info: Mapping[str, Any],
-    step: int,
     task: int,
 ) -> Marked:
     rows = list(thought.rows)
@@ -78,6 +79,6 @@ def _marked(
         rewards=tuple(float(rewards[row]) for row in rows),
         carried=tuple(bool(info["carried"][row]) if "carried" in info else False for row in rows),
         episodes=tuple(int(episodes[row]) for row in rows),
-        step=step,
+        steps=tuple(int(steps[row]) for row in rows),
         task=task,
     )

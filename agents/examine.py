@@ -51,9 +51,9 @@ class Examiner:
         target_BA = self.agent.answer_tokens(marked.targets)
         self._losses.extend(self.agent.surprise(thought, target_BA)[0].tolist())
         self._rows.extend(
-            (episode, marked.step, int(reward == 1.0), int(carried))
-            for episode, reward, carried in zip(
-                marked.episodes, marked.rewards, marked.carried, strict=True
+            (episode, step, int(reward == 1.0), int(carried))
+            for episode, step, reward, carried in zip(
+                marked.episodes, marked.steps, marked.rewards, marked.carried, strict=True
             )
         )
 

@@ -3,7 +3,8 @@
 One update is one batch of episodes: every question adds its loss while the episodes are lived
 (the memory's state keeps its history until then), rehearsed questions add theirs, and the
 optimiser moves once. What is rehearsed is older than the experience, since what belongs to it is
-lived anyway (in the first experience, anything). It knows nothing of streams.
+lived anyway (in the first experience, anything), and no fact where the store can recall it. The
+learner knows nothing of streams.
 """
 
 import math
@@ -25,7 +26,7 @@ class Marked(NamedTuple):
     rewards: tuple[float, ...]
     carried: tuple[bool, ...]
     episodes: tuple[int, ...]
-    step: int
+    steps: tuple[int, ...]
     task: int
 
 
@@ -160,7 +161,10 @@ class QuestionLearner:
         if memory is None or not self.rehearse or not len(memory):
             return None
         key = self.seed * 2**32 + self.updates
-        entries = memory.entries(memory.sample(self.rehearse, key, before=self._lived_before))
+        slots = memory.sample(
+            self.rehearse, key, before=self._lived_before, facts=not self.agent.recall
+        )
+        entries = memory.entries(slots)
         decode = self.agent.tokenizer.decode
         stories = [
             tuple(decode(tokens) for tokens in story if tokens[0] != PAD)
@@ -199,7 +203,7 @@ class QuestionLearner:
                     outcome_BF=torch.stack([loss_B, rewards_B, 1 - rewards_B], dim=1),
                     task_B=torch.full((rows,), marked.task),
                     episode_B=torch.tensor(marked.episodes),
-                    step_B=torch.full((rows,), marked.step),
+                    step_B=torch.tensor(marked.steps),
                 )
             )
         )

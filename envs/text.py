@@ -16,6 +16,7 @@ This file knows nothing of the worlds that stories are about.
 import string
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -127,8 +128,9 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     """B stories told side by side, written at reset and served by index.
 
     Row b tells what a plain environment would that was reset with `seed + b`, `first_episode + b`
-    and a stride of B. Rows that have ended say "" until all are reset together. The reset option
-    "episode" sets the number of row 0.
+    and a stride of B, except that a row which comes to its next question before the others says ""
+    until all ask theirs: who answers can think of all rows together. Rows that have ended say ""
+    until all are reset together. The reset option "episode" sets the number of row 0.
 
     Args:
         num_envs: how many rows (B).
@@ -146,7 +148,8 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self._generators: list[np.random.Generator] = []
         self._next = task.first_episode
         self._stories: list[Story] = []
-        self._step = 0
+        self._turns: list[list[int | None]] = []
+        self._turn = 0
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -168,8 +171,8 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
             for row, generator in enumerate(self._generators)
         ]
         self._next = first + self.num_envs
-        self._step = 0
-        return self._observe(), gather([story.info(0) for story in self._stories])
+        self._turns, self._turn = _turns(self._stories), 0
+        return self._observe(), gather(self._infos())
 
     def step(
         self, actions: Sequence[str]
@@ -181,23 +184,50 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
                 f"call reset() first, then give one answer for each of {self.num_envs} rows."
             )
         marks = [
-            story.mark(self._step, action) if self._step < len(story.sentences) else (0.0, {})
-            for story, action in zip(self._stories, actions, strict=True)
+            (0.0, {}) if step is None else story.mark(step, action)
+            for story, step, action in zip(self._stories, self._steps(), actions, strict=True)
         ]
-        self._step += 1
-        infos = [
-            story.info(self._step) | marked
-            for story, (_, marked) in zip(self._stories, marks, strict=True)
-        ]
+        self._turn += 1
+        infos = [info | marked for info, (_, marked) in zip(self._infos(), marks, strict=True)]
         rewards = np.array([reward for reward, _ in marks])
-        ended = np.array([self._step >= len(story.sentences) for story in self._stories])
+        ended = np.array([self._turn >= len(turns) for turns in self._turns])
         return self._observe(), rewards, ended, np.zeros_like(ended), gather(infos)
+
+    def _steps(self) -> list[int | None]:
+        """Return the step of each row's story that it tells now, None if it waits or is over."""
+        return [turns[self._turn] if self._turn < len(turns) else None for turns in self._turns]
 
     def _observe(self) -> tuple[str, ...]:
         return tuple(
-            story.sentences[self._step] if self._step < len(story.sentences) else ""
-            for story in self._stories
+            "" if step is None else story.sentences[step]
+            for story, step in zip(self._stories, self._steps(), strict=True)
         )
+
+    def _infos(self) -> list[Info]:
+        """Return what is known of each row; one that waits has the step it will tell next."""
+        infos = []
+        for story, turns, step in zip(self._stories, self._turns, self._steps(), strict=True):
+            coming = (turn for turn in turns[self._turn :] if turn is not None)
+            info = story.info(next(coming, len(story.sentences)))
+            infos.append(info if step is not None else info | {"question": False, "tree": ""})
+        return infos
+
+
+def _turns(stories: Sequence[Story]) -> list[list[int | None]]:
+    """Return the step that each row tells at each turn, None where it waits for the others."""
+    rows: list[list[int | None]] = [[] for _ in stories]
+    for stretches in zip_longest(*map(_stretches, stories), fillvalue=range(0)):
+        longest = max(map(len, stretches))
+        for row, stretch in zip(rows, stretches, strict=True):
+            waits = [None] * (longest - len(stretch))
+            row += [*stretch[:-1], *waits, stretch[-1]] if stretch else []
+    return rows
+
+
+def _stretches(story: Story) -> list[range]:
+    """Return the steps of a story cut after each question."""
+    ends = [step + 1 for step, answer in enumerate(story.answers) if answer is not None]
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):

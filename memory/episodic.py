@@ -113,6 +113,14 @@ def with_changes(features: Features, row: int, changed: set[int]) -> Features:
     for part in (one.usage_BN, one.age_BN, one.idle_BN, one.similarity_BN):
         part[0, slots] = 0
     one.filled_BN[0, slots] = True
+    if one.namesakes_BM is not None:
+        one.namesakes_BM[0, slots] = 1
     if int(one.known_B) in changed:
         one.known_B.fill_(-1)
     return one
+
+
+def fit(answer_BA: Tensor, length: int) -> Tensor:
+    """Return answers cut or padded to `length` tokens, int32 `[B, length]`."""
+    cut_BA = answer_BA[:, :length].to(torch.int32)
+    return torch.nn.functional.pad(cut_BA, (0, length - cut_BA.shape[1]))

@@ -49,6 +49,9 @@ class Features(NamedTuple):
             temporal-difference error, `[B, 3]`; None for a working memory.
         strength_BN: the probability with which each slot was written, 0 where empty, `[B, N]`;
             None where the memory keeps none.
+        namesakes_BM: only for a lifelong store whose policy `needs_namesakes`: how many entries
+            hold the question that each slot holds, itself included, 0 where empty, and last how
+            many hold the candidate's, `[B, N + 1]`.
     """
 
     candidate_BW: Tensor
@@ -62,6 +65,7 @@ class Features(NamedTuple):
     known_B: Tensor
     outcome_BF: Tensor | None = None
     strength_BN: Tensor | None = None
+    namesakes_BM: Tensor | None = None
 
 
 class Decision(NamedTuple):

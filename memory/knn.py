@@ -57,6 +57,13 @@ def inverse_distance_weights(distance_BK: Tensor, delta: float = 1e-3) -> Tensor
     return kernel_BK / kernel_BK.sum(dim=1, keepdim=True).clamp(min=torch.finfo().tiny)
 
 
+def share_kept(before_BK: Tensor, after_BK: Tensor) -> float:
+    """Return recall@K: the share of the neighbours before (slots, -1 for none) that stay."""
+    known_BK = before_BK >= 0
+    same_BKK = (before_BK[:, :, None] == after_BK[:, None]) & known_BK[:, :, None]
+    return float(same_BKK.any(dim=2).sum() / known_BK.sum().clamp(min=1))
+
+
 def _select(query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, neighbours: int) -> Tensor:
     """Return the slots of the K nearest keys of a query, `[B, K]`, found in chunks of keys."""
     query_BD, keys_ND = query_BD.float(), keys_ND.float()

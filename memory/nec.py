@@ -21,21 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillknows.memory import noise
-from stillknows.memory.episodic import (
-    Candidates,
-    Entries,
-    Recall,
-    Written,
-    places,
-    with_changes,
-)
+from stillknows.memory import episodic, noise
+from stillknows.memory.episodic import Candidates, Entries, Recall, Written
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, Policy
-from stillknows.memory.knn import inverse_distance_weights, nearest
+from stillknows.memory.knn import inverse_distance_weights, nearest, share_kept
 
 IDENTITIES = ("question", "text", "none")
 _PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
 _NOTHING = Written(SKIP, -1, -1)
+
+Name = tuple[int, tuple[int, ...]]  # a number and the tokens of an answer
 
 
 class NEC:
@@ -88,7 +83,6 @@ class NEC:
         self.story_shape = (story_shape[0], story_shape[1])
         self.neighbours, self.delta, self.key = neighbours, delta, key
         self.update_rate = update_rate
-        whole = {"dtype": torch.int64, "device": device}
         self.columns: dict[str, Tensor] = {
             "keys_ND": torch.zeros(capacity, key_size, device=device),
             "vectors_NV": torch.zeros(capacity, vector_size, device=device),
@@ -96,10 +90,10 @@ class NEC:
             "story_NTL": torch.zeros(capacity, *story_shape, dtype=torch.int16, device=device),
             "uses_N": torch.zeros(capacity, device=device),
             "filled_N": torch.zeros(capacity, dtype=torch.bool, device=device),
-            "provenance_NC": torch.full((capacity, len(_PROVENANCE)), -1, **whole),  # type: ignore[call-overload]
+            "provenance_NC": torch.full((capacity, len(_PROVENANCE)), -1, device=device),
         }
         self.seen = self.clock = self.next_id = 0
-        self._held: dict[int, dict[int, tuple[int, tuple[int, ...]]]] = defaultdict(dict)
+        self._held: dict[int, dict[int, Name]] = defaultdict(dict)
         self._frozen = False
         if hasattr(policy, "begin"):
             policy.begin(capacity)
@@ -121,11 +115,6 @@ class NEC:
         return int(self.columns["filled_N"].sum())
 
     @property
-    def bytes_per_entry(self) -> int:
-        """Bytes of one entry in all columns."""
-        return self.nbytes // self.capacity
-
-    @property
     def nbytes(self) -> int:
         """Bytes of all columns, whether filled or not."""
         return sum(column.nbytes for column in self.columns.values())
@@ -138,6 +127,14 @@ class NEC:
         """
         return self.columns["provenance_NC"][:, _PROVENANCE.index(name)]
 
+    def namesakes(self) -> Tensor:
+        """Return how many entries hold each slot's question, itself too; 0 where empty, `[N]`."""
+        _, which_N, count = torch.unique(
+            self.provenance("hash"), return_inverse=True, return_counts=True
+        )
+        held_N: Tensor = count[which_N] * self.columns["filled_N"]
+        return held_N
+
     def recall(self, query_BD: Tensor) -> Recall:
         """Return the K nearest entries; a read counts as use unless the store is frozen."""
         filled_N = self.columns["filled_N"]
@@ -147,7 +144,9 @@ class NEC:
         weights_BK = inverse_distance_weights(distance_BK, self.delta)
         present_BK, at_BK = slots_BK >= 0, slots_BK.clamp(min=0)
         if not self._frozen:
-            self._touch(slots_BK[present_BK], weights_BK.detach()[present_BK])
+            used, weights = slots_BK[present_BK], weights_BK.detach()[present_BK]
+            self.columns["uses_N"].index_add_(0, used, weights.to(self.columns["uses_N"]))
+            self.provenance("last_use")[used] = self.clock
         return Recall(
             slots_BK,
             weights_BK,
@@ -172,7 +171,7 @@ class NEC:
         candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
         known = [self._known(name, tokens) for name, tokens in names]
-        features = self._features(candidates, torch.tensor(known))
+        features = self._features(candidates, torch.tensor(known), names)
         slots, written = self._settle(self.policy.decide(features), features, names)
         last = {slot: row for row, slot in enumerate(slots) if slot >= 0}
         self._fill(list(last), list(last.values()), written, candidates)
@@ -183,19 +182,24 @@ class NEC:
         self.seen += len(names)
         return written
 
-    def sample(self, size: int, key: int, before: int | None = None) -> Tensor:
+    def sample(self, size: int, key: int, before: int | None = None, facts: bool = True) -> Tensor:
         """Return up to `size` different filled slots, every one as likely; the same for a key.
 
         Args:
             size: how many.
             key: of the draw.
-            before: only entries born when fewer candidates than this had been `seen`; where
-                there are none, and with None, any.
+            before: only entries born when fewer candidates than this had been `seen`.
+            facts: also entries whose question no other entry holds.
+
+        Returns:
+            Where the wanted are, int64; where none is wanted, of any entries.
         """
-        filled = self.columns["filled_N"].nonzero()[:, 0]
+        wanted_N = self.columns["filled_N"].clone()
         if before is not None:
-            old = filled[self.provenance("birth")[filled] < before]
-            filled = old if len(old) else filled
+            wanted_N &= self.provenance("birth") < before
+        if not facts:
+            wanted_N &= self.namesakes() > 1
+        filled = (wanted_N if wanted_N.any() else self.columns["filled_N"]).nonzero()[:, 0]
         whole = torch.tensor([key], dtype=torch.int64, device=filled.device)
         order = noise.uniform(whole, torch.zeros_like(whole), len(filled))[0].argsort(stable=True)
         return filled[order[:size]]
@@ -222,8 +226,7 @@ class NEC:
         for chunk in torch.split(filled, 1024):
             self.columns["keys_ND"][chunk] = encode(self.columns["story_NTL"][chunk].long())
         after = self._neighbours_of(probe)
-        same = (before[:, :, None] == after[:, None]) & (before >= 0)[:, :, None]
-        return float(same.any(dim=2).sum() / (before >= 0).sum().clamp(min=1))
+        return share_kept(before, after)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that the store knows, as a copy."""
@@ -257,9 +260,9 @@ class NEC:
         finally:
             self._frozen = before
 
-    def _names(self, candidates: Candidates) -> list[tuple[int, tuple[int, ...]]]:
+    def _names(self, candidates: Candidates) -> list[Name]:
         """Return for each row the number it is known by, and the tokens of its answer."""
-        answers_BA = _fit(candidates.answers_BA, self.answer_length)
+        answers_BA = episodic.fit(candidates.answers_BA, self.answer_length)
         if self.identity == "text":
             tokens = torch.cat([candidates.story_BTL.flatten(1), answers_BA], dim=1).long()
             place = noise.mix(torch.arange(tokens.shape[1], device=tokens.device))
@@ -275,7 +278,7 @@ class NEC:
             return -1
         return max(held, key=held.__getitem__)
 
-    def _features(self, candidates: Candidates, known_B: Tensor) -> Features:
+    def _features(self, candidates: Candidates, known_B: Tensor, names: list[Name]) -> Features:
         """Return the features of all rows; rows of one step do not see each other."""
         columns, rows = self.columns, len(known_B)
         filled_N, device = columns["filled_N"].clone(), columns["filled_N"].device
@@ -297,10 +300,19 @@ class NEC:
             noise_BM=noise.uniform(torch.full_like(seen_B, self.key), seen_B, self.capacity + 1),
             known_B=known_B.to(device),
             outcome_BF=candidates.outcome_BF,
+            namesakes_BM=self._namesakes_with(names),
         )
 
+    def _namesakes_with(self, names: list[Name]) -> Tensor | None:
+        """Return the namesakes of every slot, and last those of each candidate, `[B, N + 1]`."""
+        if not getattr(self.policy, "needs_namesakes", False):
+            return None
+        held_N = self.namesakes().expand(len(names), -1)
+        own_B1 = held_N.new_tensor([[len(self._held.get(name, ()))] for name, _ in names])
+        return torch.cat([held_N, own_B1], dim=1)
+
     def _settle(
-        self, decision: Decision, features: Features, names: list[tuple[int, tuple[int, ...]]]
+        self, decision: Decision, features: Features, names: list[Name]
     ) -> tuple[list[int], list[Written]]:
         """Give every row its slot, in order, and keep count of who holds what.
 
@@ -310,7 +322,7 @@ class NEC:
         Returns:
             Slots (-1 for none), and what became of the candidates.
         """
-        actions, slots = decision.action_B4.argmax(dim=1).tolist(), places(decision)
+        actions, slots = decision.action_B4.argmax(dim=1).tolist(), episodic.places(decision)
         free = (~self.columns["filled_N"]).nonzero()[:, 0].tolist()[::-1]
         changed: set[int] = set()
         written = [_NOTHING] * len(names)
@@ -319,9 +331,10 @@ class NEC:
             if action == ADD and free:
                 slot = free.pop()
             elif slot in changed or (action == ADD and slot < 0):
-                again = self.policy.decide(with_changes(features, row, changed))
-                action, slot = int(again.action_B4.argmax()), places(again)[0]
-            if action == SKIP or slot < 0 or (action != ADD and not self._holds(slot, changed)):
+                again = self.policy.decide(episodic.with_changes(features, row, changed))
+                action, slot = int(again.action_B4.argmax()), episodic.places(again)[0]
+            old = slot >= 0 and bool(self.columns["filled_N"][slot]) and slot not in changed
+            if action == SKIP or slot < 0 or (action != ADD and not old):
                 slots[row] = -1
                 continue
             gone = self._clear(slot)
@@ -331,10 +344,6 @@ class NEC:
             slots[row] = slot
             written[row] = Written(action, entry, gone if action == ADD else -1)
         return slots, written
-
-    def _holds(self, slot: int, changed: set[int]) -> bool:
-        """Return whether a slot holds an entry from before this step."""
-        return bool(self.columns["filled_N"][slot]) and slot not in changed
 
     def _clear(self, slot: int) -> int:
         """Take the entry at a slot off its name; return its id, -1 if there was none."""
@@ -372,23 +381,13 @@ class NEC:
                 share = old.new_tensor([[shares[action]] for action in actions])
                 columns[name][slots] = torch.lerp(old, new[rows].to(old), share)
         where_BC = torch.stack([candidates.task_B, candidates.episode_B, candidates.step_B], dim=1)
-        answers_BA = _fit(candidates.answers_BA[rows], self.answer_length)
+        answers_BA = episodic.fit(candidates.answers_BA[rows], self.answer_length)
         columns["answers_NA"][slots] = answers_BA.to(columns["answers_NA"])
         columns["story_NTL"][slots] = candidates.story_BTL[rows].to(columns["story_NTL"])
         columns["provenance_NC"][slots, 1:4] = where_BC[rows].to(columns["provenance_NC"])
-        self.provenance("last_use")[slots] = self.clock
-
-    def _touch(self, slots: Tensor, weights: Tensor) -> None:
-        self.columns["uses_N"].index_add_(0, slots, weights.to(self.columns["uses_N"]))
         self.provenance("last_use")[slots] = self.clock
 
     def _neighbours_of(self, probe: Tensor) -> Tensor:
         columns = self.columns
         query = columns["keys_ND"][probe]
         return nearest(query, columns["keys_ND"], columns["filled_N"], self.neighbours)[1]
-
-
-def _fit(answer_BA: Tensor, length: int) -> Tensor:
-    """Return answers cut or padded to `length` tokens, int32 `[B, length]`."""
-    cut_BA = answer_BA[:, :length].to(torch.int32)
-    return torch.nn.functional.pad(cut_BA, (0, length - cut_BA.shape[1]))

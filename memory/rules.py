@@ -102,6 +102,33 @@ class Reservoir(EvictUniformly):
         return ~features.filled_BN.all(dim=1) | (features.noise_BM[:, -1] < chance_B)
 
 
+class KeepFacts(EvictUniformly):
+    """Keeps facts for recall, and of everything else a sample for rehearsal.
+
+    A question that one entry alone holds counts as a fact: whenever it was asked again it had the
+    same answer, so that the entry was refreshed. A question never heard is written always; who
+    leaves is drawn from what is no fact, and, where all are facts, it is the longest idle. The
+    rest is a reservoir of the n slots without facts: a candidate enters with probability
+    n / (candidates so far), facts counted, so the more often facts are asked, the more the old
+    outweighs the new.
+    """
+
+    needs_namesakes = True
+
+    def accepts(self, features: Features) -> Tensor:
+        """Accept what was never heard, and of the rest a share; anything while there is room."""
+        namesakes_BM = _namesakes(features)
+        chance_B = (namesakes_BM[:, :-1] > 1).sum(dim=1) / (features.seen_B + 1)
+        new_B = (namesakes_BM[:, -1] == 0) | ~features.filled_BN.all(dim=1)
+        return new_B | (features.noise_BM[:, -1] < chance_B)
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return noise for what is no fact; less than nothing, growing with idleness, for facts."""
+        idle_BN = -1 / (1 + features.idle_BN)
+        facts_BN = _namesakes(features)[:, :-1] == 1
+        return torch.where(facts_BN, idle_BN, super().urgency(features))
+
+
 class Surprise(EvictOldest):
     """Writes only what was answered with a loss above a threshold.
 
@@ -156,3 +183,12 @@ class WriteNothing(EvictOldest):
     def accepts(self, features: Features) -> Tensor:
         """Accept nothing."""
         return torch.zeros_like(features.known_B, dtype=torch.bool)
+
+
+def _namesakes(features: Features) -> Tensor:
+    if features.namesakes_BM is None:
+        raise ValueError(
+            "Only a lifelong store tells questions apart: give this policy to the episodic memory "
+            "and another to the working memory."
+        )
+    return features.namesakes_BM

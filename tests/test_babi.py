@@ -155,18 +155,21 @@ def test_vector_rows_tell_what_plain_environments_tell(
             told(env, "axe hat", **({"seed": seed + row} if reset else {}))
             for row, env in enumerate(plain)
         ]
-        observations, infos = vector.reset(**reset)
-        rewards = None
-        for step in range(max(map(len, alone))):
+        observations, _ = vector.reset(**reset)
+        heard: list[list[str]] = [[] for _ in alone]
+        marks: list[list[tuple[float, str]]] = [[] for _ in alone]
+        ended = [False]
+        while not all(ended):
             for row in range(rows):
-                if step >= len(alone[row]):
-                    assert observations[row] == ""
-                    continue
-                observation, *middle, info = alone[row][step]
-                assert observations[row] == observation
-                assert {k: infos[k][row] for k in infos if k in info} == info
-                assert rewards is None or rewards[row] == middle[0]
-            observations, rewards, *_, infos = vector.step(("axe hat",) * rows)
+                heard[row] += [observations[row]] if observations[row] else []
+            observations, rewards, ended, _, infos = vector.step(("axe hat",) * rows)
+            for row in range(rows):
+                if infos.get("_target", [False] * rows)[row]:
+                    marks[row].append((rewards[row], infos["target"][row]))
+        for row, story in enumerate(alone):
+            assert heard[row] == [event[0] for event in story[:-1]]
+            marked = [event for event in story[1:] if "target" in event[4]]
+            assert marks[row] == [(event[1], event[4]["target"]) for event in marked]
 
 
 def test_training_draws_every_story(folder: Path) -> None:

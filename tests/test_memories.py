@@ -11,7 +11,7 @@ from stillknows.memory.episodic import Candidates, Recall, p_store
 from stillknows.memory.interface import ADD, SKIP, UPDATE, map_state
 from stillknows.memory.knn import inverse_distance_weights, nearest
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest, EvictUniformly, Reservoir, WriteNothing
+from stillknows.memory.rules import EvictOldest, EvictUniformly, KeepFacts, Reservoir, WriteNothing
 from stillknows.memory.slots import Slots
 
 
@@ -273,6 +273,43 @@ def test_sampling_of_what_is_old() -> None:
     for key in range(20):
         assert set(memory.sample(4, key, before=lived).tolist()) == {0, 1}
         assert set(memory.sample(5, key, before=0).tolist()) == set(range(5))  # nothing is older
+
+
+def test_facts_are_known_by_their_namesakes() -> None:
+    memory = store(EvictOldest(), capacity=8)
+    memory.remember(offer([1, 2, 9], [10, 20, 30]))
+    memory.remember(offer([1, 9, 9], [10, 31, 32], seed=1))  # 1 still holds, 9 depends
+    held = zip(memory.provenance("hash").tolist(), memory.namesakes().tolist(), strict=True)
+    assert dict(held) == {1: 1, 2: 1, 9: 3, -1: 0}
+    for key in range(20):
+        drawn = memory.sample(2, key, facts=False)
+        assert memory.provenance("hash")[drawn].tolist() == [9, 9]
+
+
+def test_facts_stay_and_the_rest_is_a_reservoir() -> None:
+    counts = torch.zeros(30)
+    for life in range(80):
+        memory = store(KeepFacts(), capacity=8, key=life)
+        memory.remember(offer([1, 2], [10, 20]))
+        for step in range(10):
+            memory.remember(offer([99] * 3, [3 * step, 3 * step + 1, 3 * step + 2]))
+        memory.remember(offer([3, 2], [30, 20]))  # a late fact finds room, an old one stays
+        hashes = memory.provenance("hash").tolist()
+        assert sorted(hashes) == [1, 2, 3, *[99] * 5]
+        answers = memory.columns["answers_NA"][:, 0]
+        counts[answers[memory.provenance("hash") == 99].long()] += 1
+    expected = 80 * 5 / 30
+    assert ((counts - expected) ** 2 / expected).sum() < 58.3  # 29 degrees of freedom, p = 0.001
+
+
+def test_where_all_are_facts_the_longest_idle_leaves() -> None:
+    memory = store(KeepFacts(), capacity=3)
+    for name in (1, 2, 3, 1, 4):
+        memory.remember(offer([name], [10 * name]))
+    assert sorted(memory.provenance("hash").tolist()) == [1, 3, 4]
+    working = Slots(4, 8)
+    with pytest.raises(ValueError, match="give this policy to the episodic memory"):
+        working.step(working.initial_state(2), torch.zeros(2, 8), KeepFacts())
 
 
 def test_rekey_computes_keys_from_the_raw_text() -> None:

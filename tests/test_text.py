@@ -14,20 +14,30 @@ from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv, TextV
 
 
 class Parrot(StoryTask):
-    """Says a word and asks for it; how often depends on the key."""
+    """Says a word, up to thrice, and asks for it; how often depends on the key."""
 
     vocabulary = ("?", ".", "one", "two", "what")
+    most = 1
 
     def tell(self, key, episode, options):
         word = ("one", "two")[key % 2]
-        rounds = 1 + key // 2 % 3
-        answers = [
-            answer
-            for turn in range(rounds)
-            for answer in (None, Answer(word, ((episode, 2 * turn),), "carried" in options))
-        ]
-        sentences = (f"{word} .", "what ?") * rounds
-        return Story(episode, sentences, (f"({word} .)", "(what ?)") * rounds, tuple(answers))
+        sentences, answers = [], []
+        for turn in range(1 + key // 2 % 3):
+            says = 1 + (key // 6 + turn) % self.most
+            support = ((episode, len(sentences)),)
+            sentences += [f"{word} ."] * says + ["what ?"]
+            answers += [None] * says + [Answer(word, support, "carried" in options)]
+        trees = tuple(f"({sentence})" for sentence in sentences)
+        return Story(episode, tuple(sentences), trees, tuple(answers))
+
+
+class Chatter(Parrot):
+    """Says its word up to three times before it asks, so that rows differ in where they ask."""
+
+    most = 3
+
+
+MARKS = ("target", "supports", "carried")
 
 
 def told(env, seed, word="one", **options):
@@ -94,6 +104,39 @@ def test_a_seed_begins_the_numbers_again_and_an_option_sets_them():
     resets += [rows.reset(seed=1)]
     numbers = [info["episode"].tolist() for _, info in resets]
     assert numbers == [[5, 6, 7], [8, 9, 10], [90, 91, 92], [93, 94, 95], [5, 6, 7]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), rows=st.integers(1, 5))
+def test_rows_wait_for_each_other_before_their_questions(seed, rows):
+    plain = [Chatter(first_episode=2 + row, stride=rows) for row in range(rows)]
+    vector = StoryVectorEnv(rows, Chatter(first_episode=2))
+    for start in (seed, None):
+        alone = [told(env, None if start is None else seed + row) for row, env in enumerate(plain)]
+        observations, infos = vector.reset(seed=start)
+        heard, marks = [[] for _ in alone], [[] for _ in alone]
+        rewards, ended = np.zeros(rows), np.zeros(rows, dtype=bool)
+        while not ended.all():
+            asking = infos["question"]
+            assert not asking.any() or (asking | ended).all()
+            for row, info in enumerate(row_info(infos, row) for row in range(rows)):
+                mark = {key: info.pop(key) for key in MARKS if key in info}
+                marks[row] += [(rewards[row], mark)] if mark else []
+                if observations[row]:
+                    heard[row].append((observations[row], info))
+                elif not ended[row]:  # it waits, and its question comes next
+                    coming = alone[row][len(heard[row])][3]
+                    assert coming["question"]
+                    assert info == {k: coming[k] for k in info} | {"question": False, "tree": ""}
+            observations, rewards, ended, _, infos = vector.step(["one"] * rows)
+        for row, events in enumerate(alone):
+            mark = {key: row_info(infos, row).get(key) for key in MARKS}
+            marks[row] += [(rewards[row], mark)] if mark["target"] else []
+            assert [words for words, _ in heard[row]] == [event[0] for event in events[:-1]]
+            bare = [{k: v for k, v in event[3].items() if k not in MARKS} for event in events]
+            assert [info for _, info in heard[row]] == bare[:-1]
+            given = [(e[1], {key: e[3][key] for key in MARKS}) for e in events if "target" in e[3]]
+            assert marks[row] == given
 
 
 @settings(max_examples=20, deadline=None)
