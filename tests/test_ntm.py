@@ -375,6 +375,10 @@ def test_a_victim_without_an_add_is_wiped(ntm: NTM) -> None:
     assert wiped.memory_BNW[:, 2].abs().max() == 0
     assert torch.equal(wiped.memory_BNW[:, 3], state.memory_BNW[:, 3])
     assert (wiped.birth_BN == -1).all()
+    assert wiped.strength_BN.abs().max() == 0
+    read = wiped.read_weights_BRN.sum(dim=1)
+    torch.testing.assert_close(wiped.usage_BN[:, 2], read[:, 2])
+    torch.testing.assert_close(wiped.usage_BN[:, 3], state.usage_BN[:, 3] + read[:, 3])
     half, _ = ntm.step(state, item, Says(skip=1, victim=0.5))
     torch.testing.assert_close(half.memory_BNW[:, 2], state.memory_BNW[:, 2] / 2)
     assert (half.birth_BN[:, 2] == 0).all()
@@ -382,13 +386,14 @@ def test_a_victim_without_an_add_is_wiped(ntm: NTM) -> None:
 
 def test_what_a_policy_sees(ntm: NTM) -> None:
     """Age, idleness, usage and strength against accounts kept by hand over several steps."""
-    policy, state = Says(skip=0.25, add=0.75), fresh(ntm)
+    state = fresh(ntm)
     usage, strength = torch.zeros(B, N).double(), torch.zeros(B, N).double()
     birth, touched = torch.full((B, N), -1), torch.full((B, N), -1)
     for step, item in enumerate(random_items(8).unbind(dim=1)):
-        before = state
+        share, before = 0.75 if step < 4 else 0.0, state
+        policy = Says(skip=1 - share, add=share)
         state, _ = ntm.step(state, item, policy)
-        seen = policy.seen[-1]
+        seen = policy.seen[0]
         similarity = torch.cosine_similarity(seen.candidate_BW[:, None], before.memory_BNW, dim=2)
         assert torch.equal(seen.filled_BN, birth >= 0)
         torch.testing.assert_close(seen.similarity_BN, similarity * (birth >= 0))
@@ -398,14 +403,14 @@ def test_what_a_policy_sees(ntm: NTM) -> None:
         torch.testing.assert_close(seen.strength_BN, strength)
         assert seen.seen_B.tolist() == [step] * B
         assert not any(z.requires_grad for z in seen if z is not None)
-        for weights in (0.75 * state.write_weights_BVN.detach()).unbind(dim=1):
+        for weights in (share * state.write_weights_BVN.detach()).unbind(dim=1):
             usage, strength = usage * (1 - weights), strength + weights - strength * weights
-        written = 1 - (1 - 0.75 * state.write_weights_BVN).prod(dim=1) > 0.05
+        written = 1 - (1 - share * state.write_weights_BVN).prod(dim=1) > 0.05
         read = state.read_weights_BRN.amax(dim=1) > 0.05
         usage = usage + state.read_weights_BRN.detach().sum(dim=1)
         birth = torch.where(written, step, birth)
         touched = torch.where(written | read, step, touched)
-    assert (birth >= 0).any()
+    assert (touched > birth)[birth >= 0].any()
 
 
 def test_a_policy_that_learns_gets_its_gradient(ntm: NTM) -> None:
