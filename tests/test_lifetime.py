@@ -263,3 +263,11 @@ def test_an_examination_asks_every_story_of_a_file_once() -> None:
     assert exam_episodes_of(config, [file]) == [250]
     with pytest.raises(ValueError, match="those of a never end: give a number"):
         exam_episodes_of(config, [file, endless])
+
+
+def test_an_arm_is_stronger_than_an_experiment() -> None:
+    config = compose_config(["experiment=microworld", "arm=replay"])
+    assert config.episodic_policy._target_.endswith("rules.Reservoir")
+    assert config.episodic_memory.key_size == 0
+    config = compose_config(["experiment=microworld", "arm=both"])
+    assert config.episodic_policy._target_.endswith("rules.KeepFacts")
