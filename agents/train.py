@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.resources import files
@@ -113,7 +114,7 @@ def _check(config: DictConfig) -> None:
     """Build everything once, so that what cannot be is said before anything is lived."""
     import hydra.utils
 
-    from stillknows.agents.lifetime import build_agent, episodes_of
+    from stillknows.agents.lifetime import build_agent, episodes_of, exam_episodes_of
     from stillknows.envs.tasks import make
 
     numbers = {"rows": config.rows, "seed": config.seed}
@@ -133,6 +134,7 @@ def _check(config: DictConfig) -> None:
         tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
         for task in tasks:
             make(task, 1, task.train).close()
+        exam_episodes_of(config, tasks)
         agent = build_agent(config, tasks)
         hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     except (InstantiationException, OmegaConfBaseException) as error:
@@ -144,7 +146,7 @@ def _live_all(lives: Sequence[tuple[str, int, DictConfig]], run: Path, workers: 
     context = multiprocessing.get_context("spawn")
     lock = context.RLock()
     with ProcessPoolExecutor(
-        min(workers, len(lives)), context, initializer=tqdm.set_lock, initargs=(lock,)
+        min(workers, len(lives)), context, initializer=_begin_process, initargs=(lock,)
     ) as pool:
         futures = {
             pool.submit(_live_one, config, run / f"{arm}-seed{seed}", place): f"{arm}, seed {seed}"
@@ -154,6 +156,19 @@ def _live_all(lives: Sequence[tuple[str, int, DictConfig]], run: Path, workers: 
             future.result()
             if not sys.stderr.isatty():
                 print(f"lived: {futures[future]}", file=sys.stderr)
+
+
+def _begin_process(lock: Any) -> None:
+    """Share the bars' lock, and end when the process that started this one has ended."""
+    tqdm.set_lock(lock)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _live_one(config: DictConfig, folder: Path, place: int) -> None:

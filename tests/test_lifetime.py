@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -271,3 +272,21 @@ def test_an_arm_is_stronger_than_an_experiment() -> None:
     assert config.episodic_memory.key_size == 0
     config = compose_config(["experiment=microworld", "arm=both"])
     assert config.episodic_policy._target_.endswith("rules.KeepFacts")
+
+
+@pytest.mark.slow
+def test_lives_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    options = ["debug=tiny", "stream.episodes=64000", "seeds=[0]", f"run={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "stillknows.agents.cli", "train", *options, "arms=[none]"]
+    log = tmp_path / "run" / "none-seed0" / "log.jsonl"
+    with subprocess.Popen(command) as parent:
+        until = time.monotonic() + 120
+        while not (log.exists() and log.read_text().count('"update"') > 5):
+            assert parent.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        parent.kill()
+    time.sleep(2)
+    length = log.stat().st_size
+    time.sleep(3)
+    assert log.stat().st_size == length
