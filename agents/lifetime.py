@@ -136,7 +136,7 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
 def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "name": config.arm,
+        "name": config.name,
         "seed": config.seed,
         "tasks": [task.name for task in tasks],
         "sources": [task.source for task in tasks],

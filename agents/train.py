@@ -43,13 +43,11 @@ def train(overrides: Sequence[str]) -> Path:
     for name in ("arms", "seeds"):
         if not OmegaConf.is_list(config[name]) or not len(config[name]):
             raise ValueError(f"{name}={config[name]} should be a list, such as {name}=[…].")
-    lives = [
-        (arm, seed, compose_config([*overrides, f"arm={arm}", f"seed={seed}"]))
-        for arm in config.arms
-        for seed in config.seeds
-    ]
-    for _, _, each in lives:
+    lives = [_one_life(overrides, str(arm), seed) for arm in config.arms for seed in config.seeds]
+    for each in lives:
         _check(each)
+    if len(set(map(_folder, lives))) < len(lives):
+        raise ValueError(f"arms={config.arms} with seeds={config.seeds} name a life twice.")
     run = _new_folder(config)
     _live_all(lives, run, config.workers or _cores())
     from stillknows.agents.report import write_report
@@ -80,6 +78,14 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         name, _, value = override.partition("=")
         _expect_number(name, value, *(OmegaConf.select(c, name) for c in (plain, config)))
+    return config
+
+
+def _one_life(overrides: Sequence[str], arm: str, seed: int) -> DictConfig:
+    """Return the configuration of an arm: one of `configs/arm`, and options that are its own."""
+    name, *options = arm.split()
+    config = compose_config([*overrides, f"arm={name}", *options, f"seed={seed}"])
+    config.name = arm
     return config
 
 
@@ -141,7 +147,7 @@ def _check(config: DictConfig) -> None:
         raise ValueError(_cause(error)) from error
 
 
-def _live_all(lives: Sequence[tuple[str, int, DictConfig]], run: Path, workers: int) -> None:
+def _live_all(lives: Sequence[DictConfig], run: Path, workers: int) -> None:
     """Live every life, at most `workers` at a time, each with one thread."""
     context = multiprocessing.get_context("spawn")
     lock = context.RLock()
@@ -149,13 +155,19 @@ def _live_all(lives: Sequence[tuple[str, int, DictConfig]], run: Path, workers: 
         min(workers, len(lives)), context, initializer=_begin_process, initargs=(lock,)
     ) as pool:
         futures = {
-            pool.submit(_live_one, config, run / f"{arm}-seed{seed}", place): f"{arm}, seed {seed}"
-            for place, (arm, seed, config) in enumerate(lives)
+            pool.submit(_live_one, config, run / _folder(config), place): config
+            for place, config in enumerate(lives)
         }
         for future in as_completed(futures):
             future.result()
             if not sys.stderr.isatty():
-                print(f"lived: {futures[future]}", file=sys.stderr)
+                print(
+                    f"lived: {futures[future].name}, seed {futures[future].seed}", file=sys.stderr
+                )
+
+
+def _folder(config: DictConfig) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._]+', '-', config.name)}-seed{config.seed}"
 
 
 def _begin_process(lock: Any) -> None:

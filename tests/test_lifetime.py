@@ -214,6 +214,9 @@ def test_a_broken_or_foreign_log_is_one_sentence(run: Path, tmp_path: Path) -> N
         (["stream=gymnasium", "stream.ids=[stillknows/Rute-v0]"], "Did you mean"),
         (["learner.learning_rate=abc"], "learning_rate"),
         (["seeds=3"], "seeds=3"),
+        (["seeds=[1,1]"], "name a life twice"),
+        (['arms=["both working_policy=evict_oldst"]'], "Did you mean 'evict_oldest'"),
+        (['arms=["both learner.rehearse"]'], "options do not fit"),
         (["not an option"], "option"),
     ],
 )
@@ -290,3 +293,17 @@ def test_lives_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     length = log.stat().st_size
     time.sleep(3)
     assert log.stat().st_size == length
+
+
+def test_an_arm_may_have_options_of_its_own(tmp_path: Path) -> None:
+    arms = 'arms=["none","none working_policy=evict_uniformly working_memory.slots=5"]'
+    assert main(["train", *TINY, arms, f"run={tmp_path / 'run'}"]) == 0
+    folders = sorted(path.parent for path in tmp_path.rglob("log.jsonl"))
+    assert [folder.name for folder in folders] == [
+        "none-seed0",
+        "none-working_policy-evict_uniformly-working_memory.slots-5-seed0",
+    ]
+    heads = [logs.read(folder)[0] for folder in folders]
+    assert heads[1]["name"] == "none working_policy=evict_uniformly working_memory.slots=5"
+    assert heads[1]["config"]["working_memory"]["slots"] == 5
+    assert "| none − none working_policy" in (tmp_path / "run" / "report.md").read_text()
