@@ -11,69 +11,14 @@ P(update) + P(merge) moves the write from where the DNC would write to `slot_BN`
 This file knows nothing of sentences, questions or tasks.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory import addressing, noise
-from stillknows.memory.interface import (
-    MERGE,
-    SKIP,
-    UPDATE,
-    Decision,
-    Features,
-    Policy,
-    Read,
-    reset_rows,
-)
-
-_WEIGHTY = 0.05  # a write or read weight from which a slot counts as touched
-
-
-class Controller(Protocol):
-    """What a DNC asks of its controller: `controller(input_BI, state) -> (output_BH, state)`."""
-
-    output_size: int
-
-    def initial_state(self, batch: int, device: torch.device | str) -> Any:
-        """Return the state before the first step."""
-        ...
-
-    def __call__(self, input_BI: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Take one step."""
-        ...
-
-
-class LSTMState(NamedTuple):
-    """Hidden and cell state of an LSTM, `[B, H]` each."""
-
-    hidden_BH: Tensor
-    cell_BH: Tensor
-
-
-class LSTMController(nn.Module):
-    """One LSTM cell as a controller.
-
-    Args:
-        input_size: I, the item and all reads.
-        hidden_size: H.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.cell = nn.LSTMCell(input_size, hidden_size)
-        self.output_size = hidden_size
-
-    def initial_state(self, batch: int, device: torch.device | str) -> LSTMState:
-        """Return zeros."""
-        zeros = torch.zeros(batch, self.output_size, device=device)
-        return LSTMState(zeros, zeros)
-
-    def forward(self, input_BI: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """Take one step."""
-        hidden_BH, cell_BH = self.cell(input_BI, tuple(state))
-        return hidden_BH, LSTMState(hidden_BH, cell_BH)
+from stillknows.memory import addressing
+from stillknows.memory.interface import Decision, Features, Policy, Read
+from stillknows.memory.recurrent import WEIGHTY, LSTMController, Recurrent, directed
 
 
 class DNCState(NamedTuple):
@@ -123,7 +68,7 @@ class Interface(NamedTuple):
     read_modes_BR3: Tensor
 
 
-class DNC(nn.Module):
+class DNC(Recurrent):
     """A DNC with one write head.
 
     As a working memory its reads are the R read vectors and, last, the output
@@ -196,18 +141,6 @@ class DNC(nn.Module):
         output_BW = self.output(hidden_BH) + read_BW  # y_t
         return self._count(state), self._as_read(state, output_BW)
 
-    def sequence(
-        self, state: DNCState, items_BTI: Tensor, present_BT: Tensor, policy: Policy | None = None
-    ) -> tuple[DNCState, Read]:
-        """Take T items one by one; return the read of the last, which every row has."""
-        read: Read | None = None
-        for t in range(items_BTI.shape[1]):
-            after, read = self.step(state, items_BTI[:, t], policy)
-            every = bool(present_BT[:, t].all())
-            state = after if every else reset_rows(after, state, ~present_BT[:, t])
-        assert read is not None, "a sequence has at least one item"
-        return state, read
-
     def _parse(self, vector_BX: Tensor) -> Interface:
         """Split and squash the interface vector xi_t."""
         keys, strengths, key, strength, erase, write, free, allocate, gate, modes = torch.split(
@@ -240,7 +173,7 @@ class DNC(nn.Module):
         )[:, 0]
         gate_B1 = interface.allocation_gate_B1  # g^a
         weights_BN = gate_B1 * allocated_BN + (1 - gate_B1) * found_BN
-        weights_BN = interface.write_gate_B1 * _directed(weights_BN, decision)  # w^w_t
+        weights_BN = interface.write_gate_B1 * directed(weights_BN, decision)  # w^w_t
         return state._replace(
             usage_BN=usage_BN,
             memory_BNW=addressing.erase_and_write(
@@ -267,48 +200,15 @@ class DNC(nn.Module):
 
     def _features(self, state: DNCState, interface: Interface) -> Features:
         """Describe the slots to a policy; the candidate is the vector that would be written."""
-        candidate_BW = interface.write_BW.detach()
-        memory_BNW = state.memory_BNW.detach()
-        filled_BN = state.birth_BN >= 0
-        step_B1 = state.step_B[:, None]
-        similarity_BN = torch.cosine_similarity(candidate_BW[:, None], memory_BNW, dim=2)
-        return Features(
-            candidate_BW=candidate_BW,
-            similarity_BN=similarity_BN * filled_BN,
-            usage_BN=state.usage_BN.detach(),
-            age_BN=torch.where(filled_BN, step_B1 - state.birth_BN, 0).float(),
-            idle_BN=torch.where(filled_BN, step_B1 - state.last_read_BN, 0).float(),
-            filled_BN=filled_BN,
-            seen_B=state.step_B,
-            noise_BM=noise.uniform(state.key_B, state.step_B, self.slots + 1),
-            known_B=torch.full_like(state.step_B, -1),
-            strength_BN=state.usage_BN.detach(),
-        )
+        return self._describe(state, interface.write_BW, state.usage_BN, state.usage_BN)
 
     def _count(self, state: DNCState) -> DNCState:
         """Note which slots were touched, and let the clock go on."""
-        written_BN = state.write_weights_BN.detach() > _WEIGHTY
-        read_BN = state.read_weights_BRN.detach().amax(dim=1) > _WEIGHTY
+        written_BN = state.write_weights_BN.detach() > WEIGHTY
+        read_BN = state.read_weights_BRN.detach().amax(dim=1) > WEIGHTY
         step_B1 = state.step_B[:, None]
         return state._replace(
             birth_BN=torch.where(written_BN, step_B1, state.birth_BN),
             last_read_BN=torch.where(written_BN | read_BN, step_B1, state.last_read_BN),
             step_B=state.step_B + 1,
         )
-
-    def _as_read(self, state: DNCState, output_BW: Tensor) -> Read:
-        """Return the reads and the output; the output's weights are the mean of the heads'."""
-        weights_BRN = state.read_weights_BRN
-        weights_BRN = torch.cat([weights_BRN, weights_BRN.mean(dim=1, keepdim=True)], dim=1)
-        slots = torch.arange(self.slots, device=output_BW.device).expand_as(weights_BRN)
-        values_BRW = torch.cat([state.reads_BRW, output_BW[:, None]], dim=1)
-        return Read(values_BRW, slots, weights_BRN)
-
-
-def _directed(weights_BN: Tensor, decision: Decision | None) -> Tensor:
-    """Return the write weights after a policy's word: less by P(skip), partly at `slot_BN`."""
-    if decision is None:
-        return weights_BN
-    skip_B1 = decision.action_B4[:, SKIP, None]
-    at_slot_B1 = decision.action_B4[:, [UPDATE, MERGE]].sum(dim=1, keepdim=True)
-    return (1 - skip_B1 - at_slot_B1) * weights_BN + at_slot_B1 * decision.slot_BN

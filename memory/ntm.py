@@ -20,38 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from stillknows.memory import addressing, noise
-from stillknows.memory.dnc import _WEIGHTY, LSTMController, _directed
-from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read, reset_rows
+from stillknows.memory import addressing
+from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read
+from stillknows.memory.recurrent import (
+    WEIGHTY,
+    FeedForwardController,
+    LSTMController,
+    Recurrent,
+    directed,
+)
 
 _START = 1e-6  # every number of the constant initial memory
 _FLOOR = 1e-16  # the least weight that is sharpened: log of it is finite
-
-
-class NoState(NamedTuple):
-    """The state of a controller that has none."""
-
-
-class FeedForwardController(nn.Module):
-    """One layer as a controller, `tanh(W x + b)`: what it remembers is in the memory alone.
-
-    Args:
-        input_size: I, the item and all reads.
-        hidden_size: H.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(input_size, hidden_size)
-        self.output_size = hidden_size
-
-    def initial_state(self, batch: int, device: torch.device | str) -> NoState:
-        """Return nothing."""
-        return NoState()
-
-    def forward(self, input_BI: Tensor, state: NoState) -> tuple[Tensor, NoState]:
-        """Take one step."""
-        return torch.tanh(self.layer(input_BI)), state
 
 
 class Heads(NamedTuple):
@@ -141,7 +121,7 @@ class NTMState(NamedTuple):
     key_B: Tensor
 
 
-class NTM(nn.Module):
+class NTM(Recurrent):
     """An NTM with any number of heads.
 
     As a working memory its reads are the R read vectors and, last, the output
@@ -255,28 +235,6 @@ class NTM(nn.Module):
         output_BW = self.output(hidden_BH) + self.read_output(state.reads_BRW.flatten(1))
         return state, self._as_read(state, output_BW)
 
-    def sequence(
-        self, state: NTMState, items_BTI: Tensor, present_BT: Tensor, policy: Policy | None = None
-    ) -> tuple[NTMState, Read]:
-        """Take T items one by one; return the read of the last, which every row has.
-
-        Args:
-            state: of the step before; it stays as it was.
-            items_BTI: `[B, T, input_size]`.
-            present_BT: bool `[B, T]`; where it is False the row's state stays as it was.
-            policy: as in `step`.
-
-        Raises:
-            ValueError: if there is no item.
-        """
-        read: Read | None = None
-        for t, every in enumerate(present_BT.all(dim=0).tolist()):
-            after, read = self.step(state, items_BTI[:, t], policy)
-            state = after if every else reset_rows(after, state, ~present_BT[:, t])
-        if read is None:
-            raise ValueError("A sequence of no items has no read: give at least one.")
-        return state, read
-
     def _heads(self, vector_BX: Tensor, heads: int) -> tuple[Heads, Tensor]:
         """Split and squash what the controller asks of heads; return the rest as it is."""
         vector_BGX = vector_BX.view(len(vector_BX), heads, -1)
@@ -302,7 +260,7 @@ class NTM(nn.Module):
         memory_BNW = state.memory_BNW
         if decision is not None:
             memory_BNW = memory_BNW * (1 - _wiped(decision))[..., None]
-        done = [_directed(weights_BN, decision) for weights_BN in weights_BVN.unbind(dim=1)]
+        done = [directed(weights_BN, decision) for weights_BN in weights_BVN.unbind(dim=1)]
         for head, weights_BN in enumerate(done):
             memory_BNW = addressing.erase_and_write(
                 memory_BNW, weights_BN, torch.sigmoid(erase_BVW[:, head]), add_BVW[:, head]
@@ -315,7 +273,7 @@ class NTM(nn.Module):
         heads, _ = self._heads(self.read_interface(hidden_BH), self.read_heads)
         weights_BRN = focus(state.memory_BNW, state.read_weights_BRN, heads)
         seen_BRN = weights_BRN.detach()
-        read_BN = seen_BRN.amax(dim=1) > _WEIGHTY
+        read_BN = seen_BRN.amax(dim=1) > WEIGHTY
         return state._replace(
             read_weights_BRN=weights_BRN,
             reads_BRW=weights_BRN @ state.memory_BNW,
@@ -326,30 +284,7 @@ class NTM(nn.Module):
 
     def _features(self, state: NTMState, candidate_BW: Tensor) -> Features:
         """Describe the slots to a policy; the candidate is the mean of what the heads would add."""
-        candidate_BW, memory_BNW = candidate_BW.detach(), state.memory_BNW.detach()
-        filled_BN = state.birth_BN >= 0
-        step_B1 = state.step_B[:, None]
-        similarity_BN = torch.cosine_similarity(candidate_BW[:, None], memory_BNW, dim=2)
-        return Features(
-            candidate_BW=candidate_BW,
-            similarity_BN=similarity_BN * filled_BN,
-            usage_BN=state.usage_BN,
-            age_BN=torch.where(filled_BN, step_B1 - state.birth_BN, 0).float(),
-            idle_BN=torch.where(filled_BN, step_B1 - state.last_read_BN, 0).float(),
-            filled_BN=filled_BN,
-            seen_B=state.step_B,
-            noise_BM=noise.uniform(state.key_B, state.step_B, self.slots + 1),
-            known_B=torch.full_like(state.step_B, -1),
-            strength_BN=state.strength_BN,
-        )
-
-    def _as_read(self, state: NTMState, output_BW: Tensor) -> Read:
-        """Return the reads and the output; the output's weights are the mean of the heads'."""
-        weights_BRN = state.read_weights_BRN
-        weights_BRN = torch.cat([weights_BRN, weights_BRN.mean(dim=1, keepdim=True)], dim=1)
-        slots = torch.arange(self.slots, device=output_BW.device).expand_as(weights_BRN)
-        values_BRW = torch.cat([state.reads_BRW, output_BW[:, None]], dim=1)
-        return Read(values_BRW, slots, weights_BRN)
+        return self._describe(state, candidate_BW, state.usage_BN, state.strength_BN)
 
 
 def _check(shifts: int, **sizes: int) -> None:
@@ -374,9 +309,9 @@ def _note_writes(state: NTMState, done_BVN: Tensor, decision: Decision | None) -
     if decision is not None:
         kept_BN = 1 - _wiped(decision).detach()
         usage_BN, strength_BN = usage_BN * kept_BN, strength_BN * kept_BN
-        birth_BN = torch.where(kept_BN > _WEIGHTY, birth_BN, -1)
+        birth_BN = torch.where(kept_BN > WEIGHTY, birth_BN, -1)
     unwritten_BN = (1 - done_BVN).prod(dim=1)
-    weighty_BN = unwritten_BN < 1 - _WEIGHTY
+    weighty_BN = unwritten_BN < 1 - WEIGHTY
     step_B1 = state.step_B[:, None]
     return state._replace(
         usage_BN=usage_BN * unwritten_BN,

@@ -1,0 +1,175 @@
+"""What memories that own their recurrence share: controllers, policies' say, reads, sequences.
+
+The Neural Turing Machine and the Differentiable Neural Computer feed what they read back into a
+controller, so items are taken one by one. Letters: B rows, I input size, H controller output,
+N slots, W word size, R read heads, T items.
+
+This file knows no equation of either.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.memory import noise
+from stillknows.memory.interface import (
+    MERGE,
+    SKIP,
+    UPDATE,
+    Decision,
+    Features,
+    Policy,
+    Read,
+    reset_rows,
+)
+
+WEIGHTY = 0.05  # a write or read weight from which a slot counts as touched
+
+
+class Controller(Protocol):
+    """What such a memory asks of it: `controller(input_BI, state) -> (output_BH, state)`."""
+
+    output_size: int
+
+    def initial_state(self, batch: int, device: torch.device | str) -> Any:
+        """Return the state before the first step."""
+        ...
+
+    def __call__(self, input_BI: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Take one step."""
+        ...
+
+
+class LSTMState(NamedTuple):
+    """Hidden and cell state of an LSTM, `[B, H]` each."""
+
+    hidden_BH: Tensor
+    cell_BH: Tensor
+
+
+class LSTMController(nn.Module):
+    """One LSTM cell as a controller.
+
+    Args:
+        input_size: I, the item and all reads.
+        hidden_size: H.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(input_size, hidden_size)
+        self.output_size = hidden_size
+
+    def initial_state(self, batch: int, device: torch.device | str) -> LSTMState:
+        """Return zeros."""
+        zeros = torch.zeros(batch, self.output_size, device=device)
+        return LSTMState(zeros, zeros)
+
+    def forward(self, input_BI: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """Take one step."""
+        hidden_BH, cell_BH = self.cell(input_BI, tuple(state))
+        return hidden_BH, LSTMState(hidden_BH, cell_BH)
+
+
+class NoState(NamedTuple):
+    """The state of a controller that has none."""
+
+
+class FeedForwardController(nn.Module):
+    """One layer as a controller, `tanh(W x + b)`: what it remembers is in the memory alone.
+
+    Args:
+        input_size: I, the item and all reads.
+        hidden_size: H.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(input_size, hidden_size)
+        self.output_size = hidden_size
+
+    def initial_state(self, batch: int, device: torch.device | str) -> NoState:
+        """Return nothing."""
+        return NoState()
+
+    def forward(self, input_BI: Tensor, state: NoState) -> tuple[Tensor, NoState]:
+        """Take one step."""
+        return torch.tanh(self.layer(input_BI)), state
+
+
+class Recurrent(nn.Module):
+    """A memory of N slots that takes items one by one; subclasses define `step`.
+
+    The state of a subclass has at least `memory_BNW`, `read_weights_BRN`, `reads_BRW`, `birth_BN`,
+    `last_read_BN`, `step_B` and `key_B`.
+
+    Attributes:
+        slots: N.
+    """
+
+    slots: int
+
+    def step(self, state: Any, item_BI: Tensor, policy: Policy | None = None) -> tuple[Any, Read]:
+        """Take one item."""
+        raise NotImplementedError
+
+    def sequence(
+        self, state: Any, items_BTI: Tensor, present_BT: Tensor, policy: Policy | None = None
+    ) -> tuple[Any, Read]:
+        """Take T items one by one; return the read of the last, which every row has.
+
+        Args:
+            state: before the first; it stays as it was.
+            items_BTI: `[B, T, input_size]`.
+            present_BT: bool `[B, T]`; where it is False the row's state stays as it was.
+            policy: as in `step`.
+
+        Raises:
+            ValueError: if there is no item.
+        """
+        read: Read | None = None
+        for t, every in enumerate(present_BT.all(dim=0).tolist()):
+            after, read = self.step(state, items_BTI[:, t], policy)
+            state = after if every else reset_rows(after, state, ~present_BT[:, t])
+        if read is None:
+            raise ValueError("A sequence of no items has no read: give at least one.")
+        return state, read
+
+    def _describe(
+        self, state: Any, candidate_BW: Tensor, usage_BN: Tensor, strength_BN: Tensor
+    ) -> Features:
+        """Describe the slots to a policy, without a gradient."""
+        candidate_BW, memory_BNW = candidate_BW.detach(), state.memory_BNW.detach()
+        filled_BN = state.birth_BN >= 0
+        step_B1 = state.step_B[:, None]
+        similarity_BN = torch.cosine_similarity(candidate_BW[:, None], memory_BNW, dim=2)
+        return Features(
+            candidate_BW=candidate_BW,
+            similarity_BN=similarity_BN * filled_BN,
+            usage_BN=usage_BN.detach(),
+            age_BN=torch.where(filled_BN, step_B1 - state.birth_BN, 0).float(),
+            idle_BN=torch.where(filled_BN, step_B1 - state.last_read_BN, 0).float(),
+            filled_BN=filled_BN,
+            seen_B=state.step_B,
+            noise_BM=noise.uniform(state.key_B, state.step_B, self.slots + 1),
+            known_B=torch.full_like(state.step_B, -1),
+            strength_BN=strength_BN.detach(),
+        )
+
+    def _as_read(self, state: Any, output_BW: Tensor) -> Read:
+        """Return the reads and the output; the output's weights are the mean of the heads'."""
+        weights_BRN = state.read_weights_BRN
+        weights_BRN = torch.cat([weights_BRN, weights_BRN.mean(dim=1, keepdim=True)], dim=1)
+        slots = torch.arange(self.slots, device=output_BW.device).expand_as(weights_BRN)
+        values_BRW = torch.cat([state.reads_BRW, output_BW[:, None]], dim=1)
+        return Read(values_BRW, slots, weights_BRN)
+
+
+def directed(weights_BN: Tensor, decision: Decision | None) -> Tensor:
+    """Return the write weights after a policy's word: less by P(skip), partly at `slot_BN`."""
+    if decision is None:
+        return weights_BN
+    skip_B1 = decision.action_B4[:, SKIP, None]
+    at_slot_B1 = decision.action_B4[:, [UPDATE, MERGE]].sum(dim=1, keepdim=True)
+    return (1 - skip_B1 - at_slot_B1) * weights_BN + at_slot_B1 * decision.slot_BN
