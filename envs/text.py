@@ -148,7 +148,7 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self._generators: list[np.random.Generator] = []
         self._next = task.first_episode
         self._stories: list[Story] = []
-        self._turns: list[list[int | None]] = []
+        self._turns: list[_Turn] = []
         self._turn = 0
 
     @property
@@ -172,7 +172,7 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         ]
         self._next = first + self.num_envs
         self._turns, self._turn = _turns(self._stories), 0
-        return self._observe(), gather(self._infos())
+        return self._turns[0].observations, dict(self._turns[0].info)
 
     def step(
         self, actions: Sequence[str]
@@ -185,43 +185,75 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
             )
         marks = [
             (0.0, {}) if step is None else story.mark(step, action)
-            for story, step, action in zip(self._stories, self._steps(), actions, strict=True)
+            for story, step, action in zip(
+                self._stories, self._turns[self._turn].steps, actions, strict=True
+            )
         ]
-        self._turn += 1
-        infos = [info | marked for info, (_, marked) in zip(self._infos(), marks, strict=True)]
+        self._turn = min(self._turn + 1, len(self._turns) - 1)
+        turn = self._turns[self._turn]
         rewards = np.array([reward for reward, _ in marks])
-        ended = np.array([self._turn >= len(turns) for turns in self._turns])
-        return self._observe(), rewards, ended, np.zeros_like(ended), gather(infos)
-
-    def _steps(self) -> list[int | None]:
-        """Return the step of each row's story that it tells now, None if it waits or is over."""
-        return [turns[self._turn] if self._turn < len(turns) else None for turns in self._turns]
-
-    def _observe(self) -> tuple[str, ...]:
-        return tuple(
-            "" if step is None else story.sentences[step]
-            for story, step in zip(self._stories, self._steps(), strict=True)
-        )
-
-    def _infos(self) -> list[Info]:
-        """Return what is known of each row; one that waits has the step it will tell next."""
-        infos = []
-        for story, turns, step in zip(self._stories, self._turns, self._steps(), strict=True):
-            coming = (turn for turn in turns[self._turn :] if turn is not None)
-            info = story.info(next(coming, len(story.sentences)))
-            infos.append(info if step is not None else info | {"question": False, "tree": ""})
-        return infos
+        infos = {**turn.info, **gather([marked for _, marked in marks])}
+        return turn.observations, rewards, turn.ended, np.zeros_like(turn.ended), infos
 
 
-def _turns(stories: Sequence[Story]) -> list[list[int | None]]:
-    """Return the step that each row tells at each turn, None where it waits for the others."""
+class _Turn(NamedTuple):
+    """What all rows say at once.
+
+    Attributes:
+        observations: one a row.
+        steps: the step of each row's story that it tells, None if it waits or is over.
+        ended: which rows are over.
+        info: what is known of each row, whatever was answered before.
+    """
+
+    observations: tuple[str, ...]
+    steps: tuple[int | None, ...]
+    ended: np.ndarray
+    info: Info
+
+
+def _turns(stories: Sequence[Story]) -> list[_Turn]:
+    """Return the turns in which rows tell their stories together, and last that all are over."""
     rows: list[list[int | None]] = [[] for _ in stories]
     for stretches in zip_longest(*map(_stretches, stories), fillvalue=range(0)):
         longest = max(map(len, stretches))
         for row, stretch in zip(rows, stretches, strict=True):
             waits = [None] * (longest - len(stretch))
             row += [*stretch[:-1], *waits, stretch[-1]] if stretch else []
-    return rows
+    coming = [_coming(row, len(story.sentences)) for row, story in zip(rows, stories, strict=True)]
+    together = [*zip_longest(*rows), (None,) * len(rows)]  # None also for rows that are over
+    return [
+        _turn(stories, steps, [row[min(turn, len(row) - 1)] for row in coming])
+        for turn, steps in enumerate(together)
+    ]
+
+
+def _turn(stories: Sequence[Story], steps: Sequence[int | None], coming: Sequence[int]) -> _Turn:
+    """Return one turn; a row that waits is known by the step it tells next, `coming`."""
+    told = list(zip(stories, steps, strict=True))
+    known = {
+        "question": np.array([s is not None and story.answers[s] is not None for story, s in told]),
+        "tree": np.array(["" if s is None else story.trees[s] for story, s in told], dtype=object),
+        "episode": np.array([story.episode for story in stories]),
+        "step": np.array(coming),
+    }
+    everyone = {f"_{name}": np.ones(len(told), dtype=bool) for name in known}
+    return _Turn(
+        observations=tuple("" if s is None else story.sentences[s] for story, s in told),
+        steps=tuple(steps),
+        ended=np.array(
+            [next_ >= len(story.sentences) for story, next_ in zip(stories, coming, strict=True)]
+        ),
+        info={**known, **everyone},
+    )
+
+
+def _coming(row: Sequence[int | None], end: int) -> list[int]:
+    """Return for each turn the step that is told then or, after a wait, next; last, the end."""
+    coming = [end]
+    for step in reversed(row):
+        coming.append(coming[-1] if step is None else step)
+    return coming[::-1]
 
 
 def _stretches(story: Story) -> list[range]:

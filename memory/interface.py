@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from stillknows.memory import noise
+
 SKIP, ADD, UPDATE, MERGE = range(4)
 ACTIONS = ("skip", "add", "update", "merge")
 
@@ -90,6 +92,21 @@ class Policy(Protocol):
     def decide(self, features: Features) -> Decision:
         """Return the decision for every row of `features`."""
         ...
+
+
+def needs(policy: Policy, feature: str) -> bool:
+    """Return whether a policy looks at `similarity` or `noise`, which take time to compute.
+
+    It does unless it says otherwise, by an attribute such as `needs_similarity = False`.
+    """
+    return bool(getattr(policy, f"needs_{feature}", True))
+
+
+def noise_for(policy: Policy, key_B: Tensor, step_B: Tensor, slots: int) -> Tensor:
+    """Return `noise_BM` of `Features`, `[B, N + 1]`; zeros for a policy that does not need it."""
+    if needs(policy, "noise"):
+        return noise.uniform(key_B, step_B, slots + 1)
+    return torch.zeros(1, 1, device=key_B.device).expand(len(key_B), slots + 1)
 
 
 class WorkingMemory(Protocol):

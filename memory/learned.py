@@ -42,6 +42,11 @@ class RetentionPolicy(nn.Module):
         nn.init.constant_(last.bias, 2.0)  # at first nearly everything is kept as it is
         self.threshold, self.exploration = threshold, exploration
 
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it explores."""
+        return self.training
+
     def decide(self, features: Features) -> Decision:
         """Return P(add) under `ADD`, with a gradient; where it is refused, the rest under `SKIP`.
 

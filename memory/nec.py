@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillknows.memory import episodic, noise
+from stillknows.memory import episodic, interface, noise
 from stillknows.memory.episodic import Candidates, Entries, Recall, Written
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, Policy
 from stillknows.memory.knn import inverse_distance_weights, nearest, share_kept
@@ -263,12 +263,10 @@ class NEC:
     def _names(self, candidates: Candidates) -> list[Name]:
         """Return for each row the number it is known by, and the tokens of its answer."""
         answers_BA = episodic.fit(candidates.answers_BA, self.answer_length)
+        hash_B = candidates.hash_B
         if self.identity == "text":
-            tokens = torch.cat([candidates.story_BTL.flatten(1), answers_BA], dim=1).long()
-            place = noise.mix(torch.arange(tokens.shape[1], device=tokens.device))
-            hash_B = noise.mix(noise.mix(tokens) ^ place).sum(dim=1)
-        else:
-            hash_B = candidates.hash_B
+            tokens_BL = torch.cat([candidates.story_BTL.flatten(1), answers_BA], dim=1).long()
+            hash_B = noise.hash_rows(tokens_BL)
         return list(zip(hash_B.tolist(), map(tuple, answers_BA.tolist()), strict=True))
 
     def _known(self, name: int, answer: tuple[int, ...]) -> int:
@@ -283,7 +281,7 @@ class NEC:
         columns, rows = self.columns, len(known_B)
         filled_N, device = columns["filled_N"].clone(), columns["filled_N"].device
         similarity_BN = torch.zeros(rows, 1, device=device).expand(-1, self.capacity)
-        if getattr(self.policy, "needs_similarity", True):
+        if interface.needs(self.policy, "similarity"):
             normal = torch.nn.functional.normalize
             similarity_BN = normal(candidates.key_BD) @ normal(columns["keys_ND"]).T * filled_N
         seen_B = torch.arange(self.seen, self.seen + rows, device=device)
@@ -297,7 +295,9 @@ class NEC:
             idle_BN=idle_N.expand(rows, -1),
             filled_BN=filled_N.expand(rows, -1),
             seen_B=seen_B,
-            noise_BM=noise.uniform(torch.full_like(seen_B, self.key), seen_B, self.capacity + 1),
+            noise_BM=interface.noise_for(
+                self.policy, torch.full_like(seen_B, self.key), seen_B, self.capacity
+            ),
             known_B=known_B.to(device),
             outcome_BF=candidates.outcome_BF,
             namesakes_BM=self._namesakes_with(names),
@@ -308,8 +308,8 @@ class NEC:
         if not getattr(self.policy, "needs_namesakes", False):
             return None
         held_N = self.namesakes().expand(len(names), -1)
-        own_B1 = held_N.new_tensor([[len(self._held.get(name, ()))] for name, _ in names])
-        return torch.cat([held_N, own_B1], dim=1)
+        own_B1 = [[len(self._held.get(name, ()))] for name, _ in names]
+        return torch.cat([held_N, held_N.new_tensor(own_B1)], dim=1)
 
     def _settle(
         self, decision: Decision, features: Features, names: list[Name]

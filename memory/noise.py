@@ -29,6 +29,12 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def hash_rows(tokens_BL: Tensor) -> Tensor:
+    """Return a number for each row of whole numbers, which minds their order, int64 `[B]`."""
+    place_L = mix(torch.arange(tokens_BL.shape[1], device=tokens_BL.device))
+    return mix(mix(tokens_BL) ^ place_L).sum(dim=1)
+
+
 def uniform(key_B: Tensor, step_B: Tensor, size: int) -> Tensor:
     """Return floats in [0, 1), `[B, size]`, from keys `[B]` and steps `[B]` (int64)."""
     row_B1 = mix(mix(key_B) ^ step_B)[:, None]

@@ -19,6 +19,7 @@ class WriteEverything:
     """
 
     needs_similarity = False
+    needs_noise = False
 
     def __init__(self, refresh: bool = True) -> None:
         self.refresh = refresh
@@ -83,6 +84,8 @@ class EvictRare(WriteEverything):
 
 class EvictUniformly(WriteEverything):
     """Every slot is as likely to be left: the `random` policy of the reports."""
+
+    needs_noise = True
 
     def urgency(self, features: Features) -> Tensor:
         """Return noise."""

@@ -18,8 +18,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory import noise
-from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, Policy, Read
+from stillknows.memory.interface import (
+    ADD,
+    MERGE,
+    SKIP,
+    UPDATE,
+    Decision,
+    Features,
+    Policy,
+    Read,
+    needs,
+    noise_for,
+)
 
 _FLOOR = 1e-6  # the least strength: log of it is finite
 
@@ -161,12 +171,12 @@ class Slots(nn.Module):
         """
         batch, steps = present_BT.shape
         pool_BMW = torch.cat([state.values_BNW, items_BTW], dim=1)
-        similarity_BMT = _cosine(pool_BMW, items_BTW) if _looks(policy) else None
+        similarity_BMT = _cosine(pool_BMW, items_BTW) if needs(policy, "similarity") else None
         eye_MM = torch.eye(self.slots + steps).to(items_BTW)
         mixture_BNM = eye_MM[: self.slots].expand(batch, -1, -1)
         for t in range(steps):
             seen_BN = None if similarity_BMT is None else _dot(mixture_BNM, similarity_BMT[..., t])
-            features = self._features(state, items_BTW[:, t], seen_BN)
+            features = self._features(state, items_BTW[:, t], seen_BN, policy)
             target_BN, merge_B, strength_B = _resolve(policy.decide(features), features)
             target_BN = target_BN & present_BT[:, t, None]
             item_M = eye_MM[self.slots + t]
@@ -223,7 +233,7 @@ class Slots(nn.Module):
         return time_HSS + strength_BSS[:, None]
 
     def _features(
-        self, state: SlotsState, item_BW: Tensor, similarity_BN: Tensor | None
+        self, state: SlotsState, item_BW: Tensor, similarity_BN: Tensor | None, policy: Policy
     ) -> Features:
         filled_BN = state.birth_BN >= 0
         step_B1 = state.step_B[:, None]
@@ -236,14 +246,10 @@ class Slots(nn.Module):
             idle_BN=torch.where(filled_BN, step_B1 - state.last_read_BN, 0).float(),
             filled_BN=filled_BN,
             seen_B=state.step_B,
-            noise_BM=noise.uniform(state.key_B, state.step_B, self.slots + 1),
+            noise_BM=noise_for(policy, state.key_B, state.step_B, self.slots),
             known_B=torch.full_like(state.step_B, -1),
             strength_BN=state.strength_BN.detach(),
         )
-
-
-def _looks(policy: Policy) -> bool:
-    return bool(getattr(policy, "needs_similarity", True))
 
 
 def _pick(values_BNW: Tensor, order_BN: Tensor) -> Tensor:
