@@ -129,11 +129,9 @@ class NEC:
 
     def namesakes(self) -> Tensor:
         """Return how many entries hold each slot's question, itself too; 0 where empty, `[N]`."""
-        _, which_N, count = torch.unique(
-            self.provenance("hash"), return_inverse=True, return_counts=True
-        )
-        held_N: Tensor = count[which_N] * self.columns["filled_N"]
-        return held_N
+        names = self.provenance("hash")
+        _, which_N, count = torch.unique(names, return_inverse=True, return_counts=True)
+        return count[which_N] * self.columns["filled_N"]  # type: ignore[no-any-return]
 
     def recall(self, query_BD: Tensor) -> Recall:
         """Return the K nearest entries; a read counts as use unless the store is frozen."""
@@ -143,10 +141,7 @@ class NEC:
         )
         weights_BK = inverse_distance_weights(distance_BK, self.delta)
         present_BK, at_BK = slots_BK >= 0, slots_BK.clamp(min=0)
-        if not self._frozen:
-            used, weights = slots_BK[present_BK], weights_BK.detach()[present_BK]
-            self.columns["uses_N"].index_add_(0, used, weights.to(self.columns["uses_N"]))
-            self.provenance("last_use")[used] = self.clock
+        self.touch(slots_BK[present_BK], weights_BK[present_BK])
         return Recall(
             slots_BK,
             weights_BK,
@@ -155,6 +150,19 @@ class NEC:
             self.columns["vectors_NV"][at_BK] * present_BK[..., None],
             present_BK,
         )
+
+    def touch(self, slots: Tensor, weights: Tensor) -> None:
+        """Count a read of entries (repeats add up) as use, unless the store is frozen."""
+        if not self._frozen:
+            uses_N = self.columns["uses_N"]
+            uses_N.index_add_(0, slots, weights.detach().to(uses_N))
+            self.provenance("last_use")[slots] = self.clock
+
+    def find(self, hash_B: Tensor) -> Tensor:
+        """Return the newest slot of each name, -1 where it is not held, int64 `[B]`."""
+        held = [self._held.get(name, {-1: (-1, ())}) for name in hash_B.tolist()]
+        slots = [max(slots, key=slots.__getitem__) for slots in held]
+        return torch.tensor(slots, device=hash_B.device)
 
     def remember(self, candidates: Candidates) -> list[Written]:
         """Offer candidates to the policy and do what it decides, in the order of the rows.
@@ -222,11 +230,10 @@ class NEC:
             return 1.0
         filled = self.columns["filled_N"].nonzero()[:, 0]
         probe = self.sample(probes, self.clock)
-        before = self._neighbours_of(probe)
+        before = self._neighbours(probe)
         for chunk in torch.split(filled, 1024):
             self.columns["keys_ND"][chunk] = encode(self.columns["story_NTL"][chunk].long())
-        after = self._neighbours_of(probe)
-        return share_kept(before, after)
+        return share_kept(before, self._neighbours(probe))
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that the store knows, as a copy."""
@@ -387,7 +394,6 @@ class NEC:
         columns["provenance_NC"][slots, 1:4] = where_BC[rows].to(columns["provenance_NC"])
         self.provenance("last_use")[slots] = self.clock
 
-    def _neighbours_of(self, probe: Tensor) -> Tensor:
-        columns = self.columns
-        query = columns["keys_ND"][probe]
-        return nearest(query, columns["keys_ND"], columns["filled_N"], self.neighbours)[1]
+    def _neighbours(self, slots: Tensor) -> Tensor:
+        keys_ND = self.columns["keys_ND"]
+        return nearest(keys_ND[slots], keys_ND, self.columns["filled_N"], self.neighbours)[1]

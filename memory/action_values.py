@@ -1,0 +1,238 @@
+"""Action values by neighbourhood: a NEC store for each action, for control.
+
+Pritzel et al. 2017, "Neural Episodic Control", arXiv:1703.01988: Q(s, a) is the kernel-weighted
+mean of the values of the K nearest keys in the store of a (equation 1); a known state's value moves
+towards its N-step return (equation 4), an unknown one is appended; the loss of replayed states
+reaches the encoder and the keys and values that were gathered. Model-free episodic control
+(Blundell et al. 2016, arXiv:1606.04460) is the same with `kernel="mean"` and `update="max"`.
+
+This file knows no environment and no encoder. Letters: B rows, A actions, N entries of a store,
+D key size, K neighbours, U distinct entries that were gathered, T steps of an episode.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stillknows.memory.episodic import Candidates
+from stillknows.memory.interface import Policy
+from stillknows.memory.knn import inverse_distance_weights, nearest
+from stillknows.memory.nec import NEC
+from stillknows.memory.rules import EvictIdle
+
+KERNELS = ("inverse_distance", "mean")
+UPDATES = ("average", "max")
+
+
+class _Gathered(NamedTuple):
+    """Entries that took part in a read, as leaves of its graph."""
+
+    store: int
+    slots_U: Tensor
+    keys_UD: Tensor
+    values_U: Tensor
+
+
+class ActionValues:
+    """Q(s, a) for `actions` actions.
+
+    Args:
+        actions: A.
+        capacity: entries of each action's store (5 x 10^5 in the paper).
+        key_size: D.
+        neighbours: K (50 in the paper; 11 for model-free episodic control).
+        delta: of the inverse-distance kernel, on squared distances.
+        kernel: `inverse_distance`, or `mean` of the neighbours, where a state that is stored
+            itself is worth exactly what is stored.
+        update: of a known state: `average`, Q += update_rate (R - Q), or `max`(Q, R).
+        update_rate: the tabular learning rate (alpha).
+        learning_rate: of the gathered keys and values, by RMSProp; 0 leaves them to the updates.
+        decay: of RMSProp's mean square.
+        epsilon: added to its root.
+        empty: the value of every state for an action that was never written.
+        policy: makes the eviction rule of a store; the paper's is the longest not a neighbour.
+        device: where the stores live.
+
+    Raises:
+        ValueError: if `kernel` or `update` is unknown.
+    """
+
+    def __init__(
+        self,
+        actions: int,
+        capacity: int,
+        key_size: int,
+        *,
+        neighbours: int = 50,
+        delta: float = 1e-3,
+        kernel: str = "inverse_distance",
+        update: str = "average",
+        update_rate: float = 0.1,
+        learning_rate: float = 0.0,
+        decay: float = 0.95,
+        epsilon: float = 0.01,
+        empty: float = 0.0,
+        policy: Callable[[], Policy] = EvictIdle,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        for name, value, known in (("kernel", kernel, KERNELS), ("update", update, UPDATES)):
+            if value not in known:
+                raise ValueError(f"{name}={value!r}: choose {' or '.join(known)}.")
+        self.neighbours, self.delta, self.kernel, self.update = neighbours, delta, kernel, update
+        self.learning_rate, self.decay, self.epsilon = learning_rate, decay, epsilon
+        self.empty = empty
+        self.stores = [
+            NEC(
+                capacity,
+                key_size,
+                1,
+                policy(),
+                answer_length=1,
+                story_shape=(0, 0),
+                update_rate=1.0 if update == "max" else update_rate,
+                key=action,
+                device=device,
+            )
+            for action in range(actions)
+        ]
+        # RMSProp's mean squares, a row an entry, and whose they are: a new entry begins at 0.
+        self._squares = [torch.zeros(capacity, key_size + 1, device=device) for _ in self.stores]
+        self._owners = [torch.full((capacity,), -1, device=device) for _ in self.stores]
+        self._gathered: list[_Gathered] = []
+
+    def values(
+        self, query_BD: Tensor, hash_B: Tensor, *, learn: bool = False, exclude: bool = False
+    ) -> Tensor:
+        """Return Q, `[B, A]`, with a gradient to the query.
+
+        Args:
+            query_BD: keys of the states.
+            hash_B: names of the states, int64 `[B]`.
+            learn: whether the gradient reaches the gathered keys and values too (see `descend`).
+            exclude: leave out what is stored of the very states that are asked for, which in
+                replay would answer with their own targets.
+        """
+        columns = [
+            self._values_of(action, query_BD, hash_B, learn, exclude)
+            for action in range(len(self.stores))
+        ]
+        return torch.stack(columns, dim=1)
+
+    def write(self, action_B: Tensor, key_BD: Tensor, hash_B: Tensor, return_B: Tensor) -> None:
+        """Take returns of states: update what is known, append the rest, row by row.
+
+        Args:
+            action_B: what was done, int64 `[B]`.
+            key_BD: keys of the states.
+            hash_B: their names, int64 `[B]`.
+            return_B: their N-step returns.
+        """
+        for action, store in enumerate(self.stores):
+            rows = (action_B == action).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            values_B = return_B[rows].detach().to(key_BD)
+            if self.update == "max":
+                known_B = store.find(hash_B[rows])
+                held_B = store.columns["vectors_NV"][known_B.clamp(min=0), 0]
+                values_B = torch.where(known_B >= 0, torch.maximum(held_B, values_B), values_B)
+            store.remember(_candidates(key_BD[rows], hash_B[rows], values_B))
+
+    def descend(self) -> None:
+        """Move what was gathered since the last call against its gradient; call after backward."""
+        for action, slots_U, keys_UD, values_U in self._gathered:
+            if keys_UD.grad is None or values_U.grad is None:
+                continue
+            columns, ids = self.stores[action].columns, self.stores[action].provenance("id")
+            new_U1 = (self._owners[action][slots_U] != ids[slots_U])[:, None]
+            self._owners[action][slots_U] = ids[slots_U]
+            gradient = torch.cat([keys_UD.grad, values_U.grad[:, None]], dim=1)
+            square = self._squares[action][slots_U].masked_fill(new_U1, 0)
+            square = self.decay * square + (1 - self.decay) * gradient.square()
+            self._squares[action][slots_U] = square
+            step = self.learning_rate * gradient / (square.sqrt() + self.epsilon)
+            columns["keys_ND"][slots_U] -= step[:, :-1]
+            columns["vectors_NV"][slots_U] -= step[:, -1:]
+        self._gathered = []
+
+    def _values_of(
+        self, action: int, query_BD: Tensor, hash_B: Tensor, learn: bool, exclude: bool
+    ) -> Tensor:
+        store = self.stores[action]
+        if not len(store):
+            return query_BD.new_full((len(query_BD),), self.empty)
+        own_B = store.find(hash_B)
+        slots_BK = self._nearest(store, query_BD, own_B if exclude else None)
+        slots_U, index_BK = slots_BK.clamp(min=0).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        keys_UD = store.columns["keys_ND"][slots_U].requires_grad_(learn)
+        values_U = store.columns["vectors_NV"][slots_U, 0].requires_grad_(learn)
+        distance_BK = (query_BD[:, None] - keys_UD[index_BK]).square().sum(dim=2)
+        weights_BK = self._weights(distance_BK.masked_fill(slots_BK < 0, torch.inf))
+        store.touch(slots_BK[slots_BK >= 0], weights_BK[slots_BK >= 0])
+        if learn:
+            self._gathered.append(_Gathered(action, slots_U, keys_UD, values_U))
+        value_B = (weights_BK * values_U[index_BK]).sum(dim=1)
+        nothing_B = (slots_BK < 0).all(dim=1)
+        value_B = torch.where(nothing_B, self.empty, value_B)
+        if self.kernel == "mean" and not exclude:
+            held_B = store.columns["vectors_NV"][own_B.clamp(min=0), 0]
+            value_B = torch.where(own_B >= 0, held_B, value_B)
+        return value_B
+
+    def _nearest(self, store: NEC, query_BD: Tensor, without_B: Tensor | None) -> Tensor:
+        """Return the slots of the K nearest, -1 for none, without one slot of each row."""
+        columns, extra = store.columns, without_B is not None
+        slots_BK = nearest(
+            query_BD.detach(), columns["keys_ND"], columns["filled_N"], self.neighbours + extra
+        )[1]
+        if without_B is None:
+            return slots_BK
+        own_BK = (slots_BK == without_B[:, None]) & (without_B >= 0)[:, None]
+        own_BK[:, -1] |= ~own_BK.any(dim=1)  # where it was not found, the farthest is one too many
+        return slots_BK[~own_BK].view(len(slots_BK), -1)
+
+    def _weights(self, distance_BK: Tensor) -> Tensor:
+        if self.kernel == "inverse_distance":
+            return inverse_distance_weights(distance_BK, self.delta)
+        present_BK = distance_BK.isfinite().to(distance_BK)
+        return present_BK / present_BK.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def n_step_returns(
+    rewards_T: Tensor, bootstrap_T: Tensor, steps: int, discount: float, last: float = 0.0
+) -> Tensor:
+    """Return `R_t = sum_{j<N} gamma^j r_{t+j} + gamma^N V(s_{t+N})`, `[T]` (equation 3).
+
+    Args:
+        rewards_T: of an episode, `r_t` after the action in `s_t`.
+        bootstrap_T: `V(s_t) = max_a Q(s_t, a)` as it was when `s_t` was met.
+        steps: N.
+        discount: gamma.
+        last: V of the state after the last step, 0 where the episode was over.
+    """
+    length = len(rewards_T)
+    returns = rewards_T.new_zeros(length)
+    for t in range(length):
+        span = min(steps, length - t)
+        power = discount ** torch.arange(span).to(rewards_T)
+        tail = bootstrap_T[t + steps] if t + steps < length else last
+        returns[t] = (power * rewards_T[t : t + span]).sum() + discount**span * tail
+    return returns
+
+
+def _candidates(key_BD: Tensor, hash_B: Tensor, value_B: Tensor) -> Candidates:
+    """Return rows with values and names, and nothing to read or to answer."""
+    rows, whole = len(key_BD), torch.zeros(len(key_BD), dtype=torch.int64, device=key_BD.device)
+    return Candidates(
+        key_BD=key_BD,
+        vector_BV=value_B[:, None],
+        answers_BA=whole[:, None],
+        story_BTL=whole.new_zeros(rows, 0, 0),
+        hash_B=hash_B,
+        outcome_BF=value_B.new_zeros(rows, 3),
+        task_B=whole,
+        episode_B=whole,
+        step_B=whole,
+    )

@@ -1,0 +1,189 @@
+"""Action values: the equations of Neural Episodic Control, recomputed in plain numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillknows.memory.action_values import ActionValues, n_step_returns
+
+D = 3
+
+
+def whole(*numbers):
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def filled(seed=0, entries=12, capacity=12, **options):
+    """Return action values of two actions with `entries` states each, and what was written."""
+    source = torch.Generator().manual_seed(seed)
+    options = {"neighbours": 4, "delta": 0.01, **options}
+    memory = ActionValues(2, capacity, D, **options)
+    written = []
+    for action in (0, 1):
+        keys = torch.randn(entries, D, generator=source)
+        returns = torch.randn(entries, generator=source)
+        names = torch.arange(entries) + 100 * action
+        memory.write(torch.full((entries,), action), keys, names, returns)
+        written.append((keys.double().numpy(), returns.double().numpy(), names.tolist()))
+    return memory, written
+
+
+def by_hand(keys, returns, query, neighbours=4, delta=0.01):
+    """Return equation 1 for one query, with the distances in the same order."""
+    distance = np.array([((query - key) ** 2).sum() for key in keys])
+    near = np.argsort(distance, kind="stable")[:neighbours]
+    kernel = 1 / (distance[near] + delta)
+    return float((kernel * returns[near]).sum() / kernel.sum())
+
+
+def test_a_value_is_the_mean_of_its_neighbours_by_the_kernel():
+    memory, written = filled()
+    queries = torch.randn(5, D, generator=torch.Generator().manual_seed(9))
+    values = memory.values(queries, whole(-2, -3, -4, -5, -6))
+    for row, query in enumerate(queries.double().numpy()):
+        for action, (keys, returns, _) in enumerate(written):
+            assert values[row, action].item() == pytest.approx(
+                by_hand(keys, returns, query), abs=1e-5
+            )
+
+
+def test_what_was_never_written_has_the_stated_value():
+    memory = ActionValues(2, 4, D, empty=-1.5)
+    assert memory.values(torch.zeros(3, D), whole(1, 2, 3)).tolist() == [[-1.5, -1.5]] * 3
+    memory.write(whole(1), torch.zeros(1, D), whole(7), torch.tensor([2.0]))
+    assert memory.values(torch.zeros(3, D), whole(7, 8, 9)).tolist() == [[-1.5, 2.0]] * 3
+    alone = memory.values(torch.zeros(1, D), whole(7), exclude=True)
+    assert alone.tolist() == [[-1.5, -1.5]]  # nobody else is there
+
+
+def test_a_known_state_moves_towards_its_return_and_an_unknown_one_is_appended():
+    memory = ActionValues(1, 4, D, update_rate=0.25)
+    memory.write(whole(0), torch.zeros(1, D), whole(7), torch.tensor([2.0]))
+    memory.write(whole(0, 0), torch.zeros(2, D), whole(7, 8), torch.tensor([4.0, 5.0]))
+    store = memory.stores[0]
+    assert len(store) == 2
+    held = dict(
+        zip(store.provenance("hash").tolist(), store.columns["vectors_NV"].tolist(), strict=True)
+    )
+    assert held[7] == [2.0 + 0.25 * (4.0 - 2.0)]
+    assert held[8] == [5.0]
+
+
+def test_who_was_no_neighbour_for_longest_leaves():
+    memory = ActionValues(1, 3, 1, neighbours=1)
+    for name in range(3):
+        memory.write(whole(0), torch.tensor([[float(name)]]), whole(name), torch.tensor([1.0]))
+    memory.values(torch.tensor([[0.1]]), whole(-9))  # entry 0 is a neighbour now
+    memory.write(whole(0), torch.tensor([[9.0]]), whole(9), torch.tensor([1.0]))
+    assert sorted(memory.stores[0].provenance("hash").tolist()) == [0, 2, 9]
+
+
+def test_replay_leaves_out_the_state_itself():
+    memory, written = filled()
+    keys, returns, names = written[0]
+    query = torch.tensor(keys[3:4], dtype=torch.float32)
+    others = [i for i in range(12) if i != 3]
+    value = memory.values(query, whole(names[3]), exclude=True)[0, 0].item()
+    assert value == pytest.approx(by_hand(keys[others], returns[others], keys[3]), abs=1e-5)
+    stranger = memory.values(query, whole(-7), exclude=True)[0, 0].item()
+    assert stranger == pytest.approx(by_hand(keys, returns, keys[3]), abs=1e-5)
+
+
+def test_the_gradient_reaches_query_keys_and_values_summed_over_duplicates():
+    memory, _ = filled(learning_rate=0.1)
+    query = torch.randn(2, D, generator=torch.Generator().manual_seed(4))
+    query = torch.cat([query, query]).requires_grad_()  # every neighbour is gathered twice
+    names = whole(-2, -3, -2, -3)
+
+    def loss():
+        return memory.values(query, names, learn=True).square().sum()
+
+    loss().backward()
+    gathered = memory._gathered[0]
+    keys, values = memory.stores[0].columns["keys_ND"], memory.stores[0].columns["vectors_NV"]
+    step = 1e-2
+    for row, slot in enumerate(gathered.slots_U.tolist()):
+        for column, place, gradient in (
+            (keys, (slot, 1), gathered.keys_UD.grad[row, 1]),
+            (values, (slot, 0), gathered.values_U.grad[row]),
+        ):
+            before = column[place].item()
+            column[place] = before + step
+            above = loss().item()
+            column[place] = before - step
+            below = loss().item()
+            column[place] = before
+            slope = (above - below) / (2 * step)
+            assert gradient.item() == pytest.approx(slope, rel=0.05, abs=0.02)
+    assert query.grad.abs().sum() > 0
+
+
+def test_steps_are_rmsprop_for_each_row_and_a_new_entry_begins_anew():
+    memory, _ = filled(entries=4, capacity=4, learning_rate=0.01)  # all four are always gathered
+    store = memory.stores[0]
+    table = torch.cat([store.columns["keys_ND"], store.columns["vectors_NV"]], dim=1)
+    dense = torch.nn.Parameter(table.clone())
+    optimiser = torch.optim.RMSprop([dense], lr=0.01, alpha=0.95, eps=0.01)
+    query = torch.tensor([[0.3, -0.2, 0.5]])
+    for _ in range(5):
+        memory.values(query, whole(-2), learn=True)[:, 0].square().sum().backward()
+        memory.descend()
+        distance = (query - dense[:, :D]).square().sum(1)
+        kernel = 1 / (distance + 0.01)
+        optimiser.zero_grad()
+        ((kernel * dense[:, D]).sum() / kernel.sum()).square().backward()
+        optimiser.step()
+    now = torch.cat([store.columns["keys_ND"], store.columns["vectors_NV"]], dim=1)
+    torch.testing.assert_close(now, dense.detach(), atol=1e-5, rtol=1e-4)
+    memory.write(whole(0), torch.zeros(1, D), whole(50), torch.tensor([3.0]))  # someone leaves
+    slot = store.find(whole(50)).item()
+    memory.values(query, whole(-2), learn=True)[:, 0].square().sum().backward()
+    gathered = next(g for g in memory._gathered if g.store == 0)
+    gradient = gathered.values_U.grad[(gathered.slots_U == slot).nonzero()[0, 0]].item()
+    memory.descend()
+    root = math.sqrt(0.05 * gradient**2)
+    moved = store.columns["vectors_NV"][slot, 0].item() - 3.0
+    assert moved == pytest.approx(-0.01 * gradient / (root + 0.01), rel=1e-4)
+
+
+def test_model_free_episodic_control_is_a_configuration():
+    memory = ActionValues(1, 8, 1, neighbours=2, kernel="mean", update="max")
+    keys = torch.tensor([[0.0], [1.0], [5.0]])
+    memory.write(whole(0, 0, 0), keys, whole(1, 2, 3), torch.tensor([1.0, 2.0, 9.0]))
+    memory.write(whole(0, 0), keys[:2], whole(1, 2), torch.tensor([4.0, 0.5]))
+    assert memory.values(torch.tensor([[0.4]]), whole(-2)).item() == pytest.approx((4 + 2) / 2)
+    assert memory.values(torch.tensor([[0.4]]), whole(3)).item() == pytest.approx(9.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-5, 5), min_size=1, max_size=12),
+    st.integers(1, 14),
+    st.floats(0, 1),
+    st.floats(-3, 3),
+)
+def test_returns_by_hand(rewards, steps, discount, last):
+    bootstrap = [0.5 * i - 1 for i in range(len(rewards))]
+    returns = n_step_returns(
+        torch.tensor(rewards, dtype=torch.float64),
+        torch.tensor(bootstrap, dtype=torch.float64),
+        steps,
+        discount,
+        last,
+    )
+    values = [*bootstrap, last]
+    for t in range(len(rewards)):
+        end = min(t + steps, len(rewards))
+        total = sum(discount ** (i - t) * rewards[i] for i in range(t, end))
+        assert returns[t].item() == pytest.approx(total + discount ** (end - t) * values[end])
+
+
+def test_an_unknown_kernel_is_one_sentence():
+    with pytest.raises(ValueError, match="kernel='gauss': choose inverse_distance or mean"):
+        ActionValues(1, 4, D, kernel="gauss")
+    with pytest.raises(ValueError, match="update='last': choose average or max"):
+        ActionValues(1, 4, D, update="last")
