@@ -102,23 +102,37 @@ class ActionValues:
         self._owners = [torch.full((capacity,), -1, device=device) for _ in self.stores]
         self._gathered: list[_Gathered] = []
 
-    def values(
-        self, query_BD: Tensor, hash_B: Tensor, *, learn: bool = False, exclude: bool = False
-    ) -> Tensor:
+    def values(self, query_BD: Tensor, hash_B: Tensor) -> Tensor:
         """Return Q, `[B, A]`, with a gradient to the query.
 
         Args:
             query_BD: keys of the states.
             hash_B: names of the states, int64 `[B]`.
-            learn: whether the gradient reaches the gathered keys and values too (see `descend`).
-            exclude: leave out what is stored of the very states that are asked for, which in
-                replay would answer with their own targets.
         """
         columns = [
-            self._values_of(action, query_BD, hash_B, learn, exclude)
+            self._values_of(action, query_BD, hash_B, False, False)
             for action in range(len(self.stores))
         ]
         return torch.stack(columns, dim=1)
+
+    def replay(self, action_B: Tensor, query_BD: Tensor, hash_B: Tensor) -> Tensor:
+        """Return Q of the actions that were taken, `[B]`, to learn from.
+
+        The gradient reaches query, keys and values; the states themselves are left out, since
+        they would answer with their own targets.
+
+        Args:
+            action_B: int64 `[B]`.
+            query_BD: keys of the states.
+            hash_B: their names, int64 `[B]`.
+        """
+        value_B = query_BD.new_zeros(len(query_BD))
+        for action in range(len(self.stores)):
+            rows = (action_B == action).nonzero()[:, 0]
+            if len(rows):
+                learned_B = self._values_of(action, query_BD[rows], hash_B[rows], True, True)
+                value_B = value_B.index_put((rows,), learned_B)
+        return value_B
 
     def write(self, action_B: Tensor, key_BD: Tensor, hash_B: Tensor, return_B: Tensor) -> None:
         """Take returns of states: update what is known, append the rest, row by row.
@@ -141,7 +155,7 @@ class ActionValues:
             store.remember(_candidates(key_BD[rows], hash_B[rows], values_B))
 
     def descend(self) -> None:
-        """Move what was gathered since the last call against its gradient; call after backward."""
+        """Move what `replay` gathered since the last call; call it after `backward`."""
         for action, slots_U, keys_UD, values_U in self._gathered:
             if keys_UD.grad is None or values_U.grad is None:
                 continue
@@ -160,6 +174,7 @@ class ActionValues:
     def _values_of(
         self, action: int, query_BD: Tensor, hash_B: Tensor, learn: bool, exclude: bool
     ) -> Tensor:
+        """Return Q of one action, `[B]`; with `exclude` the states themselves are left out."""
         store = self.stores[action]
         if not len(store):
             return query_BD.new_full((len(query_BD),), self.empty)

@@ -56,8 +56,8 @@ def test_what_was_never_written_has_the_stated_value():
     assert memory.values(torch.zeros(3, D), whole(1, 2, 3)).tolist() == [[-1.5, -1.5]] * 3
     memory.write(whole(1), torch.zeros(1, D), whole(7), torch.tensor([2.0]))
     assert memory.values(torch.zeros(3, D), whole(7, 8, 9)).tolist() == [[-1.5, 2.0]] * 3
-    alone = memory.values(torch.zeros(1, D), whole(7), exclude=True)
-    assert alone.tolist() == [[-1.5, -1.5]]  # nobody else is there
+    alone = memory.replay(whole(1), torch.zeros(1, D), whole(7))
+    assert alone.tolist() == [-1.5]  # nobody else is there
 
 
 def test_a_known_state_moves_towards_its_return_and_an_unknown_one_is_appended():
@@ -87,9 +87,9 @@ def test_replay_leaves_out_the_state_itself():
     keys, returns, names = written[0]
     query = torch.tensor(keys[3:4], dtype=torch.float32)
     others = [i for i in range(12) if i != 3]
-    value = memory.values(query, whole(names[3]), exclude=True)[0, 0].item()
+    value = memory.replay(whole(0), query, whole(names[3])).item()
     assert value == pytest.approx(by_hand(keys[others], returns[others], keys[3]), abs=1e-5)
-    stranger = memory.values(query, whole(-7), exclude=True)[0, 0].item()
+    stranger = memory.replay(whole(0), query, whole(-7)).item()
     assert stranger == pytest.approx(by_hand(keys, returns, keys[3]), abs=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_the_gradient_reaches_query_keys_and_values_summed_over_duplicates():
     names = whole(-2, -3, -2, -3)
 
     def loss():
-        return memory.values(query, names, learn=True).square().sum()
+        return memory.replay(whole(0, 1, 0, 0), query, names).square().sum()
 
     loss().backward()
     gathered = memory._gathered[0]
@@ -130,7 +130,7 @@ def test_steps_are_rmsprop_for_each_row_and_a_new_entry_begins_anew():
     optimiser = torch.optim.RMSprop([dense], lr=0.01, alpha=0.95, eps=0.01)
     query = torch.tensor([[0.3, -0.2, 0.5]])
     for _ in range(5):
-        memory.values(query, whole(-2), learn=True)[:, 0].square().sum().backward()
+        memory.replay(whole(0), query, whole(-2)).square().sum().backward()
         memory.descend()
         distance = (query - dense[:, :D]).square().sum(1)
         kernel = 1 / (distance + 0.01)
@@ -141,8 +141,8 @@ def test_steps_are_rmsprop_for_each_row_and_a_new_entry_begins_anew():
     torch.testing.assert_close(now, dense.detach(), atol=1e-5, rtol=1e-4)
     memory.write(whole(0), torch.zeros(1, D), whole(50), torch.tensor([3.0]))  # someone leaves
     slot = store.find(whole(50)).item()
-    memory.values(query, whole(-2), learn=True)[:, 0].square().sum().backward()
-    gathered = next(g for g in memory._gathered if g.store == 0)
+    memory.replay(whole(0), query, whole(-2)).square().sum().backward()
+    (gathered,) = memory._gathered
     gradient = gathered.values_U.grad[(gathered.slots_U == slot).nonzero()[0, 0]].item()
     memory.descend()
     root = math.sqrt(0.05 * gradient**2)
