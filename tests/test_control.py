@@ -1,0 +1,94 @@
+"""The agent that acts by its memory: what it writes, and that it learns to find its way."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from stillknows.agents.control import EpisodicControl, live_control
+from stillknows.memory.action_values import ActionValues
+
+
+class Corridor(gymnasium.Env):
+    """From the left end of five places to the right one: 1 at the end, at most eight steps."""
+
+    observation_space = spaces.Discrete(5)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, reward=1.0):
+        self.reward = reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.clock = 0, 0
+        return 0, {}
+
+    def step(self, action):
+        self.place = max(0, self.place + (1 if action else -1))
+        self.clock += 1
+        over = self.place == 4
+        return self.place, self.reward * over, over, self.clock == 8 and not over, {}
+
+
+def agent_for(seed=0, size=5, actions=2, **options):
+    torch.manual_seed(seed)
+    stores = ActionValues(actions, 500, 8, neighbours=5, learning_rate=1e-3, update_rate=0.5)
+    return EpisodicControl(size, stores, 8, seed=seed, **{"explore_for": 300, **options})
+
+
+def test_an_agent_learns_the_way_and_two_lives_are_equal():
+    lives = [live_control(agent_for(), [Corridor() for _ in range(2)], 800) for _ in range(2)]
+    assert lives[0] == lives[1]
+    assert np.mean([lived.total for lived in lives[0][-20:]]) > 0.9
+    assert np.mean([lived.total for lived in lives[0][:20]]) < 0.9
+
+
+def test_values_become_the_discounted_distance_to_the_end():
+    agent = agent_for(discount=0.8)
+    live_control(agent, [Corridor()], 800)
+    names = {}
+    for observation, name in zip(agent.observations[: agent.kept], agent.names, strict=False):
+        names[int(observation.argmax())] = int(name)
+    for place in range(4):
+        name = torch.tensor([names[place]])
+        store = agent.memory.stores[1]
+        value = store.columns["vectors_NV"][store.find(name), 0].item()
+        assert value == pytest.approx(0.8 ** (3 - place), abs=0.15)
+
+
+def test_the_whole_episode_without_bootstrapping_is_model_free_episodic_control():
+    torch.manual_seed(0)
+    stores = ActionValues(2, 500, 8, neighbours=3, kernel="mean", update="max")
+    agent = EpisodicControl(5, stores, 8, width=0, steps=None, learn_every=0, explore_for=300)
+    before = agent.embed.weight.clone()
+    lived = live_control(agent, [Corridor()], 800)
+    assert np.mean([episode.total for episode in lived[-20:]]) > 0.9
+    assert torch.equal(agent.embed.weight, before)
+    starts = agent.memory.stores[1].columns["vectors_NV"]
+    assert starts.max().item() == pytest.approx(1.0)
+
+
+def test_an_episode_that_is_cut_bootstraps_and_one_that_is_over_does_not(monkeypatch):
+    agent = agent_for(learn_every=0)
+    last = []
+    monkeypatch.setattr(agent, "remember", lambda episode, value: last.append(value))
+    monkeypatch.setattr("stillknows.agents.control._value", lambda *_: 7.0)
+    ends = live_control(agent, [Corridor()], 400)
+    assert set(last) == {0.0, 7.0}
+    assert [value == 0.0 for value in last] == [lived.total == 1.0 for lived in ends]
+
+
+def test_among_equals_every_action_is_chosen():
+    agent = agent_for()
+    seen = np.tile(np.eye(5, dtype=np.float32)[:1], (400, 1))
+    actions, _, values = agent.act(seen, np.arange(400), greedy=True)
+    assert 140 < actions.sum() < 260
+    assert values.tolist() == [0.0] * 400
+
+
+def test_what_cannot_be_lived_in_is_one_sentence():
+    with pytest.raises(ValueError, match="this agent chooses among"):
+        live_control(agent_for(size=3), [gymnasium.make("Pendulum-v1")], 10)
+    with pytest.raises(ValueError, match="only finite rewards count"):
+        live_control(agent_for(), [Corridor(float("nan"))], 100)
