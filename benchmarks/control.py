@@ -1,0 +1,219 @@
+"""Neural Episodic Control beside DQN: return against steps on small control tasks.
+
+    python benchmarks/control.py --task cartpole --seeds 5 --out control.png
+
+Both methods search the same number of settings on two seeds of their own, by the area under the
+curve of returns, and then live `--seeds` lives with the best one. DQN is that of
+stable-baselines3; among its settings are those of RL Zoo. Needs `pip install
+stable-baselines3 minigrid matplotlib`. Prints one Markdown table: the mean return in the last
+tenth of the steps, and the steps until the mean of ten episodes first reached the threshold.
+"""
+
+import argparse
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from tqdm import tqdm
+
+from stillknows.agents.control import EpisodicControl, live_control
+from stillknows.envs.intervals import interval
+from stillknows.memory.action_values import ActionValues
+
+Curve = list[tuple[int, float]]  # steps of the life so far, return of the episode that ended
+Settings = Mapping[str, Any]
+
+
+def _door_key() -> gymnasium.Env:
+    from minigrid.wrappers import ImgObsWrapper
+
+    env = ImgObsWrapper(gymnasium.make("MiniGrid-DoorKey-5x5-v0"))
+    return gymnasium.wrappers.FlattenObservation(env)
+
+
+class Task(NamedTuple):
+    """An environment, how long it is lived in, and the mean return that counts as learned."""
+
+    make: Callable[[], gymnasium.Env]
+    steps: int
+    threshold: float
+
+
+TASKS = {
+    "cartpole": Task(partial(gymnasium.make, "CartPole-v1"), 20_000, 150.0),
+    "acrobot": Task(partial(gymnasium.make, "Acrobot-v1"), 40_000, -150.0),
+    "frozenlake": Task(partial(gymnasium.make, "FrozenLake-v1", is_slippery=False), 10_000, 0.8),
+    "doorkey": Task(_door_key, 50_000, 0.7),
+}
+NEC_GRID: tuple[Settings, ...] = tuple(
+    {"steps": steps, "explore_for": share, "update_rate": rate}
+    for steps, share, rate in itertools.product((20, 100), (0.05, 0.15), (0.1, 0.5))
+)
+DQN_GRID: tuple[Settings, ...] = tuple(
+    {"learning_rate": rate, "exploration_fraction": share, "rhythm": rhythm}
+    for rate, share, rhythm in itertools.product((2.3e-3, 5e-4), (0.05, 0.16), ("zoo", "every 4"))
+)
+RHYTHMS = {  # train_freq, gradient_steps, target_update_interval
+    "zoo": (256, 128, 10),
+    "every 4": (4, 1, 500),
+}
+
+
+def live_nec(task: Task, settings: Settings, seed: int) -> Curve:
+    """Return the episodes of one life of the NEC agent."""
+    torch.manual_seed(seed)
+    env = task.make()
+    memory = ActionValues(
+        int(env.action_space.n),
+        20_000,
+        32,
+        neighbours=11,
+        update_rate=settings["update_rate"],
+        learning_rate=1e-3,
+    )
+    agent = EpisodicControl(
+        spaces.flatdim(env.observation_space),
+        memory,
+        32,
+        steps=settings["steps"],
+        explore_for=int(settings["explore_for"] * task.steps),
+        seed=seed,
+    )
+    return [tuple(lived) for lived in live_control(agent, [env], task.steps, seed=seed)]
+
+
+def live_dqn(task: Task, settings: Settings, seed: int) -> Curve:
+    """Return the episodes of one life of stable-baselines3's DQN."""
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Listen(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.curve: Curve = []
+
+        def _on_step(self) -> bool:
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    self.curve.append((self.num_timesteps, float(info["episode"]["r"])))
+            return True
+
+    frequency, gradients, target = RHYTHMS[settings["rhythm"]]
+    model = DQN(
+        "MlpPolicy",
+        task.make(),
+        learning_rate=settings["learning_rate"],
+        exploration_fraction=settings["exploration_fraction"],
+        exploration_final_eps=0.01,
+        batch_size=64,
+        buffer_size=50_000,
+        learning_starts=500,
+        train_freq=frequency,
+        gradient_steps=gradients,
+        target_update_interval=target,
+        policy_kwargs={"net_arch": [256, 256]},
+        seed=seed,
+        device="cpu",
+    )
+    listen = Listen()
+    model.learn(task.steps, callback=listen)
+    return listen.curve
+
+
+METHODS = {"NEC": (live_nec, NEC_GRID), "DQN": (live_dqn, DQN_GRID)}
+
+
+def smooth(curve: Curve, steps: int, points: int = 200) -> np.ndarray:
+    """Return the mean return of the last ten episodes at evenly spaced steps, NaN before any."""
+    ends, totals = np.array([c[0] for c in curve]), np.array([c[1] for c in curve])
+    line = np.full(points, np.nan)
+    for point, step in enumerate(np.linspace(steps / points, steps, points)):
+        known = int((ends <= step).sum())
+        if known:
+            line[point] = totals[max(0, known - 10) : known].mean()
+    return line
+
+
+def first_crossing(curve: Curve, threshold: float) -> float:
+    """Return after how many steps the mean of ten episodes first reached the threshold, or inf."""
+    for last in range(10, len(curve) + 1):
+        if np.mean([total for _, total in curve[last - 10 : last]]) >= threshold:
+            return float(curve[last - 1][0])
+    return float("inf")
+
+
+def _life(method: str, task: Task, settings: Settings, seed: int) -> Curve:
+    torch.set_num_threads(1)
+    return METHODS[method][0](task, settings, seed)
+
+
+def _lives(
+    pool: ProcessPoolExecutor, jobs: Sequence[tuple[str, Task, Settings, int]], label: str
+) -> list[Curve]:
+    futures = [pool.submit(_life, *job) for job in jobs]
+    return [future.result() for future in tqdm(futures, desc=label, disable=None)]
+
+
+def search(pool: ProcessPoolExecutor, method: str, task: Task) -> Settings:
+    """Return the settings with the largest mean return over the life, on seeds 1000 and 1001."""
+    grid = METHODS[method][1]
+    jobs = [(method, task, settings, seed) for settings in grid for seed in (1000, 1001)]
+    areas = [
+        np.nanmean(smooth(curve, task.steps)) for curve in _lives(pool, jobs, f"{method} search")
+    ]
+    return grid[int(np.reshape(areas, (-1, 2)).mean(axis=1).argmax())]
+
+
+def draw(lines: Mapping[str, np.ndarray], task: Task, name: str, out: str) -> None:
+    """Draw mean and range over seeds of the returns against steps."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    at = np.linspace(0, task.steps, 200)
+    for method, lines_S in lines.items():
+        axes.plot(at, lines_S.mean(axis=0), label=method)
+        axes.fill_between(at, lines_S.min(axis=0), lines_S.max(axis=0), alpha=0.2)
+    axes.axhline(task.threshold, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="environment steps", ylabel="return, mean of ten episodes", title=name)
+    axes.legend()
+    figure.savefig(out, dpi=120)
+
+
+def main() -> None:
+    """Search, live, print the table and draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=sorted(TASKS), default="cartpole")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--steps", type=int, help="other than the task's own")
+    parser.add_argument("--no-search", action="store_true", help="take the first settings")
+    parser.add_argument("--out", help="where the figure goes")
+    asked = parser.parse_args()
+    task, lines = TASKS[asked.task], {}
+    if asked.steps:
+        task = task._replace(steps=asked.steps)
+    print(f"| {asked.task} | settings | return at the end | median steps to {task.threshold} |")
+    print("|---|---|---|---|")
+    with ProcessPoolExecutor(asked.workers) as pool:
+        for method, (_, grid) in METHODS.items():
+            settings = grid[0] if asked.no_search else search(pool, method, task)
+            jobs = [(method, task, settings, seed) for seed in range(asked.seeds)]
+            curves = _lives(pool, jobs, method)
+            lines[method] = np.stack([smooth(curve, task.steps) for curve in curves])
+            late = [float(np.nanmean(line[-20:])) for line in lines[method]]
+            steps = float(np.median([first_crossing(c, task.threshold) for c in curves]))
+            told = ", ".join(f"{key} {value}" for key, value in settings.items())
+            print(f"| {method} | {told} | {interval(late)} | {steps:.0f} |", flush=True)
+    if asked.out:
+        draw(lines, task, asked.task, asked.out)
+
+
+if __name__ == "__main__":
+    main()
