@@ -47,7 +47,9 @@ class QuestionLearner:
         agent: who learns.
         learning_rate: of AdamW, at the highest.
         warmup: updates over which the learning rate rises from 0 when an experience begins.
-        rest: share of the learning rate that is left when it ends, after half a cosine.
+        fall: share of an experience, its last, in which the learning rate falls, along half a
+            cosine; until then it stays at the highest.
+        rest: share of the learning rate that is left when the experience ends.
         weight_decay: of matrices.
         clip: largest norm of the gradient.
         rehearse: how many questions are rehearsed in an update; 0 for none.
@@ -63,6 +65,7 @@ class QuestionLearner:
         *,
         learning_rate: float = 2e-3,
         warmup: int = 50,
+        fall: float = 1.0,
         rest: float = 0.1,
         weight_decay: float = 0.01,
         clip: float = 1.0,
@@ -83,7 +86,8 @@ class QuestionLearner:
             lr=learning_rate,
             betas=(0.9, 0.98),
         )
-        self.learning_rate, self.warmup, self.rest = learning_rate, warmup, rest
+        self.learning_rate, self.warmup = learning_rate, warmup
+        self.fall, self.rest = fall, rest
         self.updates = self.begun = 0
         self.planned = 1
         self._lived_before = 0
@@ -142,9 +146,10 @@ class QuestionLearner:
 
     def _learning_rate(self) -> float:
         done = self.updates - self.begun
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done / self.planned)))
+        fallen = (done / self.planned - (1 - self.fall)) / self.fall
+        high = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fallen))))
         rise = min(1.0, (done + 1) / max(1, self.warmup))
-        return self.learning_rate * rise * (self.rest + (1 - self.rest) * fall)
+        return self.learning_rate * rise * (self.rest + (1 - self.rest) * high)
 
     def _finish(self) -> None:
         self.updates += 1

@@ -1,5 +1,7 @@
 """The agent: its words, its controller, how it answers, and that examinations leave no trace."""
 
+import math
+
 import hydra.utils
 import pytest
 import torch
@@ -240,3 +242,17 @@ def test_what_is_rehearsed_is_older_than_the_experience(
         assert (store.provenance("birth")[drawn[-1]] < lived).all()
     assert store.seen > lived
     assert len(drawn) == 2
+
+
+def test_the_learning_rate_rises_stays_and_falls(tiny: DictConfig) -> None:
+    agent = build_agent(tiny, tasks_of(tiny))
+    settings = {"learning_rate": 1.0, "warmup": 4, "fall": 0.5, "rest": 0.2}
+    learner = hydra.utils.instantiate(tiny.learner, agent, seed=0, **settings)
+    rates = []
+    learner.begin(20)
+    for learner.updates in range(20):
+        rates.append(learner._learning_rate())
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:11] == [1.0] * 7
+    assert rates[15] == pytest.approx(0.2 + 0.8 * 0.5)  # half way down
+    assert rates[19] == pytest.approx(0.2 + 0.4 * (1 + math.cos(0.9 * math.pi)))
