@@ -69,7 +69,7 @@ def summarise(events: Sequence[Event]) -> Life:
         tasks=tasks,
         sources=tuple(
             f"{task}: {source}."
-            for task, source in zip(tasks, head["sources"], strict=True)
+            for task, source in zip(tasks, head.get("sources", ()), strict=False)
             if source
         ),
         protocol=head["protocol"],
