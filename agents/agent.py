@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.controller import Cache, Transformer
+from stillknows.agents.controller import Cache, Controller
 from stillknows.agents.tokenizer import END, PAD, WordTokenizer, pad
 from stillknows.memory.episodic import Recall, p_store
 from stillknows.memory.interface import Policy, WorkingMemory, map_state
@@ -80,7 +80,7 @@ class MemoryAgent(nn.Module):
     def __init__(
         self,
         tokenizer: WordTokenizer,
-        controller: Transformer,
+        controller: Controller,
         working_memory: WorkingMemory | None,
         working_policy: Policy,
         episodic_memory: NEC | None,

@@ -1,11 +1,8 @@
-"""The controller: a small causal transformer that reads one sentence and speaks one answer.
+"""What every controller is: a language model that reads one sentence and speaks one answer.
 
-Pre-norm blocks, rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34), a key-value
-cache that ends with the sentence: what was read earlier reaches the controller only through
-memory, as one soft token between the sentence and the answer.
-
-This file knows nothing of memories or environments. Letters: B rows, L tokens, D hidden size,
-H heads, E = D / H, V tokens of the vocabulary.
+What was read earlier reaches it only through memory, as one soft token between the question and
+the answer. A controller knows nothing of memories or environments. Letters: B rows, L tokens,
+D hidden size, A tokens of an answer so far, V tokens of the vocabulary.
 """
 
 import math
@@ -15,79 +12,21 @@ from torch import Tensor, nn
 
 from stillknows.agents.tokenizer import PAD
 
-Cache = list[tuple[Tensor, Tensor]]
+Cache = list[tuple[Tensor, Tensor]]  # two tensors a layer, rows first
 
 
-def rotate(x_pBHLE: Tensor, position_BL: Tensor) -> Tensor:
-    """Turn each pair of numbers by its position (int64 `[B, L]`) times its frequency.
-
-    The first axis holds what is turned alike: queries and keys.
-    """
-    half = x_pBHLE.shape[4] // 2
-    frequency = 1000.0 ** (-torch.arange(half, device=x_pBHLE.device) / half)
-    angle_B1LE = position_BL[:, None, :, None] * frequency
-    cos, sin = angle_B1LE.cos().to(x_pBHLE), angle_B1LE.sin().to(x_pBHLE)
-    a, b = x_pBHLE.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block with a key-value cache."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention, self.norm_network = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.network = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        nn.init.normal_(self.out.weight, std=0.02)
-
-    def forward(
-        self,
-        x_BLD: Tensor,
-        mask_BLC: Tensor,
-        position_BL: Tensor,
-        cache: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the new `[B, L, D]` and keys and values `[B, H, C, E]` of all so far."""
-        batch, length, _ = x_BLD.shape
-        parts = self.query_key_value(self.norm_attention(x_BLD))
-        parts = parts.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = rotate(parts[:2], position_BL)
-        value = parts[2]
-        if cache is not None:
-            key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
-        read = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask_BLC[:, None]
-        )
-        x_BLD = x_BLD + self.out(read.transpose(1, 2).reshape(x_BLD.shape))
-        return x_BLD + self.network(self.norm_network(x_BLD)), (key, value)
-
-
-class Transformer(nn.Module):
-    """A causal transformer over words.
+class Controller(nn.Module):
+    """Words in, words out, with tied embeddings.
 
     Args:
         vocabulary: number of tokens (V).
-        width: hidden size (D), a multiple of twice the heads.
-        layers: blocks.
-        heads: attention heads (H).
-
-    Raises:
-        ValueError: if the width is no multiple of twice the heads.
+        width: hidden size (D).
     """
 
-    def __init__(self, vocabulary: int, width: int = 64, layers: int = 1, heads: int = 4) -> None:
+    def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
-        if width % (2 * heads):
-            raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
         self.width = width
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
-        self.positions = nn.Parameter(torch.randn(_LONGEST, width) * 0.5)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm_sentence, self.norm_answer = nn.RMSNorm(width), nn.RMSNorm(width)
         self.sharpness = nn.Parameter(torch.tensor(3.0 / math.sqrt(width)))
 
@@ -98,20 +37,10 @@ class Transformer(nn.Module):
             tokens_BL: token ids, `PAD` behind, int64 `[B, L]`.
 
         Returns:
-            The sentence as a vector (mean over its tokens, then normed), `[B, D]`, and the cache.
+            The sentence as a vector (mean over its tokens, then normed), `[B, D]`, and what the
+            answer goes on from.
         """
-        present_BL = tokens_BL != PAD
-        x_BLD = self._embed(tokens_BL)
-        length = tokens_BL.shape[1]
-        mask_LL = torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).tril()
-        mask_BLL = mask_LL.expand(len(x_BLD), -1, -1)
-        position_1L = torch.arange(length, device=x_BLD.device)[None]
-        cache: Cache = []
-        for block in self.blocks:
-            x_BLD, key_value = block(x_BLD, mask_BLL, position_1L, None)
-            cache.append(key_value)
-        weight_BL = present_BL / present_BL.sum(1, keepdim=True).clamp(min=1)
-        return self.norm_sentence((x_BLD * weight_BL[..., None]).sum(1)), cache
+        raise NotImplementedError
 
     def answer_logits(
         self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
@@ -127,27 +56,14 @@ class Transformer(nn.Module):
         Returns:
             Logits `[B, A + 1, V]`.
         """
-        present_BL = question_BL != PAD
-        spoken_BAD = self.embedding(answer_BA) + self.positions[: answer_BA.shape[1]]
-        x_BSD = torch.cat([fused_BD[:, None], spoken_BAD], dim=1)
-        steps = x_BSD.shape[1]
-        own_SS = torch.ones(steps, steps, dtype=torch.bool, device=x_BSD.device).tril()
-        seen_BSL = present_BL[:, None].expand(-1, steps, -1)
-        mask_BSC = torch.cat([seen_BSL, own_SS.expand(len(x_BSD), -1, -1)], dim=2)
-        position_BS = present_BL.sum(1, keepdim=True) + torch.arange(steps, device=x_BSD.device)
-        for block, past in zip(self.blocks, cache, strict=True):
-            x_BSD, _ = block(x_BSD, mask_BSC, position_BS, past)
-        hidden_BSD = self.norm_answer(x_BSD)
-        logits_BSV: Tensor = hidden_BSD @ self.embedding.weight.T * self.sharpness
-        return logits_BSV
+        raise NotImplementedError
 
-    def _embed(self, tokens_BL: Tensor) -> Tensor:
-        if tokens_BL.shape[1] > _LONGEST:
-            raise ValueError(
-                f"A sentence has {tokens_BL.shape[1]} tokens; this controller reads {_LONGEST}."
-            )
-        embedded: Tensor = self.embedding(tokens_BL) + self.positions[: tokens_BL.shape[1]]
-        return embedded
+    def _as_vector(self, hidden_BLD: Tensor, present_BL: Tensor) -> Tensor:
+        """Return the normed mean over the tokens that are there, `[B, D]`."""
+        weight_BL = present_BL / present_BL.sum(1, keepdim=True).clamp(min=1)
+        vector_BD: Tensor = self.norm_sentence((hidden_BLD * weight_BL[..., None]).sum(1))
+        return vector_BD
 
-
-_LONGEST = 128
+    def _as_logits(self, hidden_BSD: Tensor) -> Tensor:
+        logits_BSV: Tensor = self.norm_answer(hidden_BSD) @ self.embedding.weight.T
+        return logits_BSV * self.sharpness

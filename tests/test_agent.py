@@ -1,6 +1,7 @@
 """The agent: its words, its controller, how it answers, and that examinations leave no trace."""
 
 import math
+from collections.abc import Callable
 
 import hydra.utils
 import pytest
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.controller import Transformer
+from stillknows.agents.controller import Controller
 from stillknows.agents.episode import live
 from stillknows.agents.examine import examine
 from stillknows.agents.fuse import Concatenation, Gate
 from stillknows.agents.lifetime import build_agent
+from stillknows.agents.lstm import LSTM
 from stillknows.agents.tokenizer import PAD, WordTokenizer
 from stillknows.agents.train import compose_config
+from stillknows.agents.transformer import Transformer
 from stillknows.envs.tasks import Task, make
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
@@ -61,17 +64,21 @@ def test_known_words_are_one_token_and_padding_is_behind() -> None:
 # --- Controller --------------------------------------------------------------------------------
 
 
-def test_a_sentence_reads_the_same_in_any_company() -> None:
+@pytest.mark.parametrize("kind", [Transformer, LSTM])
+def test_a_sentence_reads_the_same_in_any_company(kind: Callable[..., Controller]) -> None:
     torch.manual_seed(0)
-    controller = Transformer(20, width=16, heads=2, layers=2)
+    controller = kind(20, width=16, layers=2)
     short = torch.tensor([[5, 6, 7]])
     padded = torch.tensor([[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]])
     torch.testing.assert_close(controller.encode(short)[0][0], controller.encode(padded)[0][0])
 
 
-def test_an_answer_is_scored_the_same_token_by_token_and_at_once() -> None:
+@pytest.mark.parametrize("kind", [Transformer, LSTM])
+def test_an_answer_is_scored_the_same_token_by_token_and_at_once(
+    kind: Callable[..., Controller],
+) -> None:
     torch.manual_seed(0)
-    controller = Transformer(20, width=16, heads=2, layers=2)
+    controller = kind(20, width=16, layers=2)
     question = torch.tensor([[5, 6, 7, 0], [8, 9, 10, 11]])
     answer, fused = torch.tensor([[4, 9, 3], [7, 7, 2]]), torch.randn(2, 16)
     _, cache = controller.encode(question)
@@ -81,15 +88,37 @@ def test_an_answer_is_scored_the_same_token_by_token_and_at_once() -> None:
         torch.testing.assert_close(part, whole[:, : length + 1], rtol=1e-4, atol=1e-5)
 
 
-def test_the_soft_token_reaches_the_answer() -> None:
+@pytest.mark.parametrize("kind", [Transformer, LSTM])
+def test_the_soft_token_reaches_the_answer(kind: Callable[..., Controller]) -> None:
     torch.manual_seed(0)
-    controller = Transformer(20, width=16, heads=2)
+    controller = kind(20, width=16)
     question = torch.tensor([[5, 6, 7]])
     fused = torch.randn(1, 16, requires_grad=True)
     _, cache = controller.encode(question)
     controller.answer_logits(fused, question, cache, question[:, :0])[0, 0, 3].backward()
     assert fused.grad is not None
     assert fused.grad.abs().max() > 1e-4
+
+
+def test_an_lstm_is_its_equations_word_by_word() -> None:
+    torch.manual_seed(0)
+    controller = LSTM(20, width=8)
+    tokens = torch.tensor([[5, 6, 7, PAD]])
+    vector, cache = controller.encode(tokens)
+    weights = [getattr(controller.lstm, f"{name}_l0") for name in
+               ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]  # fmt: skip
+    hidden, cell, seen = torch.zeros(8), torch.zeros(8), []
+    for token in (5, 6, 7):
+        word = controller.embedding.weight[token]
+        gates = weights[0] @ word + weights[2] + weights[1] @ hidden + weights[3]
+        enter, forget, new, out = gates.chunk(4)
+        cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
+        hidden = out.sigmoid() * cell.tanh()
+        seen.append(hidden)
+    torch.testing.assert_close(cache[0][0][0], hidden)
+    torch.testing.assert_close(cache[0][1][0], cell)
+    mean = torch.stack(seen).mean(0)
+    torch.testing.assert_close(vector[0], mean / mean.square().mean().sqrt(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("fuse", [Gate, Concatenation])
@@ -194,6 +223,7 @@ def test_examinations_leave_no_trace_and_their_order_does_not_matter(policy: str
         ("arm=replay",),
         ("arm=rehearse",),
         ("arm=recall",),
+        ("controller=lstm",),
     ],
 )
 def test_every_part_can_be_chosen_and_learns(parts: tuple[str, ...]) -> None:

@@ -1,0 +1,121 @@
+"""A small causal transformer as the controller.
+
+Pre-norm blocks, rotary positions (Su et al. 2021, arXiv:2104.09864, equation 34), a key-value
+cache that ends with the sentence. Letters: B rows, L tokens, D hidden size, H heads, E = D / H.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.tokenizer import PAD
+
+
+def rotate(x_pBHLE: Tensor, position_BL: Tensor) -> Tensor:
+    """Turn each pair of numbers by its position (int64 `[B, L]`) times its frequency.
+
+    The first axis holds what is turned alike: queries and keys.
+    """
+    half = x_pBHLE.shape[4] // 2
+    frequency = 1000.0 ** (-torch.arange(half, device=x_pBHLE.device) / half)
+    angle_B1LE = position_BL[:, None, :, None] * frequency
+    cos, sin = angle_B1LE.cos().to(x_pBHLE), angle_B1LE.sin().to(x_pBHLE)
+    a, b = x_pBHLE.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with a key-value cache."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_network = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.network = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        nn.init.normal_(self.out.weight, std=0.02)
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        mask_BLC: Tensor,
+        position_BL: Tensor,
+        cache: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the new `[B, L, D]` and keys and values `[B, H, C, E]` of all so far."""
+        batch, length, _ = x_BLD.shape
+        parts = self.query_key_value(self.norm_attention(x_BLD))
+        parts = parts.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = rotate(parts[:2], position_BL)
+        value = parts[2]
+        if cache is not None:
+            key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
+        read = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask_BLC[:, None]
+        )
+        x_BLD = x_BLD + self.out(read.transpose(1, 2).reshape(x_BLD.shape))
+        return x_BLD + self.network(self.norm_network(x_BLD)), (key, value)
+
+
+class Transformer(Controller):
+    """A causal transformer over words.
+
+    Args:
+        vocabulary: number of tokens (V).
+        width: hidden size (D), a multiple of twice the heads.
+        layers: blocks.
+        heads: attention heads (H).
+
+    Raises:
+        ValueError: if the width is no multiple of twice the heads.
+    """
+
+    def __init__(self, vocabulary: int, width: int = 64, layers: int = 1, heads: int = 4) -> None:
+        super().__init__(vocabulary, width)
+        if width % (2 * heads):
+            raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
+        self.positions = nn.Parameter(torch.randn(_LONGEST, width) * 0.5)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+
+    def encode(self, tokens_BL: Tensor) -> tuple[Tensor, Cache]:
+        """Read sentences; the cache holds keys and values, `[B, H, L, E]` each."""
+        x_BLD = self._embed(tokens_BL)
+        length = tokens_BL.shape[1]
+        mask_LL = torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).tril()
+        mask_BLL = mask_LL.expand(len(x_BLD), -1, -1)
+        position_1L = torch.arange(length, device=x_BLD.device)[None]
+        cache: Cache = []
+        for block in self.blocks:
+            x_BLD, key_value = block(x_BLD, mask_BLL, position_1L, None)
+            cache.append(key_value)
+        return self._as_vector(x_BLD, tokens_BL != PAD), cache
+
+    def answer_logits(
+        self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
+    ) -> Tensor:
+        """Score the next tokens, `[B, A + 1, V]`; padding of the question is not attended to."""
+        present_BL = question_BL != PAD
+        spoken_BAD = self.embedding(answer_BA) + self.positions[: answer_BA.shape[1]]
+        x_BSD = torch.cat([fused_BD[:, None], spoken_BAD], dim=1)
+        steps = x_BSD.shape[1]
+        own_SS = torch.ones(steps, steps, dtype=torch.bool, device=x_BSD.device).tril()
+        seen_BSL = present_BL[:, None].expand(-1, steps, -1)
+        mask_BSC = torch.cat([seen_BSL, own_SS.expand(len(x_BSD), -1, -1)], dim=2)
+        position_BS = present_BL.sum(1, keepdim=True) + torch.arange(steps, device=x_BSD.device)
+        for block, past in zip(self.blocks, cache, strict=True):
+            x_BSD, _ = block(x_BSD, mask_BSC, position_BS, past)
+        return self._as_logits(x_BSD)
+
+    def _embed(self, tokens_BL: Tensor) -> Tensor:
+        if tokens_BL.shape[1] > _LONGEST:
+            raise ValueError(
+                f"A sentence has {tokens_BL.shape[1]} tokens; this controller reads {_LONGEST}."
+            )
+        embedded: Tensor = self.embedding(tokens_BL) + self.positions[: tokens_BL.shape[1]]
+        return embedded
+
+
+_LONGEST = 128
