@@ -4,6 +4,8 @@ Importing this package registers its environments with Gymnasium, by name only: 
 themselves are loaded when an environment is made.
 """
 
+from typing import Any
+
 import gymnasium
 
 MICROWORLD = {
@@ -12,6 +14,18 @@ MICROWORLD = {
     "stillknows/WhereObjectBefore-v0": "where_object_before",
     "stillknows/CountObjects-v0": "count_objects",
     "stillknows/Route-v0": "route",
+}
+
+ALGORITHMIC: dict[str, dict[str, Any]] = {
+    "stillknows/Copy-v0": {"task": "copy"},
+    "stillknows/CopySeries-v0": {
+        "task": "copy",
+        "min_length": 5,
+        "max_length": 5,
+        "sequences": 10,
+    },
+    "stillknows/RepeatCopy-v0": {"task": "repeat_copy"},
+    "stillknows/AssociativeRecall-v0": {"task": "associative_recall"},
 }
 
 for _name, _task in MICROWORLD.items():
@@ -27,3 +41,11 @@ gymnasium.register(
     entry_point="stillknows.envs.babi:BabiTask",
     vector_entry_point="stillknows.envs.babi:BabiVectorEnv",
 )
+
+for _name, _dials in ALGORITHMIC.items():
+    gymnasium.register(
+        _name,
+        entry_point="stillknows.envs.algorithmic:Algorithmic",
+        vector_entry_point="stillknows.envs.algorithmic:AlgorithmicVectorEnv",
+        kwargs=_dials,
+    )
