@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import Policy
-from stillknows.memory.knn import inverse_distance_weights, nearest
+from stillknows.memory.knn import inverse_distance_weights
 from stillknows.memory.nec import NEC
 from stillknows.memory.rules import EvictIdle
 
@@ -198,10 +198,8 @@ class ActionValues:
 
     def _nearest(self, store: NEC, query_BD: Tensor, without_B: Tensor | None) -> Tensor:
         """Return the slots of the K nearest, -1 for none, without one slot of each row."""
-        columns, extra = store.columns, without_B is not None
-        slots_BK = nearest(
-            query_BD.detach(), columns["keys_ND"], columns["filled_N"], self.neighbours + extra
-        )[1]
+        extra = without_B is not None
+        _, slots_BK = store.nearest(query_BD.detach(), self.neighbours + extra)
         if without_B is None:
             return slots_BK
         own_BK = (slots_BK == without_B[:, None]) & (without_B >= 0)[:, None]

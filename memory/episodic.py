@@ -11,6 +11,8 @@ from torch import Tensor
 
 from stillknows.memory.interface import Decision, Features
 
+PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
+
 
 class Recall(NamedTuple):
     """What the K nearest entries hold.
@@ -63,6 +65,26 @@ class Entries(NamedTuple):
 
     story_BTL: Tensor
     answers_BA: Tensor
+
+
+def blank_columns(
+    capacity: int,
+    key_size: int,
+    vector_size: int,
+    answer_length: int,
+    story_shape: tuple[int, int],
+    device: torch.device | str,
+) -> dict[str, Tensor]:
+    """Return the columns of an empty store of N entries, C numbers of provenance each, -1."""
+    return {
+        "keys_ND": torch.zeros(capacity, key_size, device=device),
+        "vectors_NV": torch.zeros(capacity, vector_size, device=device),
+        "answers_NA": torch.zeros(capacity, answer_length, dtype=torch.int32, device=device),
+        "story_NTL": torch.zeros(capacity, *story_shape, dtype=torch.int16, device=device),
+        "uses_N": torch.zeros(capacity, device=device),
+        "filled_N": torch.zeros(capacity, dtype=torch.bool, device=device),
+        "provenance_NC": torch.full((capacity, len(PROVENANCE)), -1, device=device),
+    }
 
 
 def p_store(

@@ -10,7 +10,7 @@ The store is large, so it is changed in place. It belongs to one lifetime. It kn
 words, tasks or environments.
 
 Letters: B rows, N entries, D key size, V vector size, A tokens of an answer, T sentences and L
-tokens of a story, K neighbours, C columns of provenance.
+tokens of a story, K neighbours.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Feat
 from stillknows.memory.knn import inverse_distance_weights, nearest, share_kept
 
 IDENTITIES = ("question", "text", "none")
-_PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
+_COUNTERS = ("seen", "clock", "next_id", "size")
 _NOTHING = Written(SKIP, -1, -1)
 
 Name = tuple[int, tuple[int, ...]]  # a number and the tokens of an answer
@@ -83,16 +83,10 @@ class NEC:
         self.story_shape = (story_shape[0], story_shape[1])
         self.neighbours, self.delta, self.key = neighbours, delta, key
         self.update_rate = update_rate
-        self.columns: dict[str, Tensor] = {
-            "keys_ND": torch.zeros(capacity, key_size, device=device),
-            "vectors_NV": torch.zeros(capacity, vector_size, device=device),
-            "answers_NA": torch.zeros(capacity, answer_length, dtype=torch.int32, device=device),
-            "story_NTL": torch.zeros(capacity, *story_shape, dtype=torch.int16, device=device),
-            "uses_N": torch.zeros(capacity, device=device),
-            "filled_N": torch.zeros(capacity, dtype=torch.bool, device=device),
-            "provenance_NC": torch.full((capacity, len(_PROVENANCE)), -1, device=device),
-        }
-        self.seen = self.clock = self.next_id = 0
+        self.columns = episodic.blank_columns(
+            capacity, key_size, vector_size, answer_length, self.story_shape, device
+        )
+        self.seen = self.clock = self.next_id = self.size = 0
         self._held: dict[int, dict[int, Name]] = defaultdict(dict)
         self._frozen = False
         if hasattr(policy, "begin"):
@@ -111,8 +105,8 @@ class NEC:
         return cls(bytes // one, **arguments)
 
     def __len__(self) -> int:
-        """Return how many entries it holds."""
-        return int(self.columns["filled_N"].sum())
+        """Return how many entries it holds; they are in the first slots."""
+        return self.size
 
     @property
     def nbytes(self) -> int:
@@ -125,7 +119,7 @@ class NEC:
         Args:
             name: id, task, episode, step, birth, last_use or hash.
         """
-        return self.columns["provenance_NC"][:, _PROVENANCE.index(name)]
+        return self.columns["provenance_NC"][:, episodic.PROVENANCE.index(name)]
 
     def namesakes(self) -> Tensor:
         """Return how many entries hold each slot's question, itself too; 0 where empty, `[N]`."""
@@ -135,10 +129,7 @@ class NEC:
 
     def recall(self, query_BD: Tensor) -> Recall:
         """Return the K nearest entries; a read counts as use unless the store is frozen."""
-        filled_N = self.columns["filled_N"]
-        distance_BK, slots_BK = nearest(
-            query_BD, self.columns["keys_ND"], filled_N, self.neighbours
-        )
+        distance_BK, slots_BK = self.nearest(query_BD, self.neighbours)
         weights_BK = inverse_distance_weights(distance_BK, self.delta)
         present_BK, at_BK = slots_BK >= 0, slots_BK.clamp(min=0)
         self.touch(slots_BK[present_BK], weights_BK[present_BK])
@@ -149,6 +140,14 @@ class NEC:
             self.columns["answers_NA"][at_BK].long() * present_BK[..., None],
             self.columns["vectors_NV"][at_BK] * present_BK[..., None],
             present_BK,
+        )
+
+    def nearest(self, query_BD: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+        """Return squared distances and slots of the nearest entries, as `knn.nearest` does."""
+        reach = max(1, self.size)
+        columns = self.columns
+        return nearest(
+            query_BD, columns["keys_ND"][:reach], columns["filled_N"][:reach], neighbours
         )
 
     def touch(self, slots: Tensor, weights: Tensor) -> None:
@@ -230,15 +229,16 @@ class NEC:
             return 1.0
         filled = self.columns["filled_N"].nonzero()[:, 0]
         probe = self.sample(probes, self.clock)
-        before = self._neighbours(probe)
+        before = self.nearest(self.columns["keys_ND"][probe], self.neighbours)[1]
         for chunk in torch.split(filled, 1024):
             self.columns["keys_ND"][chunk] = encode(self.columns["story_NTL"][chunk].long())
-        return share_kept(before, self._neighbours(probe))
+        after = self.nearest(self.columns["keys_ND"][probe], self.neighbours)[1]
+        return share_kept(before, after)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that the store knows, as a copy."""
-        counters = {"seen": self.seen, "clock": self.clock, "next_id": self.next_id}
-        return {"columns": {k: v.clone() for k, v in self.columns.items()}, **counters}
+        columns = {name: column.clone() for name, column in self.columns.items()}
+        return {"columns": columns, **{name: getattr(self, name) for name in _COUNTERS}}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Become what `snapshot` was taken of.
@@ -250,8 +250,8 @@ class NEC:
         if shapes[0] != shapes[1]:
             raise ValueError("The snapshot is of a store of other sizes; build one like it first.")
         self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
-        self.seen, self.clock = snapshot["seen"], snapshot["clock"]
-        self.next_id = snapshot["next_id"]
+        for name in _COUNTERS:
+            setattr(self, name, snapshot[name])
         self._held = defaultdict(dict)
         hashes, ids = self.provenance("hash").tolist(), self.provenance("id").tolist()
         answers = [tuple(answer) for answer in self.columns["answers_NA"].tolist()]
@@ -367,6 +367,7 @@ class NEC:
         row = [self.next_id, -1, -1, -1, self.seen, self.clock, -1]
         self.columns["provenance_NC"][slot] = torch.tensor(row)
         self.columns["uses_N"][slot] = 0
+        self.size = max(self.size, slot + 1)
         self.columns["filled_N"][slot] = True
         changed.add(slot)
         self.next_id += 1
@@ -393,7 +394,3 @@ class NEC:
         columns["story_NTL"][slots] = candidates.story_BTL[rows].to(columns["story_NTL"])
         columns["provenance_NC"][slots, 1:4] = where_BC[rows].to(columns["provenance_NC"])
         self.provenance("last_use")[slots] = self.clock
-
-    def _neighbours(self, slots: Tensor) -> Tensor:
-        keys_ND = self.columns["keys_ND"]
-        return nearest(keys_ND[slots], keys_ND, self.columns["filled_N"], self.neighbours)[1]

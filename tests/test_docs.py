@@ -73,3 +73,8 @@ def test_the_policy_page() -> None:
 
 def test_the_readme() -> None:
     exec(compile(blocks("README.md"), "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_control_page() -> None:
+    page = module("control_page", "docs/control.md")
+    assert sum(page.late) / len(page.late) > 0.8
