@@ -7,7 +7,8 @@ Training and sizes follow the papers: RMSprop with momentum 0.9 and a learning r
 number of the gradient clipped to 10, 100 hidden units, 128 slots of 20 numbers (Graves, Wayne,
 Danihelka 2014, arXiv:1410.5401, section 4.6). Other than there, an update sees a batch. The series
 of copies has 10 slots for its 50 vectors, and a feed-forward controller, which itself keeps nothing
-(Graves et al. 2016, Extended Data Figure 1). Prints one Markdown table; intervals are over seeds.
+(Graves et al. 2016, Extended Data Figure 1). Prints one Markdown table: the bits of an episode, how
+many of them are wrong, and the share of episodes without a wrong bit; intervals are over seeds.
 """
 
 import argparse
@@ -81,8 +82,9 @@ SETTINGS = {
 
 
 class Marks(NamedTuple):
-    """What an examination found: means over its sequences."""
+    """What an examination found: means over its episodes, and the share without a wrong bit."""
 
+    bits: float
     wrong_bits: float
     all_right: float
 
@@ -143,12 +145,16 @@ def train(solver: Solver, problem: Problem, seed: int, asked: argparse.Namespace
 
 
 @torch.no_grad()
-def examine(solver: Solver, problem: Problem, sequences: int, device: str) -> Marks:
-    """Return how a solver does on `sequences` episodes, the same for every solver."""
-    inputs, targets, marked = next(iter(batches(problem, sequences, KEYS, device)))
+def examine(solver: Solver, problem: Problem, episodes: int, device: str) -> Marks:
+    """Return how a solver does on some episodes, the same for every solver."""
+    inputs, targets, marked = next(iter(batches(problem, episodes, KEYS, device)))
     wrong_BTO = ((solver(inputs) > 0) != targets.bool()) & marked[..., None]
     wrong_B = wrong_BTO.sum(dim=(1, 2)).float()
-    return Marks(wrong_B.mean().item(), (wrong_B == 0).float().mean().item())
+    return Marks(
+        bits=marked.sum().item() * targets.shape[2] / episodes,
+        wrong_bits=wrong_B.mean().item(),
+        all_right=(wrong_B == 0).float().mean().item(),
+    )
 
 
 def life(seed: int, asked: argparse.Namespace) -> list[Marks]:
@@ -164,13 +170,14 @@ def life(seed: int, asked: argparse.Namespace) -> list[Marks]:
 def table(lives: list[list[Marks]], asked: argparse.Namespace) -> str:
     """Return a Markdown table with a row an examination."""
     lines = [
-        "| task | memory | updates | seeds | examined on | wrong bits of a sequence | all right |",
-        "|---|---|---|---|---|---|---|",
+        "| task | memory | updates | seeds | examined on | bits | of them wrong | all right |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     who = f"{asked.task} | {asked.memory} | {asked.updates} | {asked.seeds}"
     for exam, marks in zip(SETTINGS[asked.task].exams, zip(*lives, strict=True), strict=True):
-        wrong, right = (interval(column) for column in zip(*marks, strict=True))
-        lines.append(f"| {who} | {exam} | {wrong} | {right} |")
+        wrong = interval([mark.wrong_bits for mark in marks])
+        right = interval([mark.all_right for mark in marks])
+        lines.append(f"| {who} | {exam} | {marks[0].bits:.0f} | {wrong} | {right} |")
     return "\n".join(lines)
 
 
@@ -183,11 +190,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, help="other than the task's own")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--examples", type=int, default=200, help="sequences of an examination")
+    parser.add_argument("--examples", type=int, default=200, help="episodes of an examination")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="seeds that run at the same time")
     asked = parser.parse_args(arguments)
-    asked.updates = asked.updates or SETTINGS[asked.task].updates
+    if asked.updates is None:
+        asked.updates = SETTINGS[asked.task].updates
     if asked.workers == 1:
         lives = [life(seed, asked) for seed in range(asked.seeds)]
     else:

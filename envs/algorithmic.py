@@ -37,11 +37,10 @@ def _key(generator: np.random.Generator) -> int:
 def _as_bits(actions: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return an action as an array, or say what it should be."""
     bits = np.asarray(actions)
-    if bits.shape != shape or not np.isin(bits, (0, 1)).all():
-        raise ValueError(
-            f"An action is an array of shape {shape} of zeros and ones, not {actions!r}: threshold "
-            "probabilities."
-        )
+    if bits.shape != shape:
+        raise ValueError(f"An action of shape {bits.shape}: give one bit an output, shape {shape}.")
+    if not np.isin(bits, (0, 1)).all():
+        raise ValueError("An action of other numbers than 0 and 1: threshold probabilities first.")
     return bits
 
 
