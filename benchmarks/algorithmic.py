@@ -3,8 +3,9 @@
     python benchmarks/algorithmic.py --memory ntm --task copy --seeds 3
     python benchmarks/algorithmic.py --memory dnc --task copy_series --updates 100  # a short look
 
-Training and sizes follow the papers: RMSprop with momentum 0.9 and a learning rate of 1e-4, every
-number of the gradient clipped to 10, 100 hidden units, 128 slots of 20 numbers (Graves, Wayne,
+Training and sizes follow the NTM's paper: RMSprop with momentum 0.9 and a learning rate of 1e-4,
+every number of the gradient clipped to 10, 100 hidden units, 128 slots of 20 numbers; an LSTM
+controller and one head, for associative recall a feed-forward one and four heads (Graves, Wayne,
 Danihelka 2014, arXiv:1410.5401, section 4.6). Other than there, an update sees a batch. The series
 of copies has 10 slots for its 50 vectors, and a feed-forward controller, which itself keeps nothing
 (Graves et al. 2016, Extended Data Figure 1). Prints one Markdown table: the bits of an episode, how
@@ -70,6 +71,7 @@ SETTINGS = {
         {f"{n} items": AssociativeRecall(min_items=n, max_items=n) for n in (6, 12)},
         updates=50_000,
         heads=4,
+        feed_forward=True,
     ),
     "copy_series": Setting(
         Copy(min_length=5, max_length=5, sequences=10),
