@@ -22,6 +22,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from stillknows.envs.problems import KEYS, Batch, Episode, Problem, generate, make_problem
+from stillknows.envs.text import row_seeds
 
 Info = dict[str, Any]
 
@@ -121,21 +122,13 @@ class AlgorithmicVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: if there is a list of seeds that is not one a row.
         """
         if seed is not None or not self._generators:
-            self._generators = self._seeded(seed)
+            self._generators = [
+                gymnasium.utils.seeding.np_random(each)[0]
+                for each in row_seeds(seed, self.num_envs)
+            ]
         batch = generate(self.problem, map(_key, self._generators), spare=1)
         self._batch, self._step = batch, 0
         return batch.inputs_BTI[:, 0].copy(), self._info(batch)
-
-    def _seeded(self, seed: int | list[int | None] | None) -> list[np.random.Generator]:
-        rows = range(self.num_envs)
-        seeds = (
-            seed if isinstance(seed, list) else [None if seed is None else seed + b for b in rows]
-        )
-        if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"There are {len(seeds)} seeds for {self.num_envs} rows: give one a row."
-            )
-        return [gymnasium.utils.seeding.np_random(each)[0] for each in seeds]
 
     def step(
         self, actions: np.ndarray

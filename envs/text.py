@@ -163,7 +163,8 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         options = options or {}
         if seed is not None or not self._generators:
             self._generators = [
-                gymnasium.utils.seeding.np_random(each)[0] for each in _seeds(seed, self.num_envs)
+                gymnasium.utils.seeding.np_random(each)[0]
+                for each in row_seeds(seed, self.num_envs)
             ]
         first = options.get("episode", self._next if seed is None else self.task.first_episode)
         self._stories = [
@@ -288,7 +289,7 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], Info]:
         """Begin an episode in every row."""
-        seeds = _seeds(seed, self.num_envs)
+        seeds = row_seeds(seed, self.num_envs)
         pairs = [
             env.reset(seed=s, options=_for_row(options, row))
             for row, (env, s) in enumerate(zip(self.envs, seeds, strict=True))
@@ -341,7 +342,8 @@ def _all_are(kind: tuple[type, ...], values: Sequence[Any]) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
-def _seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:
+def row_seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:
+    """Return a seed for each row: those given, or the one given and those after it."""
     if isinstance(seed, list):
         if len(seed) != rows:
             raise ValueError(f"There are {len(seed)} seeds for {rows} rows: give one a row.")
