@@ -149,9 +149,9 @@ class MemoryNetwork(Slots):
 
     def _attend(self, state: SlotsState, scores_BN: Tensor) -> Tensor:
         """Return `p_i` of one hop; what is empty has none."""
-        filled_BN = state.birth_BN >= 0
         if self.linear_start:
-            return scores_BN * state.strength_BN * filled_BN
+            return scores_BN * state.strength_BN  # 0 where empty
+        filled_BN = state.birth_BN >= 0
         scores_BN = scores_BN + state.strength_BN.clamp(min=_FLOOR).log()
         lowest = torch.finfo(scores_BN.dtype).min
         return torch.softmax(scores_BN.masked_fill(~filled_BN, lowest), dim=1) * filled_BN
