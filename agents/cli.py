@@ -1,8 +1,9 @@
-"""The command line: `stillknows train`, `stillknows report`.
+"""The command line: `stillknows train`, `stillknows report`, `stillknows check`.
 
 stillknows train                        the main job
 stillknows train debug=tiny             a whole lifetime in under a minute
 stillknows report runs/microworld-1     the report again, from the logs alone
+stillknows check working_memory=dnc     whether a memory keeps its contract
 """
 
 import argparse
@@ -21,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from stillknows.agents.train import train
 
             train(options.overrides)
+        elif options.command == "check":
+            from stillknows.agents.check import check
+
+            return check(options.overrides, options.steps)
         else:
             from stillknows.agents.report import write_report
 
@@ -51,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="report on runs again, from their logs alone")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, help="folder for the report (the first run's)")
+    check = commands.add_parser(
+        "check",
+        help="see whether a memory keeps its contract",
+        description="Options are Hydra overrides, as for train; checked are the memories that "
+        "they are about, or both: working_memory=NAME episodic_memory=NAME …",
+    )
+    check.add_argument("overrides", nargs="*", metavar="name=value")
+    check.add_argument("--steps", type=int, default=10_000, help="items of the long run (10000)")
     return parser
 
 

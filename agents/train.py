@@ -144,7 +144,7 @@ def _check(config: DictConfig) -> None:
         agent = build_agent(config, tasks)
         hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     except (InstantiationException, OmegaConfBaseException) as error:
-        raise ValueError(_cause(error)) from error
+        raise ValueError(cause(error)) from error
 
 
 def _live_all(lives: Sequence[DictConfig], run: Path, workers: int) -> None:
@@ -216,7 +216,7 @@ def _choices(group: str) -> list[str]:
     )
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """Return the first sentence of the mistake at the bottom of a chain of exceptions."""
     while error.__cause__ is not None:
         error = error.__cause__
