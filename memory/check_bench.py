@@ -35,7 +35,7 @@ class Bench(NamedTuple):
     def draw(self, *shape: int, seed: int = 0) -> Tensor:
         """Return normal numbers, the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(*shape, generator=generator).to(self.device)
+        return torch.randn(shape, generator=generator).to(self.device)
 
 
 def kind(tensor: Tensor) -> str:

@@ -1,8 +1,9 @@
 """The checks of lifelong stores, by name. Each is told what to look at when it fails.
 
 They know what `episodic.py` says of a store: its columns, and the doors `remember`, `recall`,
-`sample`, `snapshot`, `restore`, `frozen` and `len`. A store without keys (`key_size` 0) is not
-read, and what its policy refuses is not missed. Letters as in `episodic.py`; N entries.
+`rekey`, `sample`, `entries`, `snapshot`, `restore`, `frozen` and `len`. A store without keys
+(`key_size` 0) is not read, and what its policy refuses is not missed. Letters as in
+`episodic.py`; N entries.
 """
 
 import copy
@@ -25,7 +26,7 @@ from stillknows.memory.episodic import PROVENANCE, Candidates, blank_columns
 from stillknows.memory.interface import ACTIONS, ADD, SKIP
 
 _ROWS = 6
-_READING = ("recall", "weights", "rows", "gradient")
+_READING = ("recall", "weights", "rows", "rekey", "gradient")
 
 
 def applies(name: str, memory: Any) -> bool:
@@ -74,7 +75,7 @@ def check_empty(bench: Bench) -> None:
 
 def check_remember(bench: Bench) -> None:
     """`remember` says what became of each row, and an entry holds what was offered."""
-    store, rows = bench.memory, _candidates(bench)
+    store, rows = bench.memory, candidates(bench)
     written = store.remember(rows)
     expect(len(written) == _ROWS, f"remember returned {len(written)} results for {_ROWS} rows.")
     ids = store.columns["provenance_NC"][:, PROVENANCE.index("id")].tolist()
@@ -135,6 +136,27 @@ def check_rows(bench: Bench) -> None:
     )
 
 
+def check_rekey(bench: Bench) -> None:
+    """`rekey` computes the keys again from the stories, and changes nothing else."""
+    store = _fill(bench)
+    before = {name: column.clone() for name, column in store.columns.items()}
+    width = before["keys_ND"].shape[1]
+
+    def encode(story_BTL: Tensor) -> Tensor:
+        return (story_BTL.flatten(1).float() @ bench.draw(story_BTL[0].numel(), width)).sin()
+
+    share = store.rekey(encode)
+    expect(0 <= share <= 1, f"rekey returned {share}, which is no share of neighbours that stay.")
+    wanted_ND = torch.where(
+        before["filled_N"][:, None], encode(before["story_NTL"].long()), before["keys_ND"]
+    )
+    expect_near(
+        store.columns,
+        {**before, "keys_ND": wanted_ND},
+        "is not as expected after rekey; it encodes the stories of filled entries, and no more.",
+    )
+
+
 def check_sample(bench: Bench) -> None:
     """A sample is of different filled slots, and the same for the same key."""
     store = _fill(bench)
@@ -148,6 +170,12 @@ def check_sample(bench: Bench) -> None:
         expect(bool(store.columns["filled_N"][drawn].all()), "a sample names an empty slot.")
         again = store.sample(size, 5)
         expect(torch.equal(drawn, again), "a sample differs when drawn with the same key again.")
+    store.remember(candidates(bench, 1, seed=3))  # younger than all
+    birth_N = store.columns["provenance_NC"][:, PROVENANCE.index("birth")]
+    births = birth_N[store.columns["filled_N"]]
+    if len(births) and births.min() < births.max():
+        drawn = store.sample(len(births), 5, before=int(births.max()))
+        expect(bool((birth_N[drawn] < births.max()).all()), "a sample is born too late for before.")
 
 
 def check_snapshot(bench: Bench) -> None:
@@ -155,14 +183,14 @@ def check_snapshot(bench: Bench) -> None:
     store = _fill(bench)
     taken, twin = store.snapshot(), copy.deepcopy(store)
     kept = _flat(copy.deepcopy(taken))
-    store.remember(_candidates(bench, seed=2))
+    store.remember(candidates(bench, seed=2))
     _use(bench, store)
     sentence = "{}; a snapshot is a copy of everything, and restore makes another."
     expect_same(_flat(taken), kept, sentence.format("of a snapshot changed as the store went on"))
     store.restore(taken)
     expect_same(_flat(store.snapshot()), kept, sentence.format("differs after restore"))
     store.policy = copy.deepcopy(twin.policy)  # it is no part of the store, and is saved by itself
-    later = _candidates(bench, seed=1), _candidates(bench, seed=3)
+    later = candidates(bench, seed=1), candidates(bench, seed=3)
     outcomes = [[each.remember(rows) for rows in later] for each in (store, twin)]
     expect(
         outcomes[0] == outcomes[1],
@@ -180,11 +208,11 @@ def check_frozen(bench: Bench) -> None:
     before = _flat(copy.deepcopy(store.snapshot()))
     with store.frozen():
         _use(bench, store)
-        expect(_refuses(store, _candidates(bench, seed=2)), "remember did not raise while frozen.")
+        expect(_refuses(store, candidates(bench, seed=2)), "remember did not raise while frozen.")
     expect_same(
         _flat(store.snapshot()), before, "changed while the store was frozen; touch nothing there."
     )
-    expect(not _refuses(store, _candidates(bench, seed=2)), "remember raised after frozen() ended.")
+    expect(not _refuses(store, candidates(bench, seed=2)), "remember raised after frozen() ended.")
 
 
 def check_capacity(bench: Bench) -> None:
@@ -192,7 +220,7 @@ def check_capacity(bench: Bench) -> None:
     store, rows = bench.memory, min(64, bench.memory.capacity + 1)
     shapes = {name: column.shape for name, column in store.columns.items()}
     for seed in range(store.capacity // rows + 2):
-        store.remember(_candidates(bench, rows, seed=seed))
+        store.remember(candidates(bench, rows, seed=seed))
         held = max(len(store), int(store.columns["filled_N"].sum()))
         expect(held <= store.capacity, f"{held} entries where capacity={store.capacity}.")
     after = {name: column.shape for name, column in store.columns.items()}
@@ -201,7 +229,7 @@ def check_capacity(bench: Bench) -> None:
 
 def check_gradient(bench: Bench) -> None:
     """The gradient of a recall to its query is finite, all keys and vectors being zero."""
-    store, rows = bench.memory, _candidates(bench)
+    store, rows = bench.memory, candidates(bench)
     store.remember(rows._replace(key_BD=rows.key_BD * 0, vector_BV=rows.vector_BV * 0))
     query_BD = torch.zeros_like(_queries(bench)).requires_grad_()
     with torch.enable_grad():
@@ -218,7 +246,7 @@ def check_long(bench: Bench) -> None:
     """A long run stays finite."""
     store, queries = bench.memory, _queries(bench)
     for step in range(bench.steps):
-        store.remember(_candidates(bench, 1, seed=step))
+        store.remember(candidates(bench, 1, seed=step))
         if _has_keys(store):
             recall = store.recall(queries[:1])
             read = {"weights_BK": recall.weights_BK, "vectors_BKV": recall.vectors_BKV}
@@ -234,7 +262,7 @@ def check_gpu(bench: Bench) -> None:
     columns = {name: column.to("cuda") for name, column in taken["columns"].items()}
     there.memory.restore({**taken, "columns": columns})
     for each in (there, bench):
-        each.memory.remember(_candidates(each, seed=2))
+        each.memory.remember(candidates(each, seed=2))
     gpu, here = (each.memory.columns for each in (there, bench))
     expect_near(gpu, here, "differs on the GPU; look for tensors that stay on the CPU.")
     if _has_keys(store):
@@ -249,6 +277,7 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
     "recall": check_recall,
     "weights": check_weights,
     "rows": check_rows,
+    "rekey": check_rekey,
     "sample": check_sample,
     "snapshot": check_snapshot,
     "frozen": check_frozen,
@@ -263,7 +292,7 @@ def _has_keys(store: Any) -> bool:
     return bool(store.columns["keys_ND"].shape[1])
 
 
-def _candidates(bench: Bench, rows: int = _ROWS, seed: int = 0) -> Candidates:
+def candidates(bench: Bench, rows: int = _ROWS, seed: int = 0) -> Candidates:
     """Return rows as wide as the columns of the store, named by their number and the seed."""
     widths = {name: column.shape[1:] for name, column in bench.memory.columns.items()}
     row_B = torch.arange(rows, device=bench.device)
@@ -291,7 +320,7 @@ def _queries(bench: Bench) -> Tensor:
 def _fill(bench: Bench) -> Any:
     """Return the store after twelve candidates, half of them offered again."""
     for seed in (0, 1, 0):
-        bench.memory.remember(_candidates(bench, seed=seed))
+        bench.memory.remember(candidates(bench, seed=seed))
     return bench.memory
 
 
@@ -321,6 +350,12 @@ def _expect_holds(store: Any, slot: int, rows: Candidates, row: int) -> None:
     for name, part in contents.items():
         held = store.columns[name][slot]
         expect(torch.equal(held, part[row].to(held)), f"{name} of a new entry is not as offered.")
+    drawn = store.entries(torch.tensor([slot], device=rows.key_BD.device))
+    same = all(
+        torch.equal(part[0], wanted[row].to(part))
+        for part, wanted in ((drawn.story_BTL, rows.story_BTL), (drawn.answers_BA, rows.answers_BA))
+    )
+    expect(same, "entries of a new entry's slot are not its story and its answer.")
     origin = {"task": rows.task_B, "episode": rows.episode_B, "step": rows.step_B}
     for name, part in origin.items():
         held = store.columns["provenance_NC"][slot, PROVENANCE.index(name)]

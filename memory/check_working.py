@@ -163,7 +163,10 @@ def check_detach(bench: Bench) -> None:
     with torch.enable_grad():
         old_BTI = _items(bench, 2).requires_grad_()
         state = detach(_run(bench, _start(bench), old_BTI)[0])
-        total = _run(bench, state, _items(bench, 2, seed=1))[1].values_BRW.sum()
+        total = torch.zeros((), device=bench.device)
+        for item_BI in _items(bench, 2, seed=1).unbind(dim=1):
+            state, read = bench.memory.step(state, item_BI, EvictOldest())
+            total = total + read.values_BRW.sum()
         reached = None
         if total.requires_grad:
             (reached,) = torch.autograd.grad(total, old_BTI, allow_unused=True)
@@ -175,7 +178,7 @@ def check_detach(bench: Bench) -> None:
 
 def check_save(bench: Bench) -> None:
     """A memory with other numbers that loads the `state_dict` takes the same next step."""
-    fresh = bench._replace(memory=_redrawn(bench.memory))
+    fresh = bench._replace(memory=_redrawn(bench))
     file = io.BytesIO()
     torch.save(bench.memory.state_dict(), file)
     file.seek(0)
@@ -336,12 +339,11 @@ def _learned(bench: Bench) -> Mapping[str, Tensor]:
     return dict(bench.memory.named_parameters()) if isinstance(bench.memory, nn.Module) else {}
 
 
-@torch.no_grad()
-def _redrawn(memory: nn.Module) -> nn.Module:
+def _redrawn(bench: Bench) -> nn.Module:
     """Return a copy in which every float is another, in the `state_dict` and beside it."""
-    fresh = copy.deepcopy(memory)
+    fresh: nn.Module = copy.deepcopy(bench.memory)
     beside = (x for module in fresh.modules() for x in vars(module).values())
     for tensor in (*fresh.state_dict().values(), *beside):
         if isinstance(tensor, Tensor) and tensor.is_floating_point():
-            tensor.normal_()
+            tensor.copy_(bench.draw(*tensor.shape, seed=1))
     return fresh

@@ -1,0 +1,431 @@
+"""The checks of memories pass for every memory of ours, and each fails for its own fault alone."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from stillknows.agents.cli import main
+from stillknows.agents.train import compose_config
+from stillknows.memory import check_store, check_working
+from stillknows.memory.check import MemoryFault, bench_of, check_memory, checks_of, run_check
+from stillknows.memory.dnc import DNC
+from stillknows.memory.interface import Read
+from stillknows.memory.knn import inverse_distance_weights
+from stillknows.memory.memory_network import MemoryNetwork
+from stillknows.memory.nec import NEC
+from stillknows.memory.rules import EvictOldest
+from stillknows.memory.slots import Slots
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STEPS = 150  # of the long run
+SMALL = {"slots": 4, "bytes": 20_000}
+GPU = set() if torch.cuda.is_available() else {"gpu"}
+
+
+def configured(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
+def shrink(config: Any) -> Any:
+    for name, size in SMALL.items():
+        if name in config:
+            config[name] = size
+    return config
+
+
+def unless(holds: bool, *names: str) -> set[str]:
+    return set() if holds else set(names)
+
+
+def test_there_are_memories_to_check() -> None:
+    assert {"slots", "dnc"} <= set(configured("working_memory"))
+    assert {"nec", "replay"} <= set(configured("episodic_memory"))
+
+
+@pytest.mark.parametrize("name", configured("working_memory"))
+def test_every_working_memory_keeps_the_contract(name: str) -> None:
+    config = compose_config([f"working_memory={name}", "controller.width=16"])
+    if not config.working_memory:
+        pytest.skip("no memory")
+    torch.manual_seed(0)
+    memory = instantiate(shrink(config.working_memory))
+    names = check_memory(memory, config.controller.width, STEPS)
+    fed_back = "reads_BRW" in memory.initial_state(1)._fields
+    assert set(names) == set(check_working.CHECKS) - unless(fed_back, "feedback") - GPU
+
+
+@pytest.mark.parametrize("name", configured("episodic_memory"))
+def test_every_store_keeps_the_contract(name: str) -> None:
+    config = compose_config([f"episodic_memory={name}", "controller.width=16"])
+    if not config.episodic_memory:
+        pytest.skip("no memory")
+    store = instantiate(shrink(config.episodic_memory), policy=EvictOldest())
+    names = check_memory(store, steps=STEPS)
+    keys = bool(config.episodic_memory.key_size)
+    reading = unless(keys, "recall", "weights", "rows", "rekey", "gradient")
+    assert set(names) == set(check_store.CHECKS) - reading - GPU
+    assert len(store) == 0
+
+
+def test_a_linear_start_has_no_weights() -> None:
+    names = check_memory(MemoryNetwork(4, 8, linear_start=True), steps=STEPS)
+    assert set(names) == set(check_working.CHECKS) - {"weights", "feedback"} - GPU
+
+
+def test_a_check_leaves_the_memory_and_the_random_state_as_they_were() -> None:
+    memory, store = slots(), nec()
+    before = [x.clone() for x in memory.state_dict().values()], torch.get_rng_state()
+    told: list[str] = []
+    assert check_memory(memory, steps=3, report=told.append) == told
+    check_memory(store, steps=3)
+    assert all(map(torch.equal, memory.state_dict().values(), before[0]))
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert (store.seen, len(store)) == (0, 0)
+
+
+@pytest.mark.parametrize(("steps", "held", "words"), [(0, 0, "at least one"), (3, 1, "empty one")])
+def test_what_cannot_be_checked_is_said(steps: int, held: int, words: str) -> None:
+    store = nec()
+    if held:
+        store.remember(check_store.candidates(bench_of(store), held))
+    with pytest.raises(ValueError, match=words) as error:
+        check_memory(store, steps=steps)
+    assert not isinstance(error.value, MemoryFault)
+
+
+# --- One fault for each check ------------------------------------------------------------------
+
+
+def slots(**changes: Any) -> Slots:
+    """Return a small Slots with some methods replaced."""
+    torch.manual_seed(0)
+    return type("Broken", (Slots,), changes)(4, 8, hops=2, heads=2, recency=(1.0, 0.0))
+
+
+def dnc(**changes: Any) -> DNC:
+    torch.manual_seed(0)
+    return type("Broken", (DNC,), changes)(8, slots=4, word_size=8, read_heads=2, hidden_size=8)
+
+
+def nec(**changes: Any) -> NEC:
+    return type("Broken", (NEC,), changes)(
+        5, 4, 3, EvictOldest(), answer_length=2, story_shape=(2, 3), neighbours=3
+    )
+
+
+def after(kind: Any, door: str, change: Callable[..., Any]) -> Any:
+    """Return a method that changes what the usual one returns; it is given the first two inputs."""
+
+    def method(self: Any, *inputs: Any) -> Any:
+        return change(self, getattr(kind, door)(self, *inputs), *inputs[:2])
+
+    return method
+
+
+def counts_in_doubles(_self: Any, result: Any, *_: Any) -> Any:
+    state, read = result
+    return state._replace(writes_B=state.writes_B.double()), read
+
+
+def with_read(part: str, change: Callable[..., Tensor]) -> Any:
+    """Return a change of one part of the read; it gets memory, tensor, state before, and item."""
+
+    def changed(self: Any, result: tuple[Any, Read], state: Any, item: Tensor) -> Any:
+        new, read = result
+        return new, read._replace(**{part: change(self, getattr(read, part), state, item)})
+
+    return changed
+
+
+def counts_in_place(self: DNC, state: Any, item: Tensor, policy: Any = None) -> Any:
+    state.step_B.add_(1)
+    return DNC.step(self, state, item, policy)
+
+
+def forgets_who_is_absent(self: Slots, state: Any, items: Tensor, here: Tensor, policy: Any) -> Any:
+    return Slots.sequence(self, state, items, torch.ones_like(here), policy)
+
+
+def reads_are_not_fed_back(self: DNC, state: Any, item: Tensor, policy: Any = None) -> Any:
+    return DNC.step(self, state._replace(reads_BRW=torch.zeros_like(state.reads_BRW)), item, policy)
+
+
+def keeps_what_it_saw(self: Any, x: Tensor, state: Any, item: Tensor) -> Tensor:
+    total = x + 0 * getattr(self, "seen", torch.tensor(0.0))
+    self.seen = item.sum()
+    return total
+
+
+class LooseScale(Slots):
+    """Scales its reads by a tensor that is neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 8, hops=2, heads=2, recency=(1.0, 0.0))
+        self.scale = torch.rand(8)
+
+    def read(self, state: Any, query_BW: Tensor) -> Any:
+        state, read = super().read(state, query_BW)
+        return state, read._replace(values_BRW=read.values_BRW * self.scale)
+
+
+def grows(self: Any, result: Any, *_: Any) -> Any:
+    state, read = result
+    return state._replace(writes_B=state.writes_B * 2 + 1), read
+
+
+def values(change: Callable[..., Tensor]) -> Any:
+    return after(Slots, "read", with_read("values_BRW", change))
+
+
+WORKING: dict[str, list[Callable[[], Any]]] = {
+    "state": [lambda: slots(step=after(Slots, "step", counts_in_doubles))],
+    "read": [
+        lambda: slots(read=values(lambda _self, x, *_: x[:, :1])),
+        lambda: slots(read=values(lambda _self, x, *_: x.double())),
+    ],
+    "weights": [
+        lambda: slots(read=after(Slots, "read", with_read("weights_BRK", lambda _s, x, *_: -x))),
+        lambda: slots(
+            read=after(Slots, "read", with_read("weights_BRK", lambda _s, x, *_: x * 20))
+        ),
+    ],
+    "input": [lambda: dnc(step=counts_in_place)],
+    "repeat": [
+        lambda: slots(
+            sequence=after(
+                Slots,
+                "sequence",
+                with_read("values_BRW", lambda _self, x, *_: x + 1e-6 * torch.rand_like(x)),
+            )
+        )
+    ],
+    "rows": [lambda: slots(read=values(lambda _self, x, *_: x * (1 + 0.01 * len(x))))],
+    "sequence": [lambda: slots(sequence=forgets_who_is_absent)],
+    "reset": [
+        lambda: slots(read=values(lambda _self, x, state, _item: x + 0.01 * state.step_B[0]))
+    ],
+    "detach": [lambda: slots(read=values(keeps_what_it_saw))],
+    "save": [LooseScale],
+    "feedback": [lambda: dnc(step=reads_are_not_fed_back)],
+    "gradient": [
+        lambda: slots(
+            read=values(
+                lambda _self, x, state, _item: (
+                    x + 0 * state.values_BNW.square().sum((1, 2)).sqrt()[:, None, None]
+                )
+            )
+        ),
+        lambda: slots(read=values(lambda _self, x, *_: x.detach())),
+    ],
+    "long": [lambda: slots(step=after(Slots, "step", grows))],
+}
+
+
+def short_column(self: Any, *inputs: Any, **options: Any) -> None:
+    NEC.__init__(self, *inputs, **options)
+    self.columns["uses_N"] = torch.zeros(self.capacity + 1)
+
+
+def recalled(part: str, change: Callable[[Any, Tensor, Any], Tensor]) -> Any:
+    return after(
+        NEC,
+        "recall",
+        lambda self, recall, _query: recall._replace(
+            **{part: change(self, getattr(recall, part), recall)}
+        ),
+    )
+
+
+def forgets_where_from(self: NEC, written: Any, *_: Any) -> Any:
+    self.provenance("task").fill_(-1)
+    return written
+
+
+def sample_anew(self: NEC, size: int, *_: Any, **_options: Any) -> Tensor:
+    filled = self.columns["filled_N"].nonzero()[:, 0]
+    return filled[torch.randperm(len(filled))[:size]]
+
+
+def no_copy(self: NEC) -> dict[str, Any]:
+    return {**NEC.snapshot(self), "columns": dict(self.columns)}
+
+
+def half_a_snapshot(self: NEC, snapshot: dict[str, Any]) -> None:
+    clock = self.clock
+    NEC.restore(self, snapshot)
+    self.clock = clock
+
+
+def always_counts(self: NEC, slots: Tensor, weights: Tensor) -> None:
+    self.columns["uses_N"][slots] += weights
+
+
+@contextlib.contextmanager
+def unguarded(_self: NEC) -> Any:
+    yield
+
+
+def clock_overflows(self: NEC, x: Tensor, _recall: Any) -> Tensor:
+    return x + 0 * torch.tensor(2.0) ** self.seen
+
+
+def keeps_its_keys(self: NEC, encode: Any, *_: Any) -> float:
+    return 1.0
+
+
+def sample_of_any_age(self: NEC, size: int, key: int, **_: Any) -> Tensor:
+    return NEC.sample(self, size, key)
+
+
+def without_stories(self: NEC, entries: Any, *_: Any) -> Any:
+    return entries._replace(story_BTL=torch.zeros_like(entries.story_BTL))
+
+
+STORES: dict[str, list[Callable[[], Any]]] = {
+    "columns": [lambda: nec(__init__=short_column)],
+    "empty": [
+        lambda: nec(
+            recall=recalled("slots_BK", lambda self, x, _r: x if len(self) else torch.zeros_like(x))
+        )
+    ],
+    "remember": [
+        lambda: nec(remember=after(NEC, "remember", forgets_where_from)),
+        lambda: nec(entries=after(NEC, "entries", without_stories)),
+    ],
+    "recall": [lambda: nec(recall=recalled("distance_BK", lambda _self, x, _r: x.sqrt()))],
+    "weights": [
+        lambda: nec(recall=recalled("weights_BK", lambda _self, x, _r: x * 1.5)),
+        lambda: nec(recall=recalled("weights_BK", lambda _self, x, _r: -x)),
+    ],
+    "rows": [lambda: nec(recall=recalled("weights_BK", lambda _self, x, _r: x * x.amax()))],
+    "rekey": [lambda: nec(rekey=keeps_its_keys)],
+    "sample": [lambda: nec(sample=sample_anew), lambda: nec(sample=sample_of_any_age)],
+    "snapshot": [lambda: nec(snapshot=no_copy), lambda: nec(restore=half_a_snapshot)],
+    "frozen": [lambda: nec(touch=always_counts), lambda: nec(frozen=unguarded)],
+    "capacity": [lambda: nec(__len__=lambda self: self.seen)],
+    "gradient": [
+        lambda: nec(
+            recall=recalled(
+                "weights_BK", lambda _self, _x, r: inverse_distance_weights(r.distance_BK.sqrt())
+            )
+        )
+    ],
+    "long": [lambda: nec(recall=recalled("vectors_BKV", clock_overflows))],
+}
+
+
+def failing(build: Callable[[], Any]) -> list[str]:
+    """Return what all checks find, each on a new memory."""
+    failed = []
+    for name, check in checks_of(build()):
+        try:
+            run_check(name, check, bench_of(build(), steps=STEPS))
+        except MemoryFault as fault:
+            failed.append(str(fault))
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        pytest.param(name, build, id=f"{kind}-{name}-{number}")
+        for kind, faults in (("working", WORKING), ("store", STORES))
+        for name, builds in faults.items()
+        for number, build in enumerate(builds)
+    ],
+)
+def test_a_fault_is_found_by_its_check_alone(name: str, build: Callable[[], Any]) -> None:
+    (fault,) = failing(build)
+    assert re.fullmatch(rf"{name}: [^\n]+\.", fault)
+    with pytest.raises(MemoryFault, match=f"^{name}: "):
+        check_memory(build(), steps=STEPS)
+
+
+def test_each_check_has_a_fault() -> None:
+    assert set(WORKING) == set(check_working.CHECKS) - {"gpu"}
+    assert set(STORES) == set(check_store.CHECKS) - {"gpu"}
+
+
+def test_what_a_memory_raises_is_a_fault_of_the_check() -> None:
+    def step(*_: Any) -> None:
+        raise KeyError("no such slot")
+
+    with pytest.raises(MemoryFault, match=r"^state: the memory raised KeyError: 'no such slot'\.$"):
+        check_memory(slots(step=step))
+
+
+# --- The command line --------------------------------------------------------------------------
+
+SHORT = ["controller.width=16", "working_memory.slots=4", "--steps", "20"]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], list[str]]:
+    status = main(["check", *arguments])
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), err.splitlines()
+
+
+def test_the_command_prints_one_line_a_check(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [name for name in check_working.CHECKS if name not in {"feedback", *GPU}]
+    wanted = [f"working_memory: {name} passed" for name in names]
+    assert said(capsys, "working_memory=slots", *SHORT) == (0, wanted, [])
+
+
+def test_the_command_checks_both_memories_unless_told_which(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = ["debug=tiny", "--steps", "20"]
+    for memories, groups in (
+        ([], {"working_memory", "episodic_memory"}),
+        (["episodic_memory=replay", "episodic_memory.bytes=20000"], {"episodic_memory"}),
+    ):
+        status, lines, errors = said(capsys, *memories, *small)
+        assert (status, errors) == (0, [])
+        assert {line.partition(":")[0] for line in lines} == groups
+
+
+class Loud(Slots):
+    """Its weights sum to more than 1."""
+
+    read = after(Slots, "read", with_read("weights_BRK", lambda _self, x, *_: x * 20))
+
+
+def test_a_fault_is_one_sentence_and_status_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillknows.memory.slots.Slots", Loud)
+    status, lines, (sentence,) = said(capsys, "working_memory=slots", *SHORT)
+    assert status == 1
+    assert lines == [f"working_memory: {name} passed" for name in ("state", "read")]
+    assert sentence.startswith("stillknows: working_memory, weights: weights of a read sum to ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["working_memory=slot"], "There is no working_memory 'slot'. Did you mean 'slots'?"),
+        (["episodic_memory=necc"], "There is no episodic_memory 'necc'. Did you mean 'nec'?"),
+        (["working_memory=none"], "working_memory=none is no memory to check: name another."),
+        (["episodic_memory=none"], "episodic_memory=none is no memory to check: name another."),
+        (["working_memory=none", "episodic_memory=none"], "is no memory to check"),
+        (["working_memory.slotz=3"], "Did you mean"),
+        (["working_memory.heads=3"], "is no multiple of heads=3"),
+        (["episodic_memory.bytes=10"], "give the store more."),
+        (["working_memory=slots", "--steps", "0"], "steps=0: "),
+        (["working_memory._target_=nowhere.Memory"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    status, lines, (sentence,) = said(capsys, *arguments)
+    assert (status, lines) == (2, [])
+    assert sentence.startswith("stillknows: ")
+    assert words in sentence
