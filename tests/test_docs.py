@@ -78,3 +78,41 @@ def test_the_readme() -> None:
 def test_the_control_page() -> None:
     page = module("control_page", "docs/control.md")
     assert sum(page.late) / len(page.late) > 0.8
+
+
+def test_the_memory_page(capsys: pytest.CaptureFixture[str]) -> None:
+    import hydra.utils
+
+    from stillknows.agents.cli import main
+    from stillknows.agents.episode import live
+    from stillknows.envs.tasks import make
+    from stillknows.memory import check_store, check_working
+
+    text = (ROOT / "docs/memories.md").read_text()
+    tables = re.split(r"^## A lifelong store$", text, flags=re.M)
+    for part, checks in zip(tables, (check_working.CHECKS, check_store.CHECKS), strict=True):
+        rows = part.partition("| check |")[2]
+        assert re.findall(r"^\| `(\w+)` \|", rows, flags=re.M) == list(checks)
+
+    page = module("memory_page", "docs/memories.md")
+    options = re.findall(r"'(\+working_memory=.*)'", text)
+    assert len(set(options)) == 1
+    own = ["working_memory=none", options[0].replace("my_module", "memory_page")]
+    assert main(["check", *own, "debug=tiny", "--steps", "20"]) == 0
+    assert "working_memory: long passed" in capsys.readouterr().out
+
+    gaussian = [
+        "episodic_memory._target_=memory_page.Gaussian.within",
+        "+episodic_memory.width=0.3",
+    ]
+    config = compose_config([*TINY, *own, *gaussian])
+    tasks: list[Task] = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    torch.manual_seed(0)
+    agent = build_agent(config, tasks)
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0)
+    learner.begin(1)
+    live(agent, make(tasks[0], 8, tasks[0].train), learner, task=0, seed=0)
+    learner.update()
+    assert isinstance(agent.working_memory, page.Ring)
+    assert isinstance(agent.episodic_memory, page.Gaussian)
+    assert agent.episodic_memory.seen > 0
