@@ -143,7 +143,8 @@ def check_rekey(bench: Bench) -> None:
     width = before["keys_ND"].shape[1]
 
     def encode(story_BTL: Tensor) -> Tensor:
-        return (story_BTL.flatten(1).float() @ bench.draw(story_BTL[0].numel(), width)).sin()
+        tokens_BS = story_BTL.flatten(1).float()
+        return (tokens_BS @ bench.draw(tokens_BS.shape[1], width)).sin()
 
     share = store.rekey(encode)
     expect(0 <= share <= 1, f"rekey returned {share}, which is no share of neighbours that stay.")

@@ -11,16 +11,16 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from stillknows.agents.cli import main
 from stillknows.agents.train import compose_config
 from stillknows.memory import check_store, check_working
 from stillknows.memory.check import MemoryFault, bench_of, check_memory, checks_of, run_check
 from stillknows.memory.dnc import DNC
-from stillknows.memory.interface import Read
+from stillknows.memory.interface import Policy, Read
 from stillknows.memory.knn import inverse_distance_weights
+from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.memory_network import MemoryNetwork
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.rules import EvictOldest, EvictRare, Reservoir, WriteNothing
 from stillknows.memory.slots import Slots
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -30,7 +30,7 @@ GPU = set() if torch.cuda.is_available() else {"gpu"}
 
 
 def configured(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+    return sorted({file.stem for file in (CONFIGS / group).glob("*.yaml")} - {"none"})
 
 
 def shrink(config: Any) -> Any:
@@ -52,8 +52,6 @@ def test_there_are_memories_to_check() -> None:
 @pytest.mark.parametrize("name", configured("working_memory"))
 def test_every_working_memory_keeps_the_contract(name: str) -> None:
     config = compose_config([f"working_memory={name}", "controller.width=16"])
-    if not config.working_memory:
-        pytest.skip("no memory")
     torch.manual_seed(0)
     memory = instantiate(shrink(config.working_memory))
     names = check_memory(memory, config.controller.width, STEPS)
@@ -64,14 +62,18 @@ def test_every_working_memory_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", configured("episodic_memory"))
 def test_every_store_keeps_the_contract(name: str) -> None:
     config = compose_config([f"episodic_memory={name}", "controller.width=16"])
-    if not config.episodic_memory:
-        pytest.skip("no memory")
     store = instantiate(shrink(config.episodic_memory), policy=EvictOldest())
     names = check_memory(store, steps=STEPS)
     keys = bool(config.episodic_memory.key_size)
     reading = unless(keys, "recall", "weights", "rows", "rekey", "gradient")
     assert set(names) == set(check_store.CHECKS) - reading - GPU
     assert len(store) == 0
+
+
+@pytest.mark.parametrize("policy", [WriteNothing(), Reservoir(), EvictRare(), UtilityPolicy()])
+def test_a_store_keeps_the_contract_whatever_its_policy_refuses(policy: Policy) -> None:
+    store = NEC(5, 4, 3, policy, answer_length=2, story_shape=(2, 3), neighbours=7)
+    assert set(check_memory(store, steps=20)) == set(check_store.CHECKS) - GPU
 
 
 def test_a_linear_start_has_no_weights() -> None:
@@ -359,73 +361,3 @@ def test_what_a_memory_raises_is_a_fault_of_the_check() -> None:
 
     with pytest.raises(MemoryFault, match=r"^state: the memory raised KeyError: 'no such slot'\.$"):
         check_memory(slots(step=step))
-
-
-# --- The command line --------------------------------------------------------------------------
-
-SHORT = ["controller.width=16", "working_memory.slots=4", "--steps", "20"]
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], list[str]]:
-    status = main(["check", *arguments])
-    out, err = capsys.readouterr()
-    return status, out.splitlines(), err.splitlines()
-
-
-def test_the_command_prints_one_line_a_check(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [name for name in check_working.CHECKS if name not in {"feedback", *GPU}]
-    wanted = [f"working_memory: {name} passed" for name in names]
-    assert said(capsys, "working_memory=slots", *SHORT) == (0, wanted, [])
-
-
-def test_the_command_checks_both_memories_unless_told_which(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    small = ["debug=tiny", "--steps", "20"]
-    for memories, groups in (
-        ([], {"working_memory", "episodic_memory"}),
-        (["episodic_memory=replay", "episodic_memory.bytes=20000"], {"episodic_memory"}),
-    ):
-        status, lines, errors = said(capsys, *memories, *small)
-        assert (status, errors) == (0, [])
-        assert {line.partition(":")[0] for line in lines} == groups
-
-
-class Loud(Slots):
-    """Its weights sum to more than 1."""
-
-    read = after(Slots, "read", with_read("weights_BRK", lambda _self, x, *_: x * 20))
-
-
-def test_a_fault_is_one_sentence_and_status_1(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stillknows.memory.slots.Slots", Loud)
-    status, lines, (sentence,) = said(capsys, "working_memory=slots", *SHORT)
-    assert status == 1
-    assert lines == [f"working_memory: {name} passed" for name in ("state", "read")]
-    assert sentence.startswith("stillknows: working_memory, weights: weights of a read sum to ")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["working_memory=slot"], "There is no working_memory 'slot'. Did you mean 'slots'?"),
-        (["episodic_memory=necc"], "There is no episodic_memory 'necc'. Did you mean 'nec'?"),
-        (["working_memory=none"], "working_memory=none is no memory to check: name another."),
-        (["episodic_memory=none"], "episodic_memory=none is no memory to check: name another."),
-        (["working_memory=none", "episodic_memory=none"], "is no memory to check"),
-        (["working_memory.slotz=3"], "Did you mean"),
-        (["working_memory.heads=3"], "is no multiple of heads=3"),
-        (["episodic_memory.bytes=10"], "give the store more."),
-        (["working_memory=slots", "--steps", "0"], "steps=0: "),
-        (["working_memory._target_=nowhere.Memory"], "nowhere"),
-    ],
-)
-def test_what_cannot_be_is_one_sentence_and_status_2(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
-) -> None:
-    status, lines, (sentence,) = said(capsys, *arguments)
-    assert (status, lines) == (2, [])
-    assert sentence.startswith("stillknows: ")
-    assert words in sentence
