@@ -98,8 +98,9 @@ class MemoryAgent(nn.Module):
         self.recall = recall and episodic_memory is not None
         self.answer_length, self.slowness = answer_length, slowness
         self.key_encoder = copy.deepcopy(controller).requires_grad_(False)
-        self.trust = nn.Linear(3, 1) if self.recall else None
+        self.trust = nn.Linear(4, 1) if self.recall else None
         if self.trust is not None:
+            nn.init.zeros_(self.trust.weight)
             nn.init.constant_(self.trust.bias, -4.0)  # at first the store is hardly believed
 
     @property
@@ -222,8 +223,10 @@ class MemoryAgent(nn.Module):
     def _recall(self, key_BD: Tensor) -> tuple[Recall | None, Tensor]:
         """Return what the episodic memory knows of the question, and how far to trust it.
 
-        The trust is a learned function of three numbers: the nearest distance (logarithm), the
-        share of the neighbours' weight that agrees on the answer, and whether any came back.
+        The trust is a learned function of four numbers: the nearest distance (logarithm), how many
+        entries hold the nearest's question (logarithm; where its answer depends on the story, they
+        are many), the share of the neighbours' weight that agrees on the answer, and whether any
+        came back.
         """
         store = self.episodic_memory
         if not self.recall or self.trust is None or store is None or not len(store):
@@ -235,8 +238,10 @@ class MemoryAgent(nn.Module):
         agreeing_BK = (same_BKK * recall.weights_BK[:, None]).sum(dim=2)
         agreement_B = (agreeing_BK * recall.present_BK).amax(dim=1)
         present_B = recall.present_BK.any(dim=1)
-        known_B3 = torch.stack([nearest_B, agreement_B, present_B.float()], dim=1).detach()
-        return recall, torch.sigmoid(self.trust(known_B3))[:, 0] * present_B
+        namesakes_B = recall.namesakes_BK[:, 0].clamp(min=1).log()
+        known = (nearest_B, namesakes_B, agreement_B, present_B.float())
+        trust_B1 = torch.sigmoid(self.trust(torch.stack(known, dim=1).detach()))
+        return recall, trust_B1[:, 0] * present_B
 
     def log_probabilities(self, thought: Thought, answer_BA: Tensor) -> tuple[Tensor, Tensor]:
         """Score every next token after each prefix of an answer.
@@ -295,9 +300,10 @@ class MemoryAgent(nn.Module):
 
     @torch.no_grad()
     def key(self, question_BL: Tensor) -> Tensor:
-        """Return the episodic memory's keys of questions, unit vectors `[B, D]`."""
-        vectors_BD, _ = self.key_encoder.encode(question_BL)
-        return nn.functional.normalize(vectors_BD, dim=1)
+        """Return the keys of questions, unit vectors `[B, D]`, the same for the same tokens."""
+        distinct_UL, row_B = torch.unique(question_BL, dim=0, return_inverse=True)
+        vectors_UD, _ = self.key_encoder.encode(distinct_UL)
+        return nn.functional.normalize(vectors_UD, dim=1)[row_B]
 
     @torch.no_grad()
     def follow(self) -> None:

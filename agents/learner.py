@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.agent import MemoryAgent, Thought, identity
+from stillknows.agents.optimizer import build_optimizer
 from stillknows.agents.tokenizer import PAD
 from stillknows.memory.episodic import Candidates, Written
 
@@ -46,6 +47,7 @@ class QuestionLearner:
     Args:
         agent: who learns.
         learning_rate: of AdamW, at the highest.
+        matrix_rate: of Muon, for the matrices, at the highest; 0 leaves them to AdamW.
         warmup: updates over which the learning rate rises from 0 when an experience begins.
         fall: share of an experience, its last, in which the learning rate falls, along half a
             cosine; until then it stays at the highest.
@@ -63,8 +65,9 @@ class QuestionLearner:
         self,
         agent: MemoryAgent,
         *,
-        learning_rate: float = 2e-3,
-        warmup: int = 50,
+        learning_rate: float = 4e-3,
+        matrix_rate: float = 6e-3,
+        warmup: int = 20,
         fall: float = 1.0,
         rest: float = 0.1,
         weight_decay: float = 0.01,
@@ -77,17 +80,8 @@ class QuestionLearner:
         self.agent, self.clip = agent, clip
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
         self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
-        weights = [p for p in agent.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in weights if p.dim() > 1], "weight_decay": weight_decay},
-                {"params": [p for p in weights if p.dim() < 2], "weight_decay": 0.0},
-            ],
-            lr=learning_rate,
-            betas=(0.9, 0.98),
-        )
-        self.learning_rate, self.warmup = learning_rate, warmup
-        self.fall, self.rest = fall, rest
+        self.optimizer = build_optimizer(agent, learning_rate, matrix_rate, weight_decay)
+        self.warmup, self.fall, self.rest = warmup, fall, rest
         self.updates = self.begun = 0
         self.planned = 1
         self._lived_before = 0
@@ -123,7 +117,7 @@ class QuestionLearner:
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = group["highest"] * self._height()
         nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
         self.optimizer.step()
         self._finish()
@@ -144,12 +138,13 @@ class QuestionLearner:
             return 1.0
         return memory.rekey(self._keys_of)
 
-    def _learning_rate(self) -> float:
+    def _height(self) -> float:
+        """Return the share of the highest learning rate that holds now."""
         done = self.updates - self.begun
         fallen = (done / self.planned - (1 - self.fall)) / self.fall
         high = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fallen))))
         rise = min(1.0, (done + 1) / max(1, self.warmup))
-        return self.learning_rate * rise * (self.rest + (1 - self.rest) * high)
+        return rise * (self.rest + (1 - self.rest) * high)
 
     def _finish(self) -> None:
         self.updates += 1

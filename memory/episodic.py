@@ -24,6 +24,8 @@ class Recall(NamedTuple):
         answers_BKA: their answers' tokens, 0 behind, int64 `[B, K, A]`.
         vectors_BKV: their vectors, `[B, K, V]`.
         present_BK: which of the K exist, bool `[B, K]`.
+        namesakes_BK: how many entries hold the same question, the neighbour itself included, 0 for
+            none, int64 `[B, K]`.
     """
 
     slots_BK: Tensor
@@ -32,6 +34,7 @@ class Recall(NamedTuple):
     answers_BKA: Tensor
     vectors_BKV: Tensor
     present_BK: Tensor
+    namesakes_BK: Tensor
 
 
 class Candidates(NamedTuple):

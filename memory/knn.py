@@ -33,7 +33,9 @@ def nearest(
         carry one to queries and keys.
     """
     with torch.no_grad():
-        slot_BK = _select(query_BD, keys_ND, filled_N, min(neighbours, len(keys_ND)))
+        distinct_UD, row_B = torch.unique(query_BD, dim=0, return_inverse=True)  # questions repeat
+        slot_UK = _select(distinct_UD, keys_ND, filled_N, min(neighbours, len(keys_ND)))
+        slot_BK = slot_UK[row_B]
     difference_BKD = query_BD[:, None] - keys_ND[slot_BK]
     distance_BK = difference_BKD.square().sum(-1)
     distance_BK = distance_BK.masked_fill(~filled_N[slot_BK], torch.inf)

@@ -140,6 +140,7 @@ class NEC:
             self.columns["answers_NA"][at_BK].long() * present_BK[..., None],
             self.columns["vectors_NV"][at_BK] * present_BK[..., None],
             present_BK,
+            self._held_by(self.provenance("hash")[at_BK]) * present_BK,
         )
 
     def nearest(self, query_BD: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
@@ -315,8 +316,13 @@ class NEC:
         if not getattr(self.policy, "needs_namesakes", False):
             return None
         held_N = self.namesakes().expand(len(names), -1)
-        own_B1 = [[len(self._held.get(name, ()))] for name, _ in names]
-        return torch.cat([held_N, held_N.new_tensor(own_B1)], dim=1)
+        hash_B = torch.tensor([name for name, _ in names], device=held_N.device)
+        return torch.cat([held_N, self._held_by(hash_B)[:, None]], dim=1)
+
+    def _held_by(self, names: Tensor) -> Tensor:
+        """Return how many entries hold each name, of any shape."""
+        counts = [len(self._held.get(name, ())) for name in names.flatten().tolist()]
+        return torch.tensor(counts, device=names.device).view(names.shape)
 
     def _settle(
         self, decision: Decision, features: Features, names: list[Name]

@@ -245,7 +245,7 @@ def test_questions_are_learned(tiny: DictConfig) -> None:
     dials = {"people": 1, "places": 3, "objects": 1, "sentences": 1, "questions": 1}
     task = Task("one", "stillknows/WherePerson-v0", {**dials, "distractors": 0.0}, {})
     agent = build_agent(config, [task._replace(exam=task.train)])
-    learner = hydra.utils.instantiate(config.learner, agent, seed=0, learning_rate=5e-3, warmup=5)
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0, matrix_rate=0.02)
     learner.begin(60)
     envs = make(task, 32, task.train)
     for batch in range(60):
@@ -276,12 +276,12 @@ def test_what_is_rehearsed_is_older_than_the_experience(
 
 def test_the_learning_rate_rises_stays_and_falls(tiny: DictConfig) -> None:
     agent = build_agent(tiny, tasks_of(tiny))
-    settings = {"learning_rate": 1.0, "warmup": 4, "fall": 0.5, "rest": 0.2}
+    settings = {"warmup": 4, "fall": 0.5, "rest": 0.2}
     learner = hydra.utils.instantiate(tiny.learner, agent, seed=0, **settings)
     rates = []
     learner.begin(20)
     for learner.updates in range(20):
-        rates.append(learner._learning_rate())
+        rates.append(learner._height())
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:11] == [1.0] * 7
     assert rates[15] == pytest.approx(0.2 + 0.8 * 0.5)  # half way down

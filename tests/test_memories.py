@@ -281,6 +281,10 @@ def test_facts_are_known_by_their_namesakes() -> None:
     memory.remember(offer([1, 9, 9], [10, 31, 32], seed=1))  # 1 still holds, 9 depends
     held = zip(memory.provenance("hash").tolist(), memory.namesakes().tolist(), strict=True)
     assert dict(held) == {1: 1, 2: 1, 9: 3, -1: 0}
+    recall = memory.recall(memory.columns["keys_ND"][:3])
+    names_BK = memory.provenance("hash")[recall.slots_BK]
+    assert torch.equal(recall.namesakes_BK, memory.namesakes()[recall.slots_BK])
+    assert names_BK[:, 0].tolist() == [1, 2, 9]
     for key in range(20):
         drawn = memory.sample(2, key, facts=False)
         assert memory.provenance("hash")[drawn].tolist() == [9, 9]
@@ -341,6 +345,7 @@ def test_p_store_in_loops() -> None:
         answers_BKA=torch.tensor([[[7, 8, 1], [7, 9, 1], [6, 1, 0]]]),
         vectors_BKV=torch.zeros(1, 3, 1),
         present_BK=torch.ones(1, 3, dtype=torch.bool),
+        namesakes_BK=torch.ones(1, 3, dtype=torch.int64),
     )
     first, supported = p_store(recall, torch.zeros(1, 0, dtype=torch.long), 0, 10)
     assert supported.all()

@@ -323,6 +323,7 @@ def test_p_store_is_a_count_in_loops(seed, position):
         torch.from_numpy(answers),
         torch.zeros(3, 6, 1),
         torch.from_numpy(present),
+        torch.from_numpy(present).long(),
     )
     probabilities, supported = p_store(recall, torch.from_numpy(prefix), position, 5)
     for row in range(3):

@@ -1,0 +1,89 @@
+"""Optimisers: Muon for the matrices beside AdamW for the rest, used as one.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) moves a matrix along its
+momentum with all singular values made equal. A small agent leaves the plateaus of chained
+questions several times sooner with it than with AdamW alone. This file knows nothing of agents.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Optimizers:
+    """Several optimisers of different parameters, used as one.
+
+    Every group knows its `highest` learning rate, from which a schedule sets `lr`.
+
+    Args:
+        parts: the optimisers.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        for group in self.param_groups:
+            group["highest"] = group["lr"]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all parts; what is changed in them holds."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each part."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` returned."""
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+def build_optimizer(
+    module: nn.Module, learning_rate: float, matrix_rate: float, weight_decay: float
+) -> Optimizers:
+    """Return an optimiser of all weights of a module that learn.
+
+    Args:
+        module: whose parameters.
+        learning_rate: of AdamW.
+        matrix_rate: of Muon, which takes the weights of linear and recurrent layers; 0 leaves
+            them to AdamW.
+        weight_decay: of whatever has two dimensions or more.
+
+    Raises:
+        ValueError: if a rate is negative.
+    """
+    if min(learning_rate, matrix_rate) < 0:
+        raise ValueError(
+            f"learning_rate={learning_rate} and matrix_rate={matrix_rate}: neither goes below 0."
+        )
+    matrices = _matrices(module) if matrix_rate else []
+    taken = {id(matrix) for matrix in matrices}
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    parts: list[Any] = [torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))]
+    if matrices:
+        parts.append(torch.optim.Muon(matrices, matrix_rate, weight_decay))
+    return Optimizers(*parts)
+
+
+def _matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of linear and recurrent layers: from vectors to vectors, both wide."""
+    layers = [x for x in module.modules() if isinstance(x, nn.Linear | nn.RNNCellBase | nn.RNNBase)]
+    weights = {id(p): p for layer in layers for p in layer.parameters(recurse=False)}
+    return [p for p in weights.values() if p.requires_grad and p.dim() == 2 and min(p.shape) > 1]
