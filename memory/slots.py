@@ -157,8 +157,9 @@ class Slots(nn.Module):
     ) -> SlotsState:
         """Take T items in their order, each as the policy decides.
 
-        The scan moves no vectors: it keeps, for every slot, the mixture over old slots and items
-        that it will hold (`mixture_BNM`, M = N + T), and the vectors are mixed once at the end.
+        The scan moves no vectors: it keeps, for every slot, where in the pool of old slots and
+        items its content stands (`source_BN`, in a pool of M = N + T), and fetches them at the end.
+        Only a merge changes the pool: the item moves halfway to what it meets.
 
         Args:
             state: the memory before; it stays as it is.
@@ -172,19 +173,23 @@ class Slots(nn.Module):
         batch, steps = present_BT.shape
         pool_BMW = torch.cat([state.values_BNW, items_BTW], dim=1)
         similarity_BMT = _cosine(pool_BMW, items_BTW) if needs(policy, "similarity") else None
-        eye_MM = torch.eye(self.slots + steps).to(items_BTW)
-        mixture_BNM = eye_MM[: self.slots].expand(batch, -1, -1)
-        for t in range(steps):
-            seen_BN = None if similarity_BMT is None else _dot(mixture_BNM, similarity_BMT[..., t])
+        source_BN = torch.arange(self.slots, device=pool_BMW.device).expand(batch, -1)
+        for t, place in enumerate(range(self.slots, self.slots + steps)):
+            seen_BN = None
+            if similarity_BMT is not None:
+                seen_BN = similarity_BMT[..., t].gather(1, source_BN)
             features = self._features(state, items_BTW[:, t], seen_BN, policy)
             target_BN, merge_B, strength_B = _resolve(policy.decide(features), features)
             target_BN = target_BN & present_BT[:, t, None]
-            item_M = eye_MM[self.slots + t]
-            keep_BNM = mixture_BNM * (0.5 * merge_B)[:, None, None]
-            new_BNM = keep_BNM + item_M * (1 - 0.5 * merge_B)[:, None, None]
-            mixture_BNM = torch.where(target_BN[..., None], new_BNM, mixture_BNM)
+            if merge_B.any():
+                met_B1 = source_BN.gather(1, target_BN.long().argmax(dim=1, keepdim=True))
+                merged_B1W = _merge(items_BTW[:, t], _pick(pool_BMW, met_B1)[:, 0], merge_B)
+                pool_BMW = torch.cat([pool_BMW[:, :place], merged_B1W, pool_BMW[:, place + 1 :]], 1)
+                if similarity_BMT is not None:
+                    similarity_BMT[:, place] = _cosine(merged_B1W, items_BTW)[:, 0]
+            source_BN = torch.where(target_BN, place, source_BN)
             state = _bookkeeping(state, target_BN, strength_B, present_BT[:, t])
-        return state._replace(values_BNW=mixture_BNM @ pool_BMW)
+        return state._replace(values_BNW=_pick(pool_BMW, source_BN))
 
     def read(self, state: SlotsState, query_BW: Tensor) -> tuple[SlotsState, Read]:
         """Return what `hops` hops find for the query, one read a hop, and count it as usage.
@@ -263,8 +268,9 @@ def _cosine(pool_BMW: Tensor, items_BTW: Tensor) -> Tensor:
     return normal(pool, dim=-1) @ normal(items, dim=-1).transpose(1, 2)
 
 
-def _dot(mixture_BNM: Tensor, similarity_BM: Tensor) -> Tensor:
-    return (mixture_BNM @ similarity_BM[..., None])[..., 0]
+def _merge(item_BW: Tensor, met_BW: Tensor, merge_B: Tensor) -> Tensor:
+    """Return the item, in the rows that merge halfway to what it meets, `[B, 1, W]`."""
+    return torch.lerp(item_BW, met_BW, 0.5 * merge_B[:, None].to(item_BW))[:, None]
 
 
 def _resolve(decision: Decision, features: Features) -> tuple[Tensor, Tensor, Tensor]:

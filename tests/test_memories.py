@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from stillknows.memory import noise
 from stillknows.memory.episodic import Candidates, Recall, p_store
-from stillknows.memory.interface import ADD, SKIP, UPDATE, map_state
+from stillknows.memory.interface import (
+    ADD,
+    MERGE,
+    SKIP,
+    UPDATE,
+    Decision,
+    Features,
+    map_state,
+    one_hot,
+)
 from stillknows.memory.knn import inverse_distance_weights, nearest
 from stillknows.memory.nec import NEC
 from stillknows.memory.rules import EvictOldest, EvictUniformly, KeepFacts, Reservoir, WriteNothing
@@ -53,6 +62,51 @@ def test_writing_in_two_parts_is_writing_at_once_and_absent_items_count_for_noth
         memory.initial_state(1), without, torch.ones(1, 5, dtype=torch.bool), policy
     )
     torch.testing.assert_close(alone.values_BNW[0], once.values_BNW[1])
+
+
+class MergeAlike:
+    """Merges an item into the slot most like it where they are alike, adds it elsewhere."""
+
+    needs_noise = False
+
+    def decide(self, features: Features) -> Decision:
+        alike_B, slot_B = features.similarity_BN.max(dim=1)
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        merges_B = alike_B > 0.3
+        return Decision(
+            one_hot(torch.where(merges_B, MERGE, ADD), 4),
+            one_hot(torch.where(merges_B, slot_B, free_B), features.filled_BN.shape[1]),
+            one_hot(torch.where(merges_B, -1, 0), features.filled_BN.shape[1]),
+            torch.zeros_like(alike_B),
+        )
+
+
+def test_merges_equal_a_loop_and_carry_a_gradient() -> None:
+    memory, rows, steps = slots(3), 4, 9
+    x = items(rows, steps, 8, seed=1).requires_grad_()
+    here = torch.ones(rows, steps, dtype=torch.bool)
+    values = memory.write(memory.initial_state(rows), x, here, MergeAlike()).values_BNW
+    merges, expected = 0, []
+    for row in range(rows):
+        held: list[torch.Tensor] = []
+        for item in x[row]:
+            alike = [float(torch.cosine_similarity(item.detach(), s.detach(), 0)) for s in held]
+            if alike and max(alike) > 0.3:
+                slot = alike.index(max(alike))
+                held[slot] = (held[slot] + item) / 2
+                merges += 1
+            elif len(held) < 3:
+                held.append(item)
+            else:
+                held[0] = item
+        expected.append(torch.stack(held))
+    assert merges >= 4
+    torch.testing.assert_close(values, torch.stack(expected))
+    weights = items(rows, 3, 8, seed=2)
+    gradients = [
+        torch.autograd.grad((v * weights).sum(), x)[0] for v in (values, torch.stack(expected))
+    ]
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_read_equals_attention_in_loops() -> None:
