@@ -15,16 +15,25 @@ def oneplus(x: Tensor) -> Tensor:
     return 1 + torch.nn.functional.softplus(x)
 
 
-def content_weights(memory_BNW: Tensor, keys_BRW: Tensor, strengths_BR: Tensor) -> Tensor:
+def content_weights(
+    memory_BNW: Tensor, keys_BRW: Tensor, strengths_BR: Tensor, masks_BRW: Tensor | None = None
+) -> Tensor:
     """Return `C(M, k, beta)[i] = softmax_i(beta cos(k, M[i]))`, `[B, R, N]`.
 
     The cosine is `u.v / (|u| |v| + e)` with `|u| = sqrt(sum u^2 + e)`, so that an all-zero slot has
-    similarity 0 and a finite gradient.
+    similarity 0 and a finite gradient. With masks m, both vectors are multiplied by m first
+    (Csordas and Schmidhuber 2019, arXiv:1904.10278, section 3.1).
     """
-    lengths_BN = (memory_BNW.square().sum(-1) + _EPSILON).sqrt()
+    if masks_BRW is None:
+        lengths_BRN = (memory_BNW.square().sum(-1) + _EPSILON).sqrt()[:, None]
+    else:
+        keys_BRW = keys_BRW * masks_BRW
+        lengths_BRN = (masks_BRW.square() @ memory_BNW.square().transpose(1, 2) + _EPSILON).sqrt()
     lengths_BR = (keys_BRW.square().sum(-1) + _EPSILON).sqrt()
+    if masks_BRW is not None:
+        keys_BRW = keys_BRW * masks_BRW  # the slots' mask, moved over to the keys
     products_BRN = keys_BRW @ memory_BNW.transpose(1, 2)
-    cosine_BRN = products_BRN / (lengths_BR[..., None] * lengths_BN[:, None] + _EPSILON)
+    cosine_BRN = products_BRN / (lengths_BR[..., None] * lengths_BRN + _EPSILON)
     return torch.softmax(strengths_BR[..., None] * cosine_BRN, dim=-1)
 
 
@@ -50,31 +59,44 @@ def allocation_weights(usage_BN: Tensor) -> Tensor:
     return torch.zeros_like(usage_BN).scatter(1, order_BN, (1 - sorted_BN) * before_BN)
 
 
-def erase_and_write(
-    memory_BNW: Tensor, weights_BN: Tensor, erase_BW: Tensor, vector_BW: Tensor
-) -> Tensor:
-    """Return `M_t = M_{t-1} (1 - w e^T) + w v^T`, `[B, N, W]`."""
-    weights_BN1 = weights_BN[..., None]
-    return memory_BNW * (1 - weights_BN1 * erase_BW[:, None]) + weights_BN1 * vector_BW[:, None]
+def allocation_by_head(usage_BN: Tensor, shares_BJ1: Tensor) -> Tensor:
+    """Return the allocation weights of several write heads, one after another, `[B, J, N]`.
 
-
-def temporal_link(link_BNN: Tensor, precedence_BN: Tensor, weights_BN: Tensor) -> Tensor:
-    """Return `L_t[i,j] = (1 - w[i] - w[j]) L_{t-1}[i,j] + w[i] p_{t-1}[j]`, zero diagonal.
-
-    `precedence_BN` is that of the step before. `L[i, j]` says that slot i was written after j.
+    Each head sees the usage as if those before it had written where they allocate, with their share
+    `g^w g^a`: `u <- u + (1 - u) g a` (the paper has one head; this is the order of its released
+    code).
     """
-    row_BN1, column_B1N = weights_BN[:, :, None], weights_BN[:, None]
-    link_BNN = (1 - row_BN1 - column_B1N) * link_BNN + row_BN1 * precedence_BN[:, None]
-    diagonal_NN = torch.eye(weights_BN.shape[1], dtype=torch.bool, device=weights_BN.device)
-    return link_BNN.masked_fill(diagonal_NN, 0.0)
+    allocated = []
+    for head in range(shares_BJ1.shape[1]):
+        allocated.append(allocation_weights(usage_BN))
+        usage_BN = usage_BN + (1 - usage_BN) * shares_BJ1[:, head] * allocated[-1]
+    return torch.stack(allocated, dim=1)
 
 
-def precedence(precedence_BN: Tensor, weights_BN: Tensor) -> Tensor:
-    """Return `p_t = (1 - sum w_t) p_{t-1} + w_t`, `[B, N]`."""
-    return (1 - weights_BN.sum(dim=1, keepdim=True)) * precedence_BN + weights_BN
+def combined(weights_BJN: Tensor) -> Tensor:
+    """Return `1 - prod_j (1 - w^j)`: how much several write heads together wrote, `[B, N]`."""
+    return 1 - (1 - weights_BJN).prod(dim=1)
 
 
-def directional_weights(link_BNN: Tensor, read_weights_BRN: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `f = L w_{t-1}` and `b = L^T w_{t-1}`, the slots written next and before."""
-    forward_BRN = read_weights_BRN @ link_BNN.transpose(1, 2)
-    return forward_BRN, read_weights_BRN @ link_BNN
+def erase_and_write(
+    memory_BNW: Tensor, weights_BJN: Tensor, erase_BJW: Tensor, vectors_BJW: Tensor
+) -> Tensor:
+    """Return `M_t = M_{t-1} prod_j (1 - w^j e^j^T) + sum_j w^j v^j^T`, `[B, N, W]`."""
+    for weights_BN, erase_BW in zip(weights_BJN.unbind(1), erase_BJW.unbind(1), strict=True):
+        memory_BNW = memory_BNW * (1 - weights_BN[..., None] * erase_BW[:, None])
+    return memory_BNW + weights_BJN.transpose(1, 2) @ vectors_BJW
+
+
+def sharpen(weights: Tensor, strengths: Tensor) -> Tensor:
+    """Return `S(d, s)[i] = ((d[i] + e) / max(d + e))^s / sum_i (...)^s` over the last axis.
+
+    Csordas and Schmidhuber 2019, "Improving Differentiable Neural Computers Through Memory Masking,
+    De-allocation, and Link Distribution Sharpness Control", arXiv:1904.10278, section 3.3.
+
+    Args:
+        weights: d, not negative, `[..., N]`.
+        strengths: s, `[...]`.
+    """
+    weights = weights + _EPSILON
+    powers = (weights / weights.amax(dim=-1, keepdim=True)) ** strengths[..., None]
+    return powers / powers.sum(dim=-1, keepdim=True)

@@ -1,14 +1,17 @@
-"""The Differentiable Neural Computer, with its exact temporal link and its read feedback.
+"""The Differentiable Neural Computer, with its temporal links and its read feedback.
 
 Graves et al. 2016, Nature 538:471, Methods. One step is: the controller sees the item and what was
 read before; usage, allocation, write, link, precedence, read; in this order, so it writes before
-it reads. Letters: B rows, I input size, H controller output, N slots, W word size, R read heads.
+it reads. Several write heads are allocated one after another, each with links of its own, and read
+modes are backward (each write head), content, forward (each write head). Three switches are those
+of Csordas and Schmidhuber 2019, arXiv:1904.10278: masked content, de-allocation, sharp links.
 
 A policy takes part by multiplying gates: the write gate by 1 - P(skip), and the share of
 P(update) + P(merge) moves the write from where the DNC would write to `slot_BN`; the usage of a
 `victim_BN` falls before allocation. With the policy None it is the paper's DNC.
 
-This file knows nothing of sentences, questions or tasks.
+This file knows nothing of sentences, questions or tasks. Letters: B rows, I input size,
+H controller output, N slots, W word size, J write heads, R read heads, P read modes (1 + 2 J).
 """
 
 from typing import Any, NamedTuple
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from stillknows.memory import addressing
 from stillknows.memory.interface import Decision, Features, Policy, Read
+from stillknows.memory.links import ExactLink, Link
 from stillknows.memory.recurrent import WEIGHTY, LSTMController, Recurrent, directed
 
 
@@ -27,9 +31,8 @@ class DNCState(NamedTuple):
     Attributes:
         memory_BNW: the contents, `[B, N, W]`.
         usage_BN: between 0 and 1, `[B, N]`.
-        link_BNN: `[i, j]`: i was written right after j, `[B, N, N]`.
-        precedence_BN: how much each slot was the last one written, `[B, N]`.
-        write_weights_BN: of the last step, `[B, N]`.
+        link: which slot was written after which, a state of the DNC's link.
+        write_weights_BJN: of the last step, `[B, J, N]`.
         read_weights_BRN: of the last step, `[B, R, N]`.
         reads_BRW: what was read at the last step, `[B, R, W]`.
         controller: its own state.
@@ -41,9 +44,8 @@ class DNCState(NamedTuple):
 
     memory_BNW: Tensor
     usage_BN: Tensor
-    link_BNN: Tensor
-    precedence_BN: Tensor
-    write_weights_BN: Tensor
+    link: Any
+    write_weights_BJN: Tensor
     read_weights_BRN: Tensor
     reads_BRW: Tensor
     controller: Any
@@ -54,22 +56,25 @@ class DNCState(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """The interface vector, parsed and squashed."""
+    """The interface vector, parsed and squashed; None is what is switched off."""
 
     read_keys_BRW: Tensor
     read_strengths_BR: Tensor
-    write_key_BW: Tensor
-    write_strength_B1: Tensor
-    erase_BW: Tensor
-    write_BW: Tensor
+    write_keys_BJW: Tensor
+    write_strengths_BJ: Tensor
+    erase_BJW: Tensor
+    write_BJW: Tensor
     free_gates_BR: Tensor
-    allocation_gate_B1: Tensor
-    write_gate_B1: Tensor
-    read_modes_BR3: Tensor
+    allocation_gates_BJ: Tensor
+    write_gates_BJ: Tensor
+    read_modes_BRP: Tensor
+    read_masks_BRW: Tensor | None
+    write_masks_BJW: Tensor | None
+    sharpness_BRQ: Tensor | None
 
 
 class DNC(Recurrent):
-    """A DNC with one write head.
+    """A Differentiable Neural Computer.
 
     As a working memory its reads are the R read vectors and, last, the output
     `y_t = W_y h_t + W_r [r^1; ..; r^R]` (R + 1 reads of W numbers).
@@ -81,6 +86,15 @@ class DNC(Recurrent):
         read_heads: R.
         hidden_size: of the LSTM controller, where none is given.
         controller: any controller; its input is the item and all reads, `input_size + R W`.
+        write_heads: J.
+        link: one of `links.py`; None is the exact one.
+        masked: content is compared under a mask of each head's own.
+        least_mask: the lowest value of a mask; above 0 the mask of a new DNC learns sooner.
+        deallocate: the contents of a slot fade as it is freed.
+        sharp: each head sharpens what the links lead to.
+
+    Raises:
+        ValueError: if a size is below 1 or the least mask is not in [0, 1).
     """
 
     def __init__(
@@ -91,16 +105,29 @@ class DNC(Recurrent):
         read_heads: int,
         hidden_size: int = 128,
         controller: Any = None,
+        *,
+        write_heads: int = 1,
+        link: Link | None = None,
+        masked: bool = False,
+        least_mask: float = 0.0,
+        deallocate: bool = False,
+        sharp: bool = False,
     ) -> None:
         super().__init__()
+        sizes = {"slots": slots, "word_size": word_size, "read_heads": read_heads}
+        for name, size in {**sizes, "write_heads": write_heads}.items():
+            if size < 1:
+                raise ValueError(f"{name}={size}: a DNC needs at least 1.")
+        if not 0 <= least_mask < 1:
+            raise ValueError(f"least_mask={least_mask}: choose a value from 0 up to below 1.")
         self.slots, self.word_size, self.read_heads = slots, word_size, read_heads
-        self.reads = read_heads + 1
-        seen = input_size + read_heads * word_size
-        self.controller: Any = controller or LSTMController(seen, hidden_size)
-        self.sizes = (
-            *(read_heads * word_size, read_heads, word_size, 1, word_size, word_size),
-            *(read_heads, 1, 1, 3 * read_heads),
+        self.write_heads, self.link = write_heads, link or ExactLink()
+        self.masked, self.least_mask, self.deallocate = masked, least_mask, deallocate
+        self.reads, self.sharp = read_heads + 1, sharp
+        self.controller: Any = controller or LSTMController(
+            input_size + read_heads * word_size, hidden_size
         )
+        self.sizes = self._sizes()
         self.interface = nn.Linear(self.controller.output_size, sum(self.sizes))
         self.output = nn.Linear(self.controller.output_size, word_size, bias=False)
         self.read_output = nn.Linear(read_heads * word_size, word_size, bias=False)
@@ -115,9 +142,8 @@ class DNC(Recurrent):
         return DNCState(
             memory_BNW=torch.zeros(batch, self.slots, self.word_size, device=device),
             usage_BN=slots_BN,
-            link_BNN=torch.zeros(batch, self.slots, self.slots, device=device),
-            precedence_BN=slots_BN,
-            write_weights_BN=slots_BN,
+            link=self.link.initial_state(batch, self.write_heads, self.slots, device),
+            write_weights_BJN=torch.zeros(batch, self.write_heads, self.slots, device=device),
             read_weights_BRN=torch.zeros(batch, self.read_heads, self.slots, device=device),
             reads_BRW=torch.zeros(batch, self.read_heads, self.word_size, device=device),
             controller=self.controller.initial_state(batch, device),
@@ -141,70 +167,100 @@ class DNC(Recurrent):
         output_BW = self.output(hidden_BH) + read_BW  # y_t
         return self._count(state), self._as_read(state, output_BW)
 
-    def _parse(self, vector_BX: Tensor) -> Interface:
-        """Split and squash the interface vector xi_t."""
-        keys, strengths, key, strength, erase, write, free, allocate, gate, modes = torch.split(
-            vector_BX, list(self.sizes), dim=1
-        )
-        shape = (len(vector_BX), self.read_heads, -1)
-        return Interface(
-            read_keys_BRW=keys.view(shape),
-            read_strengths_BR=addressing.oneplus(strengths),
-            write_key_BW=key,
-            write_strength_B1=addressing.oneplus(strength),
-            erase_BW=torch.sigmoid(erase),
-            write_BW=write,
-            free_gates_BR=torch.sigmoid(free),
-            allocation_gate_B1=torch.sigmoid(allocate),
-            write_gate_B1=torch.sigmoid(gate),
-            read_modes_BR3=torch.softmax(modes.view(shape), dim=-1),
+    def _sizes(self) -> tuple[int, ...]:
+        """Return how many numbers each part of the interface vector has."""
+        reads, writes, word = self.read_heads, self.write_heads, self.word_size
+        return (
+            *(reads * word, reads, writes * word, writes, writes * word, writes * word),
+            *(reads, writes, writes, reads * (1 + 2 * writes)),
+            *((reads * word, writes * word) if self.masked else (0, 0)),
+            reads * 2 * writes if self.sharp else 0,
         )
 
+    def _parse(self, vector_BX: Tensor) -> Interface:
+        """Split and squash the interface vector xi_t."""
+        keys, strengths, write_keys, write_strengths, erase, write, free, *rest = torch.split(
+            vector_BX, list(self.sizes), dim=1
+        )
+        allocate, gates, modes, read_masks, write_masks, sharpness = rest
+        by_read, by_write = ((len(keys), n, -1) for n in (self.read_heads, self.write_heads))
+        return Interface(
+            read_keys_BRW=keys.view(by_read),
+            read_strengths_BR=addressing.oneplus(strengths),
+            write_keys_BJW=write_keys.view(by_write),
+            write_strengths_BJ=addressing.oneplus(write_strengths),
+            erase_BJW=torch.sigmoid(erase).view(by_write),
+            write_BJW=write.view(by_write),
+            free_gates_BR=torch.sigmoid(free),
+            allocation_gates_BJ=torch.sigmoid(allocate),
+            write_gates_BJ=torch.sigmoid(gates),
+            read_modes_BRP=torch.softmax(modes.view(by_read), dim=-1),
+            read_masks_BRW=self._mask(read_masks, by_read),
+            write_masks_BJW=self._mask(write_masks, by_write),
+            sharpness_BRQ=addressing.oneplus(sharpness).view(by_read) if self.sharp else None,
+        )
+
+    def _mask(self, numbers: Tensor, shape: tuple[int, int, int]) -> Tensor | None:
+        if not self.masked:
+            return None
+        return self.least_mask + (1 - self.least_mask) * torch.sigmoid(numbers).view(shape)
+
     def _write(self, state: DNCState, interface: Interface, decision: Decision | None) -> DNCState:
-        """Usage, allocation, write, link, precedence."""
+        """Usage, allocation, write, link and precedence."""
         kept_BN = addressing.retention(interface.free_gates_BR, state.read_weights_BRN)  # psi_t
-        usage_BN = addressing.usage(state.usage_BN, state.write_weights_BN, kept_BN)  # u_t
+        written_BN = addressing.combined(state.write_weights_BJN)
+        usage_BN = addressing.usage(state.usage_BN, written_BN, kept_BN)  # u_t
         if decision is not None:
             usage_BN = usage_BN * (1 - decision.victim_BN)
-        allocated_BN = addressing.allocation_weights(usage_BN)  # a_t
-        key_B1W = interface.write_key_BW[:, None]
-        found_BN = addressing.content_weights(
-            state.memory_BNW, key_B1W, interface.write_strength_B1
-        )[:, 0]
-        gate_B1 = interface.allocation_gate_B1  # g^a
-        weights_BN = gate_B1 * allocated_BN + (1 - gate_B1) * found_BN
-        weights_BN = interface.write_gate_B1 * directed(weights_BN, decision)  # w^w_t
+        found_BJN = addressing.content_weights(
+            state.memory_BNW,
+            interface.write_keys_BJW,
+            interface.write_strengths_BJ,
+            interface.write_masks_BJW,
+        )
+        gates_BJ1, chosen_BJ1 = (
+            gates[..., None] for gates in (interface.write_gates_BJ, interface.allocation_gates_BJ)
+        )  # g^w, g^a
+        allocated_BJN = addressing.allocation_by_head(usage_BN, gates_BJ1 * chosen_BJ1)  # a_t
+        weights_BJN = chosen_BJ1 * allocated_BJN + (1 - chosen_BJ1) * found_BJN
+        weights_BJN = gates_BJ1 * directed(weights_BJN, decision)  # w^w_t
+        memory_BNW = state.memory_BNW * kept_BN[..., None] if self.deallocate else state.memory_BNW
         return state._replace(
             usage_BN=usage_BN,
             memory_BNW=addressing.erase_and_write(
-                state.memory_BNW, weights_BN, interface.erase_BW, interface.write_BW
+                memory_BNW, weights_BJN, interface.erase_BJW, interface.write_BJW
             ),
-            link_BNN=addressing.temporal_link(state.link_BNN, state.precedence_BN, weights_BN),
-            precedence_BN=addressing.precedence(state.precedence_BN, weights_BN),
-            write_weights_BN=weights_BN,
+            link=self.link.update(state.link, weights_BJN),
+            write_weights_BJN=weights_BJN,
         )
 
     def _read(self, state: DNCState, interface: Interface) -> DNCState:
-        """Read by content and by the order of writing: modes [backward, content, forward]."""
+        """Read by content and by the order of writing."""
         found_BRN = addressing.content_weights(
-            state.memory_BNW, interface.read_keys_BRW, interface.read_strengths_BR
+            state.memory_BNW,
+            interface.read_keys_BRW,
+            interface.read_strengths_BR,
+            interface.read_masks_BRW,
         )
-        next_BRN, before_BRN = addressing.directional_weights(
-            state.link_BNN, state.read_weights_BRN
-        )
-        backward, content, forward = interface.read_modes_BR3[..., None].unbind(dim=2)
-        weights_BRN = backward * before_BRN + content * found_BRN + forward * next_BRN
+        forward_BJRN, backward_BJRN = self.link.follow(state.link, state.read_weights_BRN)
+        linked = torch.cat([backward_BJRN, forward_BJRN], dim=1).transpose(1, 2)  # [B, R, 2J, N]
+        if interface.sharpness_BRQ is not None:
+            linked = addressing.sharpen(linked, interface.sharpness_BRQ)
+        heads = self.write_heads
+        ways = torch.cat([linked[:, :, :heads], found_BRN[:, :, None], linked[:, :, heads:]], dim=2)
+        weights_BRN = (interface.read_modes_BRP[..., None] * ways).sum(dim=2)
         return state._replace(
             read_weights_BRN=weights_BRN, reads_BRW=weights_BRN @ state.memory_BNW
         )
 
     def _features(self, state: DNCState, interface: Interface) -> Features:
-        """Describe the slots to a policy; the candidate is the vector that would be written."""
-        return self._describe(state, interface.write_BW, state.usage_BN, state.usage_BN)
+        """Describe the slots to a policy; the candidate is the mean of what would be written."""
+        candidate_BW = interface.write_BJW.mean(dim=1)
+        return self._describe(state, candidate_BW, state.usage_BN, state.usage_BN)
 
     def _count(self, state: DNCState) -> DNCState:
         """Note which slots were touched, and let the clock go on."""
-        written_BN = state.write_weights_BN.detach() > WEIGHTY
+        written_BN = state.write_weights_BJN.detach().amax(dim=1) > WEIGHTY
         read_BN = state.read_weights_BRN.detach().amax(dim=1) > WEIGHTY
         step_B1 = state.step_B[:, None]
         return state._replace(

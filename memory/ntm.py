@@ -252,7 +252,7 @@ class NTM(Recurrent):
         return asked, rest_BGX
 
     def _write(self, state: NTMState, hidden_BH: Tensor, policy: Policy | None) -> NTMState:
-        """Address the memory of the step before with all write heads; erase and add in order."""
+        """Address the memory of the step before with all write heads; erase, then add."""
         heads, vectors_BVX = self._heads(self.write_interface(hidden_BH), self.write_heads)
         erase_BVW, add_BVW = vectors_BVX.chunk(2, dim=2)
         decision = policy.decide(self._features(state, add_BVW.mean(dim=1))) if policy else None
@@ -260,12 +260,11 @@ class NTM(Recurrent):
         memory_BNW = state.memory_BNW
         if decision is not None:
             memory_BNW = memory_BNW * (1 - _wiped(decision))[..., None]
-        done = [directed(weights_BN, decision) for weights_BN in weights_BVN.unbind(dim=1)]
-        for head, weights_BN in enumerate(done):
-            memory_BNW = addressing.erase_and_write(
-                memory_BNW, weights_BN, torch.sigmoid(erase_BVW[:, head]), add_BVW[:, head]
-            )
-        state = _note_writes(state, torch.stack(done, dim=1).detach(), decision)
+        done_BVN = directed(weights_BVN, decision)
+        memory_BNW = addressing.erase_and_write(
+            memory_BNW, done_BVN, torch.sigmoid(erase_BVW), add_BVW
+        )
+        state = _note_writes(state, done_BVN.detach(), decision)
         return state._replace(memory_BNW=memory_BNW, write_weights_BVN=weights_BVN)
 
     def _read(self, state: NTMState, hidden_BH: Tensor) -> NTMState:

@@ -166,10 +166,11 @@ class Recurrent(nn.Module):
         return Read(values_BRW, slots, weights_BRN)
 
 
-def directed(weights_BN: Tensor, decision: Decision | None) -> Tensor:
-    """Return the write weights after a policy's word: less by P(skip), partly at `slot_BN`."""
+def directed(weights_BJN: Tensor, decision: Decision | None) -> Tensor:
+    """Return write weights after a policy's word: less by P(skip), in part at `slot_BN`."""
     if decision is None:
-        return weights_BN
-    skip_B1 = decision.action_B4[:, SKIP, None]
-    at_slot_B1 = decision.action_B4[:, [UPDATE, MERGE]].sum(dim=1, keepdim=True)
-    return (1 - skip_B1 - at_slot_B1) * weights_BN + at_slot_B1 * decision.slot_BN
+        return weights_BJN
+    skip_B11 = decision.action_B4[:, SKIP, None, None]
+    at_slot_B11 = decision.action_B4[:, [UPDATE, MERGE]].sum(dim=1)[:, None, None]
+    at_slot_BJN = at_slot_B11 * decision.slot_BN[:, None]
+    return (1 - skip_B11 - at_slot_B11) * weights_BJN + at_slot_BJN

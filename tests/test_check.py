@@ -49,9 +49,21 @@ def test_there_are_memories_to_check() -> None:
     assert {"nec", "replay"} <= set(configured("episodic_memory"))
 
 
-@pytest.mark.parametrize("name", configured("working_memory"))
-def test_every_working_memory_keeps_the_contract(name: str) -> None:
-    config = compose_config([f"working_memory={name}", "controller.width=16"])
+LINKS = "working_memory.link._target_=stillknows.memory.links."
+SWITCHES = [f"working_memory.{name}=true" for name in ("masked", "deallocate", "sharp")]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, ()) for name in configured("working_memory")),
+        ("dnc", (f"{LINKS}SparseLink",)),
+        ("dnc", (f"{LINKS}FactoredLink",)),
+        ("dnc", ("working_memory.write_heads=2", *SWITCHES)),
+    ],
+)
+def test_every_working_memory_keeps_the_contract(name: str, options: tuple[str, ...]) -> None:
+    config = compose_config([f"working_memory={name}", "controller.width=16", *options])
     torch.manual_seed(0)
     memory = instantiate(shrink(config.working_memory))
     names = check_memory(memory, config.controller.width, STEPS)

@@ -6,6 +6,7 @@ import torch
 
 from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import SKIP, UPDATE, Decision, detach, map_state, reset_rows
+from stillknows.memory.links import ExactLink, FactoredLink, Link, SparseLink
 from stillknows.memory.rules import EvictOldest
 
 B, N, W, R, INPUT, HIDDEN = 2, 5, 3, 2, 4, 6
@@ -13,11 +14,7 @@ B, N, W, R, INPUT, HIDDEN = 2, 5, 3, 2, 4, 6
 
 @pytest.fixture
 def dnc() -> DNC:
-    torch.manual_seed(0)
-    memory = DNC(INPUT, N, W, R, HIDDEN).double()
-    for p in memory.parameters():
-        p.data.mul_(3)
-    return memory
+    return build()
 
 
 def fresh(dnc: DNC, batch: int = B):
@@ -44,13 +41,14 @@ def cosine_softmax(memory, key, strength):
 
 
 class Oracle:
-    """One row of a DNC in plain loops, from the paper's Methods."""
+    """One row of a DNC in plain loops: the paper's Methods, and the switches of its successors."""
 
     def __init__(self, dnc: DNC) -> None:
         self.p = {k: v.detach().numpy() for k, v in dnc.named_parameters()}
+        self.dnc, self.J = dnc, dnc.write_heads
         self.M, self.u = np.zeros((N, W)), np.zeros(N)
-        self.L, self.pr = np.zeros((N, N)), np.zeros(N)
-        self.ww, self.wr, self.r = np.zeros(N), np.zeros((R, N)), np.zeros((R, W))
+        self.L, self.pr = np.zeros((self.J, N, N)), np.zeros((self.J, N))
+        self.ww, self.wr, self.r = np.zeros((self.J, N)), np.zeros((R, N)), np.zeros((R, W))
         self.h, self.c = np.zeros(HIDDEN), np.zeros(HIDDEN)
 
     def control(self, x):
@@ -66,58 +64,129 @@ class Oracle:
         self.h = sigmoid(o) * np.tanh(self.c)
         return p["interface.weight"] @ self.h + p["interface.bias"]
 
-    def step(self, x):
-        xi = self.control(x)
-        cuts = np.cumsum([R * W, R, W, 1, W, W, R, 1, 1])
-        rk, rs, wk, ws, e, v, free, ga, gw, modes = np.split(xi, cuts)
-        rk, modes, plus = rk.reshape(R, W), modes.reshape(R, 3), lambda z: 1 + np.log1p(np.exp(z))
+    def cut(self, xi):
+        """Take the parts of the interface vector off its front, in order."""
+        J, place = self.J, 0
+        parts = {}
+        shapes = {"rk": (R, W), "rs": (R,), "wk": (J, W), "ws": (J,), "e": (J, W), "v": (J, W)}
+        shapes |= {"free": (R,), "ga": (J,), "gw": (J,), "modes": (R, 1 + 2 * J)}
+        if self.dnc.masked:
+            shapes |= {"rm": (R, W), "wm": (J, W)}
+        if self.dnc.sharp:
+            shapes |= {"sharp": (R, 2 * J)}
+        for name, shape in shapes.items():
+            size = int(np.prod(shape))
+            parts[name] = xi[place : place + size].reshape(shape)
+            place += size
+        assert place == len(xi)
+        return parts
+
+    def mask(self, parts, name, head):
+        if not self.dnc.masked:
+            return np.ones(W)
+        least = self.dnc.least_mask
+        return least + (1 - least) * sigmoid(parts[name][head])
+
+    def find(self, memory, key, strength, mask):
+        return cosine_softmax(memory * mask, key * mask, 1 + np.log1p(np.exp(strength)))
+
+    def write(self, x):
+        p, J = x, self.J
         psi = np.ones(N)
         for head in range(R):
-            psi *= 1 - sigmoid(free[head]) * self.wr[head]
-        self.u = (self.u + self.ww - self.u * self.ww) * psi
-        scaled = 1e-6 + (1 - 1e-6) * self.u
-        a, product = np.zeros(N), 1.0
-        for slot in np.argsort(scaled, kind="stable"):
-            a[slot] = (1 - scaled[slot]) * product
-            product *= scaled[slot]
-        c = cosine_softmax(self.M, wk, plus(ws)[0])
-        w = sigmoid(gw) * (sigmoid(ga) * a + (1 - sigmoid(ga)) * c)
-        M, L = self.M.copy(), self.L.copy()
-        for i in range(N):
-            for k in range(W):
-                M[i, k] = self.M[i, k] * (1 - w[i] * sigmoid(e[k])) + w[i] * v[k]
-            for j in range(N):
-                L[i, j] = 0 if i == j else (1 - w[i] - w[j]) * self.L[i, j] + w[i] * self.pr[j]
-        self.M, self.L, self.ww = M, L, w
-        self.pr = (1 - w.sum()) * self.pr + w
+            psi *= 1 - sigmoid(p["free"][head]) * self.wr[head]
+        written = 1 - np.prod(1 - self.ww, axis=0)
+        self.u = (self.u + written - self.u * written) * psi
+        usage, w = self.u.copy(), np.zeros((J, N))
+        for head in range(J):
+            scaled = 1e-6 + (1 - 1e-6) * usage
+            a, product = np.zeros(N), 1.0
+            for slot in np.argsort(scaled, kind="stable"):
+                a[slot] = (1 - scaled[slot]) * product
+                product *= scaled[slot]
+            ga, gw = sigmoid(p["ga"][head]), sigmoid(p["gw"][head])
+            c = self.find(self.M, p["wk"][head], p["ws"][head], self.mask(p, "wm", head))
+            w[head] = gw * (ga * a + (1 - ga) * c)
+            usage = usage + (1 - usage) * ga * gw * a
+        M = self.M * psi[:, None] if self.dnc.deallocate else self.M.copy()
+        for head in range(J):
+            M = M * (1 - np.outer(w[head], sigmoid(p["e"][head])))
+        self.M = M + sum(np.outer(w[head], p["v"][head]) for head in range(J))
+        L = np.zeros_like(self.L)
+        for head in range(J):
+            for i in range(N):
+                for j in range(N):
+                    if i != j:
+                        L[head, i, j] = (1 - w[head, i] - w[head, j]) * self.L[head, i, j]
+                        L[head, i, j] += w[head, i] * self.pr[head, j]
+            self.pr[head] = (1 - w[head].sum()) * self.pr[head] + w[head]
+        self.L, self.ww = L, w
+
+    def sharpened(self, weights, strength):
+        if not self.dnc.sharp:
+            return weights
+        weights = weights + 1e-6
+        powers = (weights / weights.max()) ** (1 + np.log1p(np.exp(strength)))
+        return powers / powers.sum()
+
+    def step(self, x):
+        parts = self.cut(self.control(x))
+        self.write(parts)
+        J, before = self.J, self.wr.copy()
         for head in range(R):
-            pi = softmax(modes[head])
-            content = cosine_softmax(M, rk[head], plus(rs[head]))
-            forward, backward = L @ self.wr[head], L.T @ self.wr[head]
-            self.wr[head] = pi[0] * backward + pi[1] * content + pi[2] * forward
-            self.r[head] = self.wr[head] @ M
+            pi = softmax(parts["modes"][head])
+            mask = self.mask(parts, "rm", head)
+            content = self.find(self.M, parts["rk"][head], parts["rs"][head], mask)
+            self.wr[head] = pi[J] * content
+            for j in range(J):
+                sharp = parts["sharp"][head] if self.dnc.sharp else np.zeros(2 * J)
+                backward = self.sharpened(self.L[j].T @ before[head], sharp[j])
+                forward = self.sharpened(self.L[j] @ before[head], sharp[J + j])
+                self.wr[head] += pi[j] * backward + pi[J + 1 + j] * forward
+            self.r[head] = self.wr[head] @ self.M
         p = self.p
         return p["output.weight"] @ self.h + p["read_output.weight"] @ self.r.ravel()
 
 
-def test_equals_the_papers_equations(dnc: DNC) -> None:
-    items = torch.randn(B, 7, INPUT, dtype=torch.float64)
+SWITCHES = (
+    {},
+    {"masked": True, "least_mask": 0.1},
+    {"deallocate": True},
+    {"sharp": True},
+    {"write_heads": 3},
+    {"write_heads": 2, "masked": True, "deallocate": True, "sharp": True},
+)
+
+
+def build(**switches) -> DNC:
+    torch.manual_seed(0)
+    memory = DNC(INPUT, N, W, R, HIDDEN, **switches).double()
+    for p in memory.parameters():
+        p.data.mul_(3)
+    return memory
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_equals_the_papers_equations(switches: dict) -> None:
+    dnc = build(**switches)
+    items = torch.randn(B, 9, INPUT, dtype=torch.float64)
     state, oracles = fresh(dnc), [Oracle(dnc) for _ in range(B)]
-    for t in range(7):
+    for t in range(9):
         state, read = dnc.step(state, items[:, t])
         for row, oracle in enumerate(oracles):
             y = oracle.step(items[row, t].numpy())
             np.testing.assert_allclose(read.values_BRW[row, -1].detach(), y, atol=1e-10)
             np.testing.assert_allclose(read.values_BRW[row, :R].detach(), oracle.r, atol=1e-10)
-            np.testing.assert_allclose(state.link_BNN[row].detach(), oracle.L, atol=1e-10)
+            np.testing.assert_allclose(state.link.link_BJNN[row].detach(), oracle.L, atol=1e-10)
             np.testing.assert_allclose(state.usage_BN[row].detach(), oracle.u, atol=1e-10)
+            np.testing.assert_allclose(state.memory_BNW[row].detach(), oracle.M, atol=1e-10)
 
 
 def test_invariants(dnc: DNC) -> None:
     state = fresh(dnc)
     for _ in range(12):
         state, read = dnc.step(state, 3 * torch.randn(B, INPUT, dtype=torch.float64))
-        link = state.link_BNN
+        link = state.link.link_BJNN[:, 0]
         assert (link >= -1e-12).all()
         assert (link.sum(1) <= 1 + 1e-9).all()
         assert (link.sum(2) <= 1 + 1e-9).all()
@@ -134,7 +203,10 @@ def test_reads_reach_the_controller(dnc: DNC) -> None:
     assert (one.controller.hidden_BH - two.controller.hidden_BH).abs().min() > 1e-6
 
 
-def test_gradients_are_right_and_finite(dnc: DNC) -> None:
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("link", [ExactLink(), SparseLink(2), FactoredLink(2)])
+def test_gradients_are_right_and_finite(switches: dict, link: Link) -> None:
+    dnc = build(**switches, link=link)
     items = torch.randn(1, 3, INPUT, dtype=torch.float64, requires_grad=True)
     here = torch.ones(1, 3, dtype=torch.bool)
 
@@ -179,8 +251,8 @@ def test_a_policy_multiplies_the_gates(dnc: DNC) -> None:
     skipped, _ = dnc.step(fresh(dnc), item, Says(SKIP))
     assert skipped.memory_BNW.abs().max() == 0
     updated, _ = dnc.step(fresh(dnc), item, Says(UPDATE))
-    assert updated.write_weights_BN[:, [0, 1, 3, 4]].abs().max() == 0
-    assert (updated.write_weights_BN[:, 2] > 0).all()
+    assert updated.write_weights_BJN[:, 0, [0, 1, 3, 4]].abs().max() == 0
+    assert (updated.write_weights_BJN[:, 0, 2] > 0).all()
 
 
 def test_detach_and_reset_rows(dnc: DNC) -> None:

@@ -141,11 +141,12 @@ class Oracle:
         asked = p["write_interface.weight"] @ self.h + p["write_interface.bias"]
         asked = asked.reshape(V, address + 2 * W)
         self.ww = [self.address(asked[v, :address], self.M, self.ww[v]) for v in range(V)]
-        for v in range(V):
-            erase, add = sigmoid(asked[v, address : address + W]), asked[v, address + W :]
-            for i in range(N):
+        for i in range(N):  # what heads erase, in any order, and then what they add
+            for v in range(V):
+                erase = sigmoid(asked[v, address : address + W])
                 self.M[i] = self.M[i] * (1 - self.ww[v][i] * erase)  # 3
-                self.M[i] += self.ww[v][i] * add  # 4
+            for v in range(V):
+                self.M[i] += self.ww[v][i] * asked[v, address + W :]  # 4
         asked = p["read_interface.weight"] @ self.h + p["read_interface.bias"]
         asked = asked.reshape(R, address)
         self.wr = [self.address(asked[r], self.M, self.wr[r]) for r in range(R)]

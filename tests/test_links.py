@@ -1,0 +1,126 @@
+"""Temporal links: the sparse and the factored one against loops, and against the exact one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stillknows.memory.links import ExactLink, FactoredLink, Link, SparseLink
+
+B, J, N, R = 2, 2, 6, 3
+
+
+def soft_writes(steps: int, seed: int = 0, sharpness: float = 1.0) -> Tensor:
+    """Return write weights that sum to less than 1, `[T, B, J, N]`."""
+    source = torch.Generator().manual_seed(seed)
+    scores = sharpness * torch.randn(steps, B, J, N, generator=source).double()
+    gates = torch.rand(steps, B, J, 1, generator=source).double()
+    return torch.softmax(scores, dim=-1) * gates
+
+
+def one_slot_writes(steps: int, seed: int = 0) -> Tensor:
+    """Return writes to one slot each, some of them weak or none, `[T, B, J, N]`."""
+    source = torch.Generator().manual_seed(seed)
+    slots = torch.randint(N, (steps, B, J), generator=source)
+    gates = torch.rand(steps, B, J, 1, generator=source).double().round(decimals=1)
+    return torch.nn.functional.one_hot(slots, N) * gates
+
+
+def written(link: Link, writes: Tensor):
+    state = link.initial_state(B, J, N)
+    state = type(state)(*(z.double() if z.is_floating_point() else z for z in state))
+    for weights in writes:
+        state = link.update(state, weights)
+    return state
+
+
+def matrix(link: Link, state) -> np.ndarray:
+    """Return L, `[B, J, N, N]`, by following from every slot; backward must be its transpose."""
+    every = torch.eye(N).double().expand(B, -1, -1)
+    forward, backward = link.follow(state, every)
+    np.testing.assert_allclose(backward.transpose(2, 3), forward, atol=1e-12)
+    return forward.transpose(2, 3).numpy()
+
+
+def in_loops(writes: Tensor, decay, keep: int = N) -> np.ndarray:
+    """Return L by its recurrence, only the `keep` strongest links of a slot kept."""
+    L, p = np.zeros((B, J, N, N)), np.zeros((B, J, N))
+    for w in writes.numpy():
+        for at in np.ndindex(B, J):
+            first = set(np.argsort(-p[at], kind="stable")[:keep])
+            old = L[at].copy()
+            for i in range(N):
+                for j in range(N):
+                    L[at][i, j] = decay(w[at][i], w[at][j]) * old[i, j]
+                    L[at][i, j] += w[at][i] * p[at][j] * (j in first)
+                L[at][i, i] = 0
+                L[at][i, np.argsort(-L[at][i])[keep:]] = 0
+            p[at] = (1 - w[at].sum()) * p[at] + w[at]
+    return L
+
+
+def as_in_the_paper(wi: float, wj: float) -> float:
+    return 1 - wi - wj
+
+
+def as_a_product(wi: float, wj: float) -> float:
+    return (1 - wi) * (1 - wj)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12))
+def test_every_link_equals_its_recurrence_in_loops(seed: int, steps: int) -> None:
+    writes = soft_writes(steps, seed)
+    for link, decay, keep in (
+        (ExactLink(), as_in_the_paper, N),
+        (SparseLink(N + 3), as_in_the_paper, N),
+        (SparseLink(2), as_in_the_paper, 2),
+        (FactoredLink(12), as_a_product, N),
+    ):
+        found = matrix(link, written(link, writes))
+        np.testing.assert_allclose(found, in_loops(writes, decay, keep), atol=1e-10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_where_a_write_goes_to_one_slot_the_factored_link_is_exact(seed: int) -> None:
+    writes = one_slot_writes(10, seed)
+    exact, factored = ExactLink(), FactoredLink(10)
+    np.testing.assert_allclose(
+        matrix(factored, written(factored, writes)),
+        matrix(exact, written(exact, writes)),
+        atol=1e-12,
+    )
+
+
+def test_a_history_of_as_many_writes_as_slots_lasts_for_ever() -> None:
+    """A whole write wipes what its slot was linked to, so no more than N pairs are alive."""
+    slots = torch.randint(N, (200, B, J), generator=torch.Generator().manual_seed(0))
+    writes = torch.nn.functional.one_hot(slots, N).double()
+    exact, factored = ExactLink(), FactoredLink(N + 1)
+    np.testing.assert_allclose(
+        matrix(factored, written(factored, writes)),
+        matrix(exact, written(exact, writes)),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("link", [SparseLink(3), FactoredLink(12)])
+def test_what_is_dropped_is_little_where_writes_are_sharp(link: Link) -> None:
+    writes = soft_writes(30, sharpness=8.0)
+    exact = ExactLink()
+    true, found = matrix(exact, written(exact, writes)), matrix(link, written(link, writes))
+    assert np.abs(true).max() > 0.3
+    assert np.abs(found - true).max() < 0.15
+    assert (found >= -1e-12).all()
+    assert (found.sum(3) <= 1 + 1e-9).all()
+    assert np.abs(np.diagonal(found, axis1=2, axis2=3)).max() < 1e-12
+
+
+def test_sizes_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one link"):
+        SparseLink(0)
+    with pytest.raises(ValueError, match="at least one write"):
+        FactoredLink(0)
