@@ -206,7 +206,7 @@ class DNC(Recurrent):
         return self.least_mask + (1 - self.least_mask) * torch.sigmoid(numbers).view(shape)
 
     def _write(self, state: DNCState, interface: Interface, decision: Decision | None) -> DNCState:
-        """Usage, allocation, write, link and precedence."""
+        """Usage, allocation and write."""
         kept_BN = addressing.retention(interface.free_gates_BR, state.read_weights_BRN)  # psi_t
         written_BN = addressing.combined(state.write_weights_BJN)
         usage_BN = addressing.usage(state.usage_BN, written_BN, kept_BN)  # u_t
@@ -230,19 +230,20 @@ class DNC(Recurrent):
             memory_BNW=addressing.erase_and_write(
                 memory_BNW, weights_BJN, interface.erase_BJW, interface.write_BJW
             ),
-            link=self.link.update(state.link, weights_BJN),
             write_weights_BJN=weights_BJN,
         )
 
     def _read(self, state: DNCState, interface: Interface) -> DNCState:
-        """Read by content and by the order of writing."""
+        """Link and precedence; read by content and by the order of writing."""
         found_BRN = addressing.content_weights(
             state.memory_BNW,
             interface.read_keys_BRW,
             interface.read_strengths_BR,
             interface.read_masks_BRW,
         )
-        forward_BJRN, backward_BJRN = self.link.follow(state.link, state.read_weights_BRN)
+        link, forward_BJRN, backward_BJRN = self.link.step(
+            state.link, state.write_weights_BJN, state.read_weights_BRN
+        )
         linked = torch.cat([backward_BJRN, forward_BJRN], dim=1).transpose(1, 2)  # [B, R, 2J, N]
         if interface.sharpness_BRQ is not None:
             linked = addressing.sharpen(linked, interface.sharpness_BRQ)
@@ -250,7 +251,7 @@ class DNC(Recurrent):
         ways = torch.cat([linked[:, :, :heads], found_BRN[:, :, None], linked[:, :, heads:]], dim=2)
         weights_BRN = (interface.read_modes_BRP[..., None] * ways).sum(dim=2)
         return state._replace(
-            read_weights_BRN=weights_BRN, reads_BRW=weights_BRN @ state.memory_BNW
+            link=link, read_weights_BRN=weights_BRN, reads_BRW=weights_BRN @ state.memory_BNW
         )
 
     def _features(self, state: DNCState, interface: Interface) -> Features:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-Followed = tuple[Tensor, Tensor]
+Step = tuple[Any, Tensor, Tensor]
 
 
 class Link(Protocol):
@@ -29,12 +29,18 @@ class Link(Protocol):
         """Return the state before the first write: no slot follows another."""
         ...
 
-    def update(self, state: Any, weights_BJN: Tensor) -> Any:
-        """Return the state after a write with these weights, which sum to at most 1 a head."""
-        ...
+    def step(self, state: Any, weights_BJN: Tensor, read_BRN: Tensor) -> Step:
+        """Take a write, then follow the links from where was read.
 
-    def follow(self, state: Any, read_BRN: Tensor) -> Followed:
-        """Return `f = L w` and `b = L^T w` of read weights, `[B, J, R, N]` each."""
+        Args:
+            state: before the write; it stays as it was.
+            weights_BJN: of the write, at most 1 in sum a head.
+            read_BRN: weights of the reads of the step before.
+
+        Returns:
+            The state after the write, and with its link `f = L w` and `b = L^T w` of the read
+            weights, `[B, J, R, N]` each.
+        """
         ...
 
 
@@ -51,7 +57,15 @@ class ExactState(NamedTuple):
 
 
 class ExactLink:
-    """The link of the paper; a step costs N x N."""
+    """The link of the paper; a step costs N x N.
+
+    Args:
+        fused: take its gradient by hand, which keeps one matrix a step instead of three; the slower
+            way is equal.
+    """
+
+    def __init__(self, fused: bool = True) -> None:
+        self.fused = fused
 
     def initial_state(
         self, batch: int, heads: int, slots: int, device: torch.device | str = "cpu"
@@ -60,19 +74,63 @@ class ExactLink:
         precedence_BJN = torch.zeros(batch, heads, slots, device=device)
         return ExactState(precedence_BJN[..., None].repeat(1, 1, 1, slots), precedence_BJN)
 
-    def update(self, state: ExactState, weights_BJN: Tensor) -> ExactState:
-        """Apply the equation as it stands."""
-        row, column = weights_BJN[..., :, None], weights_BJN[..., None, :]
-        link_BJNN = (1 - row - column) * state.link_BJNN + row * state.precedence_BJN[..., None, :]
-        diagonal_NN = torch.eye(weights_BJN.shape[2], dtype=torch.bool, device=row.device)
-        return ExactState(
-            link_BJNN.masked_fill(diagonal_NN, 0.0), precedence(state.precedence_BJN, weights_BJN)
-        )
+    def step(self, state: ExactState, weights_BJN: Tensor, read_BRN: Tensor) -> Step:
+        """Apply the equation as it stands; multiply by the matrix and by its transpose."""
+        read_BJRN = read_BRN[:, None].expand(-1, weights_BJN.shape[1], -1, -1)
+        before = (state.link_BJNN, state.precedence_BJN)
+        step = _FusedStep.apply if self.fused else _plain_step
+        link_BJNN, forward, backward = step(*before, weights_BJN, read_BJRN)
+        after = ExactState(link_BJNN, precedence(state.precedence_BJN, weights_BJN))
+        return after, forward, backward
 
-    def follow(self, state: ExactState, read_BRN: Tensor) -> Followed:
-        """Multiply by the matrix and by its transpose."""
-        read_B1RN = read_BRN[:, None]
-        return read_B1RN @ state.link_BJNN.transpose(2, 3), read_B1RN @ state.link_BJNN
+
+def _plain_step(
+    link: Tensor, precedence: Tensor, weights: Tensor, read: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `L_t`, `L_t w` and `L_t^T w`; leading axes are alike."""
+    row, column = weights[..., :, None], weights[..., None, :]
+    link = (1 - row - column) * link + row * precedence[..., None, :]
+    own = torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device)
+    link = link.masked_fill(own, 0.0)
+    return link, read @ link.transpose(-1, -2), read @ link
+
+
+class _FusedStep(torch.autograd.Function):
+    """`_plain_step` with its gradient by hand: of N x N it keeps `L_{t-1}` and `L_t` alone.
+
+    With `G = dL_t + df^T w + w^T db` (diagonal 0) the gradients are `dL_{t-1} = G (1 - w_i - w_j)`,
+    `dw_i = sum_j G_ij (p_j - L_ij) - sum_j G_ji L_ji` and `dp_j = sum_i w_i G_ij`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, link: Tensor, precedence: Tensor, weights: Tensor, read: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        after = _decayed(link, weights)
+        after.add_(weights[..., :, None] * precedence[..., None, :])
+        after.diagonal(dim1=-2, dim2=-1).zero_()
+        ctx.save_for_backward(link, precedence, weights, read, after)
+        return after, read @ after.transpose(-1, -2), read @ after
+
+    @staticmethod
+    def backward(
+        ctx: Any, dlink: Tensor, dforward: Tensor, dbackward: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        link, precedence, weights, read, after = ctx.saved_tensors
+        left = torch.cat([dforward, read], dim=-2).transpose(-1, -2)
+        gradient = dlink + left @ torch.cat([read, dbackward], dim=-2)
+        gradient.diagonal(dim1=-2, dim2=-1).zero_()
+        dread = dforward @ after + dbackward @ after.transpose(-1, -2)
+        product = gradient * link
+        dweights = (gradient @ precedence[..., None])[..., 0] - product.sum(-1) - product.sum(-2)
+        dprecedence = (weights[..., None, :] @ gradient)[..., 0, :]
+        return _decayed(gradient, weights), dprecedence, dweights, dread
+
+
+def _decayed(link: Tensor, weights: Tensor) -> Tensor:
+    """Return `(1 - w_i - w_j) L[i, j]`, a new tensor."""
+    kept = (1 - weights)[..., :, None] - weights[..., None, :]
+    return kept.mul_(link)
 
 
 class SparseState(NamedTuple):
@@ -111,7 +169,20 @@ class SparseLink:
         precedence_BJN = torch.zeros(batch, heads, slots, device=device)
         return SparseState(before_K.expand_as(strength_BJNK), strength_BJNK, precedence_BJN)
 
-    def update(self, state: SparseState, weights_BJN: Tensor) -> SparseState:
+    def step(self, state: SparseState, weights_BJN: Tensor, read_BRN: Tensor) -> Step:
+        """Write; gather what every slot follows; scatter to what it follows."""
+        state = self._write(state, weights_BJN)
+        batch, heads, slots, kept = state.strength_BJNK.shape
+        reads = read_BRN.shape[1]
+        before = state.before_BJNK[:, :, None].expand(-1, -1, reads, -1, -1).flatten(3)
+        read_BJRN = read_BRN[:, None].expand(-1, heads, -1, -1)
+        strength = state.strength_BJNK[:, :, None]
+        found = read_BJRN.gather(3, before).view(batch, heads, reads, slots, kept)
+        sent = (strength * read_BJRN[..., None]).flatten(3)
+        backward = torch.zeros_like(read_BJRN).scatter_add(3, before, sent)
+        return state, (found * strength).sum(dim=4), backward
+
+    def _write(self, state: SparseState, weights_BJN: Tensor) -> SparseState:
         """Weaken the links that are kept, add those to the first by precedence, keep the best."""
         kept = state.strength_BJNK.shape[3]
         row_BJN1 = weights_BJN[..., None]
@@ -131,18 +202,6 @@ class SparseLink:
         return SparseState(
             before_BJNK, strength_BJNK, precedence(state.precedence_BJN, weights_BJN)
         )
-
-    def follow(self, state: SparseState, read_BRN: Tensor) -> Followed:
-        """Gather what every slot follows; scatter to what it follows."""
-        batch, heads, slots, kept = state.strength_BJNK.shape
-        reads = read_BRN.shape[1]
-        before = state.before_BJNK[:, :, None].expand(-1, -1, reads, -1, -1).flatten(3)
-        read_BJRN = read_BRN[:, None].expand(-1, heads, -1, -1)
-        strength = state.strength_BJNK[:, :, None]
-        found = read_BJRN.gather(3, before).view(batch, heads, reads, slots, kept)
-        sent = (strength * read_BJRN[..., None]).flatten(3)
-        backward = torch.zeros_like(read_BJRN).scatter_add(3, before, sent)
-        return (found * strength).sum(dim=4), backward
 
 
 class FactoredState(NamedTuple):
@@ -183,7 +242,17 @@ class FactoredLink:
         nothing_BJHN = torch.zeros(batch, heads, self.history, slots, device=device)
         return FactoredState(nothing_BJHN, nothing_BJHN, nothing_BJHN[:, :, 0])
 
-    def update(self, state: FactoredState, weights_BJN: Tensor) -> FactoredState:
+    def step(self, state: FactoredState, weights_BJN: Tensor, read_BRN: Tensor) -> Step:
+        """Write; multiply by one factor and then by the other."""
+        state = self._write(state, weights_BJN)
+        read_B1RN = read_BRN[:, None]
+        written, before = state.written_BJHN, state.before_BJHN
+        diagonal_BJRN = (written * before).sum(dim=2)[:, :, None] * read_B1RN
+        forward = (read_B1RN @ before.transpose(2, 3)) @ written
+        backward = (read_B1RN @ written.transpose(2, 3)) @ before
+        return state, forward - diagonal_BJRN, backward - diagonal_BJRN
+
+    def _write(self, state: FactoredState, weights_BJN: Tensor) -> FactoredState:
         """Let the history fade and put the new write where least is left."""
         kept_BJ1N = 1 - weights_BJN[:, :, None]
         left_BJH = state.written_BJHN.detach().sum(dim=3) * state.before_BJHN.detach().sum(dim=3)
@@ -195,15 +264,6 @@ class FactoredLink:
             torch.where(new_BJH1, state.precedence_BJN[:, :, None], state.before_BJHN * kept_BJ1N),
             precedence(state.precedence_BJN, weights_BJN),
         )
-
-    def follow(self, state: FactoredState, read_BRN: Tensor) -> Followed:
-        """Multiply by one factor and then by the other."""
-        read_B1RN = read_BRN[:, None]
-        written, before = state.written_BJHN, state.before_BJHN
-        diagonal_BJRN = (written * before).sum(dim=2)[:, :, None] * read_B1RN
-        forward = (read_B1RN @ before.transpose(2, 3)) @ written
-        backward = (read_B1RN @ written.transpose(2, 3)) @ before
-        return forward - diagonal_BJRN, backward - diagonal_BJRN
 
 
 def _at(values_BJN: Tensor, index_BJNK: Tensor) -> Tensor:

@@ -28,18 +28,13 @@ def one_slot_writes(steps: int, seed: int = 0) -> Tensor:
     return torch.nn.functional.one_hot(slots, N) * gates
 
 
-def written(link: Link, writes: Tensor):
+def matrix(link: Link, writes: Tensor) -> np.ndarray:
+    """Return L after writes, `[B, J, N, N]`, by following from every slot; `b` is its transpose."""
     state = link.initial_state(B, J, N)
     state = type(state)(*(z.double() if z.is_floating_point() else z for z in state))
-    for weights in writes:
-        state = link.update(state, weights)
-    return state
-
-
-def matrix(link: Link, state) -> np.ndarray:
-    """Return L, `[B, J, N, N]`, by following from every slot; backward must be its transpose."""
     every = torch.eye(N).double().expand(B, -1, -1)
-    forward, backward = link.follow(state, every)
+    for weights in writes:
+        state, forward, backward = link.step(state, weights, every)
     np.testing.assert_allclose(backward.transpose(2, 3), forward, atol=1e-12)
     return forward.transpose(2, 3).numpy()
 
@@ -75,23 +70,21 @@ def test_every_link_equals_its_recurrence_in_loops(seed: int, steps: int) -> Non
     writes = soft_writes(steps, seed)
     for link, decay, keep in (
         (ExactLink(), as_in_the_paper, N),
+        (ExactLink(fused=False), as_in_the_paper, N),
         (SparseLink(N + 3), as_in_the_paper, N),
         (SparseLink(2), as_in_the_paper, 2),
         (FactoredLink(12), as_a_product, N),
     ):
-        found = matrix(link, written(link, writes))
-        np.testing.assert_allclose(found, in_loops(writes, decay, keep), atol=1e-10)
+        expected = in_loops(writes, decay, keep)
+        np.testing.assert_allclose(matrix(link, writes), expected, atol=1e-10)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
 def test_where_a_write_goes_to_one_slot_the_factored_link_is_exact(seed: int) -> None:
     writes = one_slot_writes(10, seed)
-    exact, factored = ExactLink(), FactoredLink(10)
     np.testing.assert_allclose(
-        matrix(factored, written(factored, writes)),
-        matrix(exact, written(exact, writes)),
-        atol=1e-12,
+        matrix(FactoredLink(10), writes), matrix(ExactLink(), writes), atol=1e-12
     )
 
 
@@ -99,19 +92,15 @@ def test_a_history_of_as_many_writes_as_slots_lasts_for_ever() -> None:
     """A whole write wipes what its slot was linked to, so no more than N pairs are alive."""
     slots = torch.randint(N, (200, B, J), generator=torch.Generator().manual_seed(0))
     writes = torch.nn.functional.one_hot(slots, N).double()
-    exact, factored = ExactLink(), FactoredLink(N + 1)
     np.testing.assert_allclose(
-        matrix(factored, written(factored, writes)),
-        matrix(exact, written(exact, writes)),
-        atol=1e-12,
+        matrix(FactoredLink(N + 1), writes), matrix(ExactLink(), writes), atol=1e-12
     )
 
 
 @pytest.mark.parametrize("link", [SparseLink(3), FactoredLink(12)])
 def test_what_is_dropped_is_little_where_writes_are_sharp(link: Link) -> None:
     writes = soft_writes(30, sharpness=8.0)
-    exact = ExactLink()
-    true, found = matrix(exact, written(exact, writes)), matrix(link, written(link, writes))
+    true, found = matrix(ExactLink(), writes), matrix(link, writes)
     assert np.abs(true).max() > 0.3
     assert np.abs(found - true).max() < 0.15
     assert (found >= -1e-12).all()
@@ -124,3 +113,21 @@ def test_sizes_below_one_are_refused() -> None:
         SparseLink(0)
     with pytest.raises(ValueError, match="at least one write"):
         FactoredLink(0)
+
+
+def test_the_fused_step_has_the_gradients_of_the_plain_one() -> None:
+    writes, source = soft_writes(5), torch.Generator().manual_seed(1)
+    reads = torch.softmax(torch.randn(5, B, R, N, generator=source).double(), dim=-1)
+    weights = torch.randn(5, 2, B, J, R, N, generator=source).double()
+    found = []
+    for link in (ExactLink(), ExactLink(fused=False)):
+        inputs = writes.clone().requires_grad_(), reads.clone().requires_grad_()
+        state, total = link.initial_state(B, J, N), torch.zeros(())
+        state = type(state)(*(z.double() for z in state))
+        for t in range(5):
+            state, forward, backward = link.step(state, inputs[0][t], inputs[1][t])
+            total = total + (weights[t] * torch.stack([forward, backward])).sum()
+        total = total + state.link_BJNN.square().sum()
+        found.append((total.detach(), *torch.autograd.grad(total, inputs)))
+    for fused, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
