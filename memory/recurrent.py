@@ -7,10 +7,12 @@ N slots, W word size, R read heads, T items.
 This file knows no equation of either.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from stillknows.memory import noise
 from stillknows.memory.interface import (
@@ -135,6 +137,39 @@ class Recurrent(nn.Module):
         if read is None:
             raise ValueError("A sequence of no items has no read: give at least one.")
         return state, read
+
+    def outputs(
+        self, state: Any, items_BTI: Tensor, policy: Policy | None = None, checkpoint: int = 0
+    ) -> tuple[Any, Tensor]:
+        """Take T items one by one; return the output (the last read) of every step.
+
+        Args:
+            state: before the first; it stays as it was.
+            items_BTI: `[B, T, input_size]`, T at least 1.
+            policy: as in `step`.
+            checkpoint: keep for the gradient only the state at every so many steps, and take the
+                steps between again when the gradient is taken; 0 keeps everything.
+
+        Returns:
+            The state after the last, and `[B, T, W]`.
+        """
+
+        def take(state: Any, items: Sequence[Tensor]) -> tuple[Any, Tensor]:
+            values = []
+            for item_BI in items:
+                state, read = self.step(state, item_BI, policy)
+                values.append(read.values_BRW[:, -1])
+            return state, torch.stack(values, dim=1)
+
+        items = items_BTI.unbind(dim=1)
+        if not checkpoint:
+            return take(state, items)
+        chunks = []
+        for first in range(0, len(items), checkpoint):
+            chunk = items[first : first + checkpoint]
+            state, values_BCW = torch_checkpoint(take, state, chunk, use_reentrant=False)
+            chunks.append(values_BCW)
+        return state, torch.cat(chunks, dim=1)
 
     def _describe(
         self, state: Any, candidate_BW: Tensor, usage_BN: Tensor, strength_BN: Tensor

@@ -218,6 +218,25 @@ def test_gradients_are_right_and_finite(switches: dict, link: Link) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in dnc.parameters())
 
 
+@pytest.mark.parametrize("checkpoint", [1, 3, 100])
+def test_steps_taken_again_give_the_same_outputs_and_gradients(dnc: DNC, checkpoint: int) -> None:
+    items = torch.randn(B, 7, INPUT, dtype=torch.float64, requires_grad=True)
+    found = []
+    for chunk in (0, checkpoint):
+        dnc.zero_grad()
+        state, outputs = dnc.outputs(fresh(dnc), items, checkpoint=chunk)
+        (gradient,) = torch.autograd.grad(outputs.square().sum(), items, retain_graph=True)
+        outputs.square().sum().backward()
+        found.append([outputs, state.memory_BNW, gradient, *(p.grad for p in dnc.parameters())])
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(kept, again)
+    steps, state = [], fresh(dnc)
+    for item in items.unbind(1):
+        state, read = dnc.step(state, item)
+        steps.append(read.values_BRW[:, -1])
+    assert torch.equal(torch.stack(steps, 1), found[0][0])
+
+
 def test_a_step_leaves_its_input_as_it_was(dnc: DNC) -> None:
     state, _ = dnc.step(fresh(dnc), torch.randn(B, INPUT, dtype=torch.float64))
     before = [z.clone() for z in _leaves(state)]
