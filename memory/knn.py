@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1 << 20  # entries of the B x n matrix that is held at once
+_SLOT = 0xFFFFFFFF
 
 
 def nearest(
@@ -67,35 +68,85 @@ def share_kept(before_BK: Tensor, after_BK: Tensor) -> float:
 
 
 def _select(query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, neighbours: int) -> Tensor:
-    """Return the slots of the K nearest keys of a query, `[B, K]`, found in chunks of keys."""
-    query_BD, keys_ND = query_BD.float(), keys_ND.float()
-    size = max(1, _CHUNK // max(1, len(query_BD)))
-    best = []
-    for first in range(0, len(keys_ND), size):
-        chunk = slice(first, first + size)
-        exact_Bn = _exact_near_the_edge(query_BD, keys_ND[chunk], filled_N[chunk], neighbours)
-        slot_n = torch.arange(first, first + exact_Bn.shape[1], device=keys_ND.device)
-        # Bits of non-negative floats are ordered as the floats are: distance first, then slot.
-        order_Bn = (exact_Bn.view(torch.int32).long() << 32) | slot_n
-        best.append(order_Bn.topk(min(neighbours, len(slot_n)), dim=1, largest=False).values)
-    merged_BK = torch.cat(best, dim=1).topk(neighbours, dim=1, largest=False).values
-    return merged_BK & 0xFFFFFFFF
+    """Return the slots of the K nearest keys of a query, `[B, K]`.
 
-
-def _exact_near_the_edge(
-    query_BD: Tensor, keys_nD: Tensor, filled_n: Tensor, neighbours: int
-) -> Tensor:
-    """Return squared distances `[B, n]` by direct differences, infinite for keys that cannot win.
-
-    A key stays if its score is within twice the rounding error of the K-th best: D roundings of
-    terms that are no larger than (|q| + |k|)^2.
+    The best by score, and some more in reserve, are measured by direct differences. Where the
+    reserve is not enough to be sure (many keys are equal), all keys are settled near the edge.
     """
-    square_n = keys_nD.square().sum(1)
-    score_Bn = (square_n - 2 * query_BD @ keys_nD.T).masked_fill(~filled_n, torch.inf)
-    last = score_Bn.topk(min(neighbours, len(keys_nD)), dim=1, largest=False).values[:, -1:]
-    longest = square_n.masked_fill(~filled_n, 0).amax().sqrt()
-    reach_B1 = (query_BD.norm(dim=1, keepdim=True) + longest).square()
-    edge_B1 = last + 2 * query_BD.shape[1] * torch.finfo(score_Bn.dtype).eps * reach_B1
-    row_P, key_P = ((score_Bn <= edge_B1) & filled_n).nonzero(as_tuple=True)
-    exact_P = (query_BD[row_P] - keys_nD[key_P]).square().sum(-1)
-    return torch.full_like(score_Bn, torch.inf).index_put((row_P, key_P), exact_P)
+    query_BD, keys_ND = query_BD.float(), keys_ND.float()
+    square_N = keys_ND.square().sum(1)
+    edge_B1 = _rounding(query_BD, square_N.masked_fill(~filled_N, 0))
+    square_N = square_N.masked_fill(~filled_N, torch.inf)
+    score_BM, slot_BM = _best_by_score(query_BD, keys_ND, square_N, neighbours)
+    last_B1 = score_BM[:, neighbours - 1 : neighbours]
+    sure_B = (score_BM[:, -1:] > last_B1 + edge_B1).squeeze(1) | last_B1.squeeze(1).isinf()
+    exact_BM = (query_BD[:, None] - keys_ND[slot_BM]).square().sum(-1)
+    exact_BM = exact_BM.masked_fill(score_BM.isinf(), torch.inf)
+    slot_BK = _first(exact_BM, slot_BM, neighbours) & _SLOT
+    if slot_BM.shape[1] < len(keys_ND) and not sure_B.all():
+        unsure = ~sure_B
+        edges = edge_B1[unsure]
+        slot_BK[unsure] = _settle(query_BD[unsure], keys_ND, square_N, edges, neighbours)
+    return slot_BK
+
+
+def _best_by_score(
+    query_BD: Tensor, keys_ND: Tensor, square_N: Tensor, neighbours: int
+) -> tuple[Tensor, Tensor]:
+    """Return the M >= K lowest `|k|^2 - 2 q.k`, lowest first, and their slots, `[B, M]` each."""
+    reserve = neighbours + max(8, neighbours // 4)
+    scores, slots = [], []
+    for first, last in _chunks(query_BD, keys_ND):
+        part = slice(first, last)
+        score_Bn = torch.addmm(square_N[part], query_BD, keys_ND[part].T, alpha=-2)
+        best = score_Bn.topk(min(reserve, last - first), dim=1, largest=False)
+        scores.append(best.values)
+        slots.append(best.indices + first)
+    score_BM, slot_BM = torch.cat(scores, dim=1), torch.cat(slots, dim=1)
+    if len(scores) == 1:
+        return score_BM, slot_BM
+    best = score_BM.topk(min(reserve, score_BM.shape[1]), dim=1, largest=False)
+    return best.values, slot_BM.gather(1, best.indices)
+
+
+def _settle(
+    query_BD: Tensor, keys_ND: Tensor, square_N: Tensor, edge_B1: Tensor, neighbours: int
+) -> Tensor:
+    """Return the slots of the K nearest keys by measuring all that are near the edge, `[B, K]`."""
+    best = []
+    for first, last in _chunks(query_BD, keys_ND):
+        keys_nD = keys_ND[first:last]
+        score_Bn = torch.addmm(square_N[first:last], query_BD, keys_nD.T, alpha=-2)
+        kept = min(neighbours, last - first)
+        worst_B1 = score_Bn.topk(kept, dim=1, largest=False).values[:, -1:]
+        near_Bn = (score_Bn <= worst_B1 + edge_B1) & score_Bn.isfinite()
+        row_P, key_P = near_Bn.nonzero(as_tuple=True)
+        exact_P = (query_BD[row_P] - keys_nD[key_P]).square().sum(-1)
+        exact_Bn = torch.full_like(score_Bn, torch.inf).index_put((row_P, key_P), exact_P)
+        best.append(_first(exact_Bn, torch.arange(first, last, device=keys_ND.device), kept))
+    return torch.cat(best, dim=1).topk(neighbours, dim=1, largest=False).values & _SLOT
+
+
+def _rounding(query_BD: Tensor, square_N: Tensor) -> Tensor:
+    """Return how far apart the scores of equal distances may be, `[B, 1]`.
+
+    Twice the error of a score: D roundings of terms that are no larger than (|q| + |k|)^2.
+    """
+    reach_B1 = (query_BD.norm(dim=1, keepdim=True) + square_N.amax().sqrt()).square()
+    error_B1: Tensor = 2 * query_BD.shape[1] * torch.finfo(query_BD.dtype).eps * reach_B1
+    return error_B1
+
+
+def _first(distance_Bn: Tensor, slot: Tensor, neighbours: int) -> Tensor:
+    """Return the lowest pairs of distance and slot as whole numbers, the slot in the low 32 bits.
+
+    Bits of non-negative floats are ordered as the floats are: distance first, then slot.
+    """
+    order_Bn = (distance_Bn.view(torch.int32).long() << 32) | slot
+    return order_Bn.topk(neighbours, dim=1, largest=False).values
+
+
+def _chunks(query_BD: Tensor, keys_ND: Tensor) -> list[tuple[int, int]]:
+    """Return the bounds of parts of the keys that a batch is compared with at once."""
+    size = max(1, _CHUNK // max(1, len(query_BD)))
+    return [(first, min(first + size, len(keys_ND))) for first in range(0, len(keys_ND), size)]
