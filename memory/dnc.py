@@ -160,7 +160,9 @@ class DNC(Recurrent):
         seen_BI = torch.cat([item_BI, state.reads_BRW.flatten(1)], dim=1)  # chi_t
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         interface = self._parse(self.interface(hidden_BH))
-        decision = policy.decide(self._features(state, interface)) if policy else None
+        decision = (
+            None if policy is None else policy.decide(self._features(state, interface, policy))
+        )
         state = self._write(state._replace(controller=controller), interface, decision)
         state = self._read(state, interface)
         read_BW = self.read_output(state.reads_BRW.flatten(1))
@@ -254,10 +256,10 @@ class DNC(Recurrent):
             link=link, read_weights_BRN=weights_BRN, reads_BRW=weights_BRN @ state.memory_BNW
         )
 
-    def _features(self, state: DNCState, interface: Interface) -> Features:
+    def _features(self, state: DNCState, interface: Interface, policy: Policy) -> Features:
         """Describe the slots to a policy; the candidate is the mean of what would be written."""
         candidate_BW = interface.write_BJW.mean(dim=1)
-        return self._describe(state, candidate_BW, state.usage_BN, state.usage_BN)
+        return self._describe(state, candidate_BW, state.usage_BN, state.usage_BN, policy)
 
     def _count(self, state: DNCState) -> DNCState:
         """Note which slots were touched, and let the clock go on."""

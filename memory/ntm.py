@@ -255,7 +255,10 @@ class NTM(Recurrent):
         """Address the memory of the step before with all write heads; erase, then add."""
         heads, vectors_BVX = self._heads(self.write_interface(hidden_BH), self.write_heads)
         erase_BVW, add_BVW = vectors_BVX.chunk(2, dim=2)
-        decision = policy.decide(self._features(state, add_BVW.mean(dim=1))) if policy else None
+        decision = None
+        if policy is not None:
+            candidate_BW = add_BVW.mean(dim=1)
+            decision = policy.decide(self._features(state, candidate_BW, policy))
         weights_BVN = focus(state.memory_BNW, state.write_weights_BVN, heads)
         memory_BNW = state.memory_BNW
         if decision is not None:
@@ -281,9 +284,9 @@ class NTM(Recurrent):
             step_B=state.step_B + 1,
         )
 
-    def _features(self, state: NTMState, candidate_BW: Tensor) -> Features:
+    def _features(self, state: NTMState, candidate_BW: Tensor, policy: Policy) -> Features:
         """Describe the slots to a policy; the candidate is the mean of what the heads would add."""
-        return self._describe(state, candidate_BW, state.usage_BN, state.strength_BN)
+        return self._describe(state, candidate_BW, state.usage_BN, state.strength_BN, policy)
 
 
 def _check(shifts: int, **sizes: int) -> None:

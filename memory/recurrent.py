@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from stillknows.memory import noise
 from stillknows.memory.interface import (
     MERGE,
     SKIP,
@@ -23,6 +22,8 @@ from stillknows.memory.interface import (
     Features,
     Policy,
     Read,
+    needs,
+    noise_for,
     reset_rows,
 )
 
@@ -172,13 +173,20 @@ class Recurrent(nn.Module):
         return state, torch.cat(chunks, dim=1)
 
     def _describe(
-        self, state: Any, candidate_BW: Tensor, usage_BN: Tensor, strength_BN: Tensor
+        self,
+        state: Any,
+        candidate_BW: Tensor,
+        usage_BN: Tensor,
+        strength_BN: Tensor,
+        policy: Policy,
     ) -> Features:
         """Describe the slots to a policy, without a gradient."""
         candidate_BW, memory_BNW = candidate_BW.detach(), state.memory_BNW.detach()
         filled_BN = state.birth_BN >= 0
         step_B1 = state.step_B[:, None]
-        similarity_BN = torch.cosine_similarity(candidate_BW[:, None], memory_BNW, dim=2)
+        similarity_BN = torch.zeros_like(usage_BN)
+        if needs(policy, "similarity"):
+            similarity_BN = torch.cosine_similarity(candidate_BW[:, None], memory_BNW, dim=2)
         return Features(
             candidate_BW=candidate_BW,
             similarity_BN=similarity_BN * filled_BN,
@@ -187,7 +195,7 @@ class Recurrent(nn.Module):
             idle_BN=torch.where(filled_BN, step_B1 - state.last_read_BN, 0).float(),
             filled_BN=filled_BN,
             seen_B=state.step_B,
-            noise_BM=noise.uniform(state.key_B, state.step_B, self.slots + 1),
+            noise_BM=noise_for(policy, state.key_B, state.step_B, self.slots),
             known_B=torch.full_like(state.step_B, -1),
             strength_BN=strength_BN.detach(),
         )
