@@ -8,11 +8,14 @@ what the keys stand for.
 Letters: B queries, N stored keys, D key size, K neighbours.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 _CHUNK = 1 << 20  # entries of the B x n matrix that is held at once
 _SLOT = 0xFFFFFFFF
+_ROWS = 512  # keys that one piece of a product with a single query takes
 
 
 def nearest(
@@ -70,56 +73,110 @@ def share_kept(before_BK: Tensor, after_BK: Tensor) -> float:
 def _select(query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, neighbours: int) -> Tensor:
     """Return the slots of the K nearest keys of a query, `[B, K]`.
 
-    The best by score, and some more in reserve, are measured by direct differences. Where the
-    reserve is not enough to be sure (many keys are equal), all keys are settled near the edge.
+    Keys stand in blocks. The K nearest are in the K blocks with the lowest scores; the keys of
+    these and of some blocks in reserve are measured by direct differences. Where the reserve is
+    not enough to be sure (many keys are equal), all keys are settled near the edge.
     """
     query_BD, keys_ND = query_BD.float(), keys_ND.float()
-    square_N = keys_ND.square().sum(1)
-    edge_B1 = _rounding(query_BD, square_N.masked_fill(~filled_N, 0))
-    square_N = square_N.masked_fill(~filled_N, torch.inf)
-    score_BM, slot_BM = _best_by_score(query_BD, keys_ND, square_N, neighbours)
-    last_B1 = score_BM[:, neighbours - 1 : neighbours]
-    sure_B = (score_BM[:, -1:] > last_B1 + edge_B1).squeeze(1) | last_B1.squeeze(1).isinf()
-    exact_BM = (query_BD[:, None] - keys_ND[slot_BM]).square().sum(-1)
-    exact_BM = exact_BM.masked_fill(score_BM.isinf(), torch.inf)
-    slot_BK = _first(exact_BM, slot_BM, neighbours) & _SLOT
-    if slot_BM.shape[1] < len(keys_ND) and not sure_B.all():
-        unsure = ~sure_B
-        edges = edge_B1[unsure]
-        slot_BK[unsure] = _settle(query_BD[unsure], keys_ND, square_N, edges, neighbours)
+    blocks = math.ceil(len(keys_ND) / _block_size(len(keys_ND)))
+    lowest_BJ, longest = _lowest_scores(query_BD, keys_ND, filled_N, blocks)
+    taken = lowest_BJ.topk(min(blocks, neighbours + max(8, neighbours // 4)), dim=1, largest=False)
+    order_BK = _measure(query_BD, keys_ND, filled_N, taken.indices, blocks, neighbours)
+    slot_BK = order_BK & _SLOT
+    last_B1 = (order_BK[:, -1:] >> 32).to(torch.int32).view(torch.float32)
+    error_B1 = _rounding(query_BD, longest)
+    edge_B1 = last_B1 - query_BD.square().sum(1, keepdim=True) + error_B1
+    beyond_B1 = taken.values[:, -1:]
+    unsure_B = ~((beyond_B1 > edge_B1) | beyond_B1.isposinf()).squeeze(1)
+    if taken.indices.shape[1] < blocks and unsure_B.any():
+        errors = error_B1[unsure_B]
+        slot_BK[unsure_B] = _settle(query_BD[unsure_B], keys_ND, filled_N, errors, neighbours)
     return slot_BK
 
 
-def _best_by_score(
-    query_BD: Tensor, keys_ND: Tensor, square_N: Tensor, neighbours: int
+def _block_size(entries: int) -> int:
+    """Return how many keys share a block: fewer blocks to choose from, more keys to measure."""
+    return 2 ** max(0, round(math.log2(math.sqrt(entries / 1500)))) if entries else 1
+
+
+def _lowest_scores(
+    query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, blocks: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the M >= K lowest `|k|^2 - 2 q.k`, lowest first, and their slots, `[B, M]` each."""
-    reserve = neighbours + max(8, neighbours // 4)
-    scores, slots = [], []
-    for first, last in _chunks(query_BD, keys_ND):
-        part = slice(first, last)
-        score_Bn = torch.addmm(square_N[part], query_BD, keys_ND[part].T, alpha=-2)
-        best = score_Bn.topk(min(reserve, last - first), dim=1, largest=False)
-        scores.append(best.values)
-        slots.append(best.indices + first)
-    score_BM, slot_BM = torch.cat(scores, dim=1), torch.cat(slots, dim=1)
-    if len(scores) == 1:
-        return score_BM, slot_BM
-    best = score_BM.topk(min(reserve, score_BM.shape[1]), dim=1, largest=False)
-    return best.values, slot_BM.gather(1, best.indices)
+    """Return the lowest `|k|^2 - 2 q.k` of each block, `[B, J]`, and the largest `|k|^2`.
+
+    Key n is in block n mod J.
+    """
+    lowest_BJ = torch.full((len(query_BD), blocks), torch.inf, device=query_BD.device)
+    together = blocks * max(1, _CHUNK // (max(1, len(query_BD)) * blocks))
+    longest = [lowest_BJ.new_zeros(())]
+    for part_nD, there_n in zip(
+        torch.split(keys_ND, together), torch.split(filled_N, together), strict=True
+    ):
+        score_Bn, square_n = _scores(query_BD, part_nD, there_n)
+        longest.append(square_n.masked_fill(~there_n, 0).amax())
+        if len(there_n) % blocks:
+            missing = blocks - len(there_n) % blocks
+            score_Bn = torch.nn.functional.pad(score_Bn, (0, missing), value=torch.inf)
+        lowest_BJ = torch.minimum(lowest_BJ, score_Bn.view(len(query_BD), -1, blocks).amin(dim=1))
+    return lowest_BJ, torch.stack(longest).amax()
+
+
+def _scores(query_BD: Tensor, keys_nD: Tensor, filled_n: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `|k|^2 - 2 q.k`, infinite where nothing is held, `[B, n]`, and `|k|^2`, `[n]`."""
+    square_n = torch.linalg.vector_norm(keys_nD, dim=1).square()
+    twice_DB = (-2 * query_BD).T
+    if len(query_BD) == 1:  # a product with one vector reads memory slowly unless cut in pieces
+        whole = len(keys_nD) // _ROWS * _ROWS
+        pieces = keys_nD[:whole].view(-1, _ROWS, keys_nD.shape[1])
+        first = torch.bmm(pieces, twice_DB.expand(len(pieces), -1, -1)).view(1, -1)
+        score_Bn = torch.cat([first, (keys_nD[whole:] @ twice_DB).T], dim=1)
+    else:
+        score_Bn = twice_DB.T @ keys_nD.T
+    return score_Bn.add_(square_n.masked_fill(~filled_n, torch.inf)), square_n
+
+
+def _measure(
+    query_BD: Tensor,
+    keys_ND: Tensor,
+    filled_N: Tensor,
+    block_BM: Tensor,
+    blocks: int,
+    neighbours: int,
+) -> Tensor:
+    """Return the K nearest keys of these blocks in order (see `_first`), `[B, K]`."""
+    first_n = torch.arange(0, len(keys_ND), blocks, device=keys_ND.device)
+    slot_Bn = (block_BM[:, :, None] + first_n).flatten(1)
+    there_Bn = slot_Bn < len(keys_ND)
+    slot_Bn = slot_Bn.clamp(max=len(keys_ND) - 1)
+    there_Bn &= filled_N[slot_Bn]
+    rows = max(1, _CHUNK // (slot_Bn.shape[1] * query_BD.shape[1]))
+    exact = [
+        _distances(query_bD, keys_ND.index_select(0, slot_bn.flatten()))
+        for query_bD, slot_bn in zip(
+            torch.split(query_BD, rows), torch.split(slot_Bn, rows), strict=True
+        )
+    ]
+    exact_Bn = torch.cat(exact).masked_fill(~there_Bn, torch.inf)
+    return _first(exact_Bn, slot_Bn, neighbours)
+
+
+def _distances(query_bD: Tensor, keys_mD: Tensor) -> Tensor:
+    """Return squared distances of each query to its own n keys, `[b, n]`; the keys are spent."""
+    keys_bnD = keys_mD.view(len(query_bD), -1, query_bD.shape[1])
+    return keys_bnD.sub_(query_bD[:, None]).square_().sum(-1)
 
 
 def _settle(
-    query_BD: Tensor, keys_ND: Tensor, square_N: Tensor, edge_B1: Tensor, neighbours: int
+    query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, error_B1: Tensor, neighbours: int
 ) -> Tensor:
     """Return the slots of the K nearest keys by measuring all that are near the edge, `[B, K]`."""
     best = []
     for first, last in _chunks(query_BD, keys_ND):
         keys_nD = keys_ND[first:last]
-        score_Bn = torch.addmm(square_N[first:last], query_BD, keys_nD.T, alpha=-2)
+        score_Bn, _ = _scores(query_BD, keys_nD, filled_N[first:last])
         kept = min(neighbours, last - first)
         worst_B1 = score_Bn.topk(kept, dim=1, largest=False).values[:, -1:]
-        near_Bn = (score_Bn <= worst_B1 + edge_B1) & score_Bn.isfinite()
+        near_Bn = (score_Bn <= worst_B1 + error_B1) & score_Bn.isfinite()
         row_P, key_P = near_Bn.nonzero(as_tuple=True)
         exact_P = (query_BD[row_P] - keys_nD[key_P]).square().sum(-1)
         exact_Bn = torch.full_like(score_Bn, torch.inf).index_put((row_P, key_P), exact_P)
@@ -127,13 +184,14 @@ def _settle(
     return torch.cat(best, dim=1).topk(neighbours, dim=1, largest=False).values & _SLOT
 
 
-def _rounding(query_BD: Tensor, square_N: Tensor) -> Tensor:
+def _rounding(query_BD: Tensor, longest: Tensor) -> Tensor:
     """Return how far apart the scores of equal distances may be, `[B, 1]`.
 
-    Twice the error of a score: D roundings of terms that are no larger than (|q| + |k|)^2.
+    Twice the error of a score: D roundings, and some more for the squares, of terms that are no
+    larger than (|q| + |k|)^2.
     """
-    reach_B1 = (query_BD.norm(dim=1, keepdim=True) + square_N.amax().sqrt()).square()
-    error_B1: Tensor = 2 * query_BD.shape[1] * torch.finfo(query_BD.dtype).eps * reach_B1
+    reach_B1 = (query_BD.norm(dim=1, keepdim=True) + longest.sqrt()).square()
+    error_B1: Tensor = 2 * (query_BD.shape[1] + 4) * torch.finfo(query_BD.dtype).eps * reach_B1
     return error_B1
 
 
