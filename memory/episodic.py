@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stillknows.memory.interface import Decision, Features
+from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features
 
 PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
 
@@ -143,6 +143,32 @@ def with_changes(features: Features, row: int, changed: set[int]) -> Features:
     if int(one.known_B) in changed:
         one.known_B.fill_(-1)
     return one
+
+
+def refuse(**vectors: tuple[Tensor, int]) -> None:
+    """Raise a ValueError if vectors `[B, X]` are not of their width, or are NaN or infinite.
+
+    Args:
+        vectors: by name, with the width they should have; one of width 0 is not looked at.
+    """
+    for name, (vector_BX, size) in vectors.items():
+        if size and vector_BX.shape[1] != size:
+            raise ValueError(
+                f"The {name} has {vector_BX.shape[1]} numbers where this store keeps {size}: give "
+                "it vectors of its own width."
+            )
+        if size and not vector_BX.isfinite().all():
+            raise ValueError(
+                f"The {name} is NaN or infinite, and the store is left as it is: look at the "
+                "observation, the reward and the loss that it came from."
+            )
+
+
+def blend(old_SX: Tensor, new_SX: Tensor, actions: list[int], update: float) -> Tensor:
+    """Return what slots hold after an action each: the new, moved by a rate, or (merge) halfway."""
+    shares = {ADD: 1.0, UPDATE: update, MERGE: 0.5}
+    share_S1 = old_SX.new_tensor([[shares[action]] for action in actions])
+    return torch.lerp(old_SX, new_SX.to(old_SX), share_S1)
 
 
 def fit(answer_BA: Tensor, length: int) -> Tensor:

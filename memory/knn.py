@@ -117,7 +117,9 @@ def _lowest_scores(
         if len(there_n) % blocks:
             missing = blocks - len(there_n) % blocks
             score_Bn = torch.nn.functional.pad(score_Bn, (0, missing), value=torch.inf)
-        lowest_BJ = torch.minimum(lowest_BJ, score_Bn.view(len(query_BD), -1, blocks).amin(dim=1))
+        rows = score_Bn.shape[1] // blocks
+        by_block = score_Bn.view(len(query_BD), rows, blocks)
+        lowest_BJ = torch.minimum(lowest_BJ, by_block.amin(dim=1))
     return lowest_BJ, torch.stack(longest).amax()
 
 
@@ -151,7 +153,10 @@ def _measure(
     there_Bn &= filled_N[slot_Bn]
     rows = max(1, _CHUNK // (slot_Bn.shape[1] * query_BD.shape[1]))
     exact = [
-        _distances(query_bD, keys_ND.index_select(0, slot_bn.flatten()))
+        _distances(
+            query_bD,
+            keys_ND.index_select(0, slot_bn.flatten()).view(*slot_bn.shape, query_BD.shape[1]),
+        )
         for query_bD, slot_bn in zip(
             torch.split(query_BD, rows), torch.split(slot_Bn, rows), strict=True
         )
@@ -160,9 +165,8 @@ def _measure(
     return _first(exact_Bn, slot_Bn, neighbours)
 
 
-def _distances(query_bD: Tensor, keys_mD: Tensor) -> Tensor:
+def _distances(query_bD: Tensor, keys_bnD: Tensor) -> Tensor:
     """Return squared distances of each query to its own n keys, `[b, n]`; the keys are spent."""
-    keys_bnD = keys_mD.view(len(query_bD), -1, query_bD.shape[1])
     return keys_bnD.sub_(query_bD[:, None]).square_().sum(-1)
 
 

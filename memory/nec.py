@@ -13,7 +13,6 @@ Letters: B rows, N entries, D key size, V vector size, A tokens of an answer, T 
 tokens of a story, K neighbours.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,14 +22,13 @@ from torch import Tensor
 
 from stillknows.memory import episodic, interface, noise
 from stillknows.memory.episodic import Candidates, Entries, Recall, Written
-from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, Policy
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy
 from stillknows.memory.knn import inverse_distance_weights, nearest, share_kept
+from stillknows.memory.names import Holding, Name, Names
 
 IDENTITIES = ("question", "text", "none")
 _COUNTERS = ("seen", "clock", "next_id", "size")
 _NOTHING = Written(SKIP, -1, -1)
-
-Name = tuple[int, tuple[int, ...]]  # a number and the tokens of an answer
 
 
 class NEC:
@@ -55,7 +53,7 @@ class NEC:
         device: where it lives.
 
     Raises:
-        ValueError: if the capacity is below 1 or `identity` is none of the three.
+        ValueError: if capacity or neighbours are below 1, or `identity` is none of the three.
     """
 
     def __init__(
@@ -76,18 +74,19 @@ class NEC:
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity={capacity}: a store holds at least one entry.")
+        if neighbours < 1:
+            raise ValueError(f"neighbours={neighbours}: a read takes at least one.")
         if identity not in IDENTITIES:
             raise ValueError(f"identity={identity!r}: choose one of {', '.join(IDENTITIES)}.")
         self.capacity, self.policy, self.identity = capacity, policy, identity
-        self.answer_length = answer_length
+        self.answer_length, self.update_rate = answer_length, update_rate
         self.story_shape = (story_shape[0], story_shape[1])
         self.neighbours, self.delta, self.key = neighbours, delta, key
-        self.update_rate = update_rate
         self.columns = episodic.blank_columns(
             capacity, key_size, vector_size, answer_length, self.story_shape, device
         )
         self.seen = self.clock = self.next_id = self.size = 0
-        self._held: dict[int, dict[int, Name]] = defaultdict(dict)
+        self.names = Names()
         self._frozen = False
         if hasattr(policy, "begin"):
             policy.begin(capacity)
@@ -140,13 +139,17 @@ class NEC:
             self.columns["answers_NA"][at_BK].long() * present_BK[..., None],
             self.columns["vectors_NV"][at_BK] * present_BK[..., None],
             present_BK,
-            self._held_by(self.provenance("hash")[at_BK]) * present_BK,
+            self.names.count(self.provenance("hash")[at_BK]) * present_BK,
         )
 
     def nearest(self, query_BD: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-        """Return squared distances and slots of the nearest entries, as `knn.nearest` does."""
-        reach = max(1, self.size)
-        columns = self.columns
+        """Return squared distances and slots of the nearest entries, as `knn.nearest` does.
+
+        Raises:
+            ValueError: if the query has another width than the keys, or is NaN or infinite.
+        """
+        reach, columns = max(1, self.size), self.columns
+        episodic.refuse(query=(query_BD, columns["keys_ND"].shape[1]))
         return nearest(
             query_BD, columns["keys_ND"][:reach], columns["filled_N"][:reach], neighbours
         )
@@ -160,9 +163,7 @@ class NEC:
 
     def find(self, hash_B: Tensor) -> Tensor:
         """Return the newest slot of each name, -1 where it is not held, int64 `[B]`."""
-        held = [self._held.get(name, {-1: (-1, ())}) for name in hash_B.tolist()]
-        slots = [max(slots, key=slots.__getitem__) for slots in held]
-        return torch.tensor(slots, device=hash_B.device)
+        return self.names.newest(hash_B)
 
     def remember(self, candidates: Candidates) -> list[Written]:
         """Offer candidates to the policy and do what it decides, in the order of the rows.
@@ -172,13 +173,17 @@ class NEC:
 
         Raises:
             RuntimeError: if the store is frozen.
+            ValueError: if a candidate has another width than the store, or is NaN or infinite.
         """
         if self._frozen:
             raise RuntimeError("The store is frozen: an examination writes nothing.")
+        key_size, vector_size = (self.columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
+        episodic.refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
+        episodic.refuse(vector=(candidates.vector_BV, vector_size))
         self.clock += 1
         candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
-        known = [self._known(name, tokens) for name, tokens in names]
+        known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
         features = self._features(candidates, torch.tensor(known), names)
         slots, written = self._settle(self.policy.decide(features), features, names)
         last = {slot: row for row, slot in enumerate(slots) if slot >= 0}
@@ -247,17 +252,18 @@ class NEC:
         Raises:
             ValueError: if that was a store of another capacity or other sizes.
         """
-        shapes = [{k: v.shape for k, v in c.items()} for c in (self.columns, snapshot["columns"])]
-        if shapes[0] != shapes[1]:
+        shapes = {name: column.shape for name, column in snapshot["columns"].items()}
+        if shapes != {name: column.shape for name, column in self.columns.items()}:
             raise ValueError("The snapshot is of a store of other sizes; build one like it first.")
         self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
         for name in _COUNTERS:
             setattr(self, name, snapshot[name])
-        self._held = defaultdict(dict)
         hashes, ids = self.provenance("hash").tolist(), self.provenance("id").tolist()
         answers = [tuple(answer) for answer in self.columns["answers_NA"].tolist()]
-        for slot in self.columns["filled_N"].nonzero()[:, 0].tolist():
-            self._held[hashes[slot]][slot] = (ids[slot], answers[slot])
+        self.names = Names(
+            (hashes[slot], slot, Holding(ids[slot], answers[slot]))
+            for slot in self.columns["filled_N"].nonzero()[:, 0].tolist()
+        )
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -276,13 +282,6 @@ class NEC:
             tokens_BL = torch.cat([candidates.story_BTL.flatten(1), answers_BA], dim=1).long()
             hash_B = noise.hash_rows(tokens_BL)
         return list(zip(hash_B.tolist(), map(tuple, answers_BA.tolist()), strict=True))
-
-    def _known(self, name: int, answer: tuple[int, ...]) -> int:
-        """Return the newest slot of this name, if all of its slots hold this answer, or -1."""
-        held = self._held.get(name)
-        if self.identity == "none" or not held or any(a != answer for _, a in held.values()):
-            return -1
-        return max(held, key=held.__getitem__)
 
     def _features(self, candidates: Candidates, known_B: Tensor, names: list[Name]) -> Features:
         """Return the features of all rows; rows of one step do not see each other."""
@@ -317,12 +316,7 @@ class NEC:
             return None
         held_N = self.namesakes().expand(len(names), -1)
         hash_B = torch.tensor([name for name, _ in names], device=held_N.device)
-        return torch.cat([held_N, self._held_by(hash_B)[:, None]], dim=1)
-
-    def _held_by(self, names: Tensor) -> Tensor:
-        """Return how many entries hold each name, of any shape."""
-        counts = [len(self._held.get(name, ())) for name in names.flatten().tolist()]
-        return torch.tensor(counts, device=names.device).view(names.shape)
+        return torch.cat([held_N, self.names.count(hash_B)[:, None]], dim=1)
 
     def _settle(
         self, decision: Decision, features: Features, names: list[Name]
@@ -353,7 +347,7 @@ class NEC:
             gone = self._clear(slot)
             entry = self._stamp(slot, changed) if action == ADD else gone
             self.provenance("hash")[slot] = name
-            self._held[name][slot] = (entry, answer)
+            self.names.add(name, slot, Holding(entry, answer))
             slots[row] = slot
             written[row] = Written(action, entry, gone if action == ADD else -1)
         return slots, written
@@ -362,11 +356,7 @@ class NEC:
         """Take the entry at a slot off its name; return its id, -1 if there was none."""
         if not self.columns["filled_N"][slot]:
             return -1
-        name = int(self.provenance("hash")[slot])
-        entry, _ = self._held[name].pop(slot)
-        if not self._held[name]:
-            del self._held[name]
-        return entry
+        return self.names.drop(int(self.provenance("hash")[slot]), slot)
 
     def _stamp(self, slot: int, changed: set[int]) -> int:
         """Begin a new entry at a slot and return its id."""
@@ -382,7 +372,7 @@ class NEC:
     def _fill(
         self, slots: list[int], rows: list[int], written: list[Written], candidates: Candidates
     ) -> None:
-        """Write the contents: over what was there, or (merge) halfway between the two."""
+        """Write the contents."""
         if not rows:
             return
         columns, rate = self.columns, self.update_rate
@@ -390,10 +380,9 @@ class NEC:
         pairs = (("keys_ND", candidates.key_BD, 1.0), ("vectors_NV", candidates.vector_BV, rate))
         for name, new, update in pairs:
             if columns[name].shape[1]:
-                shares = {ADD: 1.0, UPDATE: update, MERGE: 0.5}
-                old = columns[name][slots]
-                share = old.new_tensor([[shares[action]] for action in actions])
-                columns[name][slots] = torch.lerp(old, new[rows].to(old), share)
+                columns[name][slots] = episodic.blend(
+                    columns[name][slots], new[rows], actions, update
+                )
         where_BC = torch.stack([candidates.task_B, candidates.episode_B, candidates.step_B], dim=1)
         answers_BA = episodic.fit(candidates.answers_BA[rows], self.answer_length)
         columns["answers_NA"][slots] = answers_BA.to(columns["answers_NA"])

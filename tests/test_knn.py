@@ -83,6 +83,12 @@ def test_what_one_query_finds_does_not_depend_on_the_others():
         torch.testing.assert_close(alone[0][0], together[0][row])
 
 
+def test_no_queries_have_no_neighbours():
+    keys, filled = torch.ones(5, 3), torch.ones(5, dtype=torch.bool)
+    distance, slot = nearest(torch.ones(0, 3), keys, filled, 4)
+    assert distance.shape == slot.shape == (0, 4)
+
+
 def test_an_empty_memory_has_no_neighbours():
     distance, slot = nearest(
         torch.ones(2, 3), torch.ones(5, 3), torch.zeros(5, dtype=torch.bool), 4

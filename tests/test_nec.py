@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stillknows.memory.episodic import Candidates, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
-from stillknows.memory.nec import NEC
+from stillknows.memory.nec import _COUNTERS, NEC
 
 torch.set_num_threads(1)
 
@@ -78,11 +78,35 @@ def store(policy, capacity: int = 4, **options) -> NEC:
     return NEC(capacity, 4, 3, policy, answer_length=2, story_shape=(1, 2), **options)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"key_BD": torch.full((2, 4), torch.nan)}, "The key is NaN or infinite"),
+        ({"key_BD": torch.zeros(2, 5)}, "The key has 5 numbers where this store keeps 4"),
+        ({"vector_BV": torch.full((2, 3), torch.inf)}, "The vector is NaN or infinite"),
+        ({"outcome_BF": torch.full((2, 3), torch.nan)}, "The outcome is NaN or infinite"),
+    ],
+)
+def test_what_is_no_number_is_refused_and_the_store_is_as_before(changes: dict, words: str):
+    memory = store(Leave())
+    memory.remember(offer((1, 5), (2, 6)))
+    before = memory.snapshot()
+    with pytest.raises(ValueError, match=words):
+        memory.remember(offer((3, 7), (4, 8))._replace(**changes))
+    after = memory.snapshot()
+    assert all(torch.equal(before["columns"][n], after["columns"][n]) for n in before["columns"])
+    assert {n: before[n] for n in _COUNTERS} == {n: after[n] for n in _COUNTERS}
+    for query in (torch.full((1, 4), torch.nan), torch.zeros(1, 3)):
+        with pytest.raises(ValueError, match="The query"):
+            memory.recall(query)
+    assert memory.find(torch.tensor([3])).tolist() == [-1]
+
+
 def consistent(memory: NEC) -> bool:
     """Return whether a store that is rebuilt from the columns knows the same names."""
     again = store(memory.policy, memory.capacity, identity=memory.identity)
     again.restore(memory.snapshot())
-    return dict(again._held) == dict(memory._held)
+    return again.names == memory.names
 
 
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(5, 7)), min_size=1, max_size=5)
