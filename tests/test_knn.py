@@ -83,6 +83,20 @@ def test_what_one_query_finds_does_not_depend_on_the_others():
         torch.testing.assert_close(alone[0][0], together[0][row])
 
 
+@pytest.mark.parametrize("entries", [200, 5000])
+def test_among_many_equal_keys_the_lowest_slots_win(entries):
+    """More keys tie than are in reserve, in stores of one key a block and of several."""
+    random = np.random.default_rng(entries)
+    keys = random.integers(-1, 2, (entries, 2)).astype(np.float32)  # nine different keys
+    filled = random.random(entries) < 0.9
+    query = np.array([[0, 0], [1, 1], [0.5, -0.25]], dtype=np.float32)
+    distance, slot = nearest(*map(torch.from_numpy, (query, keys, filled)), 6)
+    for row in range(3):
+        expected_distance, expected_slot = by_hand(query[row], keys, filled, 6)
+        assert distance[row].tolist() == expected_distance
+        assert slot[row].tolist() == expected_slot
+
+
 def test_no_queries_have_no_neighbours():
     keys, filled = torch.ones(5, 3), torch.ones(5, dtype=torch.bool)
     distance, slot = nearest(torch.ones(0, 3), keys, filled, 4)
