@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from stillknows.agents.train import cause, compose_config
+from stillknows.agents.configuration import cause, compose_config
 from stillknows.memory.check import MemoryFault, check_memory
 
 GROUPS = ("working_memory", "episodic_memory")

@@ -1,9 +1,10 @@
-"""The command line: `stillknows train`, `stillknows report`, `stillknows check`.
+"""The command line: `stillknows train`, `report`, `check` and `solve`.
 
 stillknows train                        the main job
 stillknows train debug=tiny             a whole lifetime in under a minute
 stillknows report runs/microworld-1     the report again, from the logs alone
 stillknows check working_memory=dnc     whether a memory keeps its contract
+stillknows solve experiment=copy        a memory alone learns an algorithmic task
 """
 
 import argparse
@@ -22,16 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from stillknows.agents.train import train
 
             train(options.overrides)
+        elif options.command == "solve":
+            from stillknows.agents.solve import solve
+
+            solve(options.overrides)
         elif options.command == "check":
             from stillknows.agents.check import check
 
             return check(options.overrides, options.steps)
         else:
-            from stillknows.agents.report import write_report
-
-            out = options.out or options.runs[0]
-            print(write_report(options.runs, out))
-            print(f"Written to {out / 'report.md'}.")
+            _report(options.runs, options.out or options.runs[0])
     except EXPECTED as error:
         print(f"stillknows: {error}", file=sys.stderr)
         return 2
@@ -39,6 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stillknows: stopped.", file=sys.stderr)
         return 130
     return 0
+
+
+def _report(runs: list[Path], out: Path) -> None:
+    from stillknows.agents import report, solve
+    from stillknows.agents.log import begins_with
+
+    write = solve.write_report if begins_with(runs) == "solving" else report.write_report
+    print(write(runs, out))
+    print(f"Written to {out / 'report.md'}.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         "they are about, or both: working_memory=NAME episodic_memory=NAME …",
     )
     check.add_argument("overrides", nargs="*", metavar="name=value")
+    solve = commands.add_parser(
+        "solve",
+        help="let a memory learn an algorithmic task",
+        description="Options are Hydra overrides: experiment=copy working_memory=ntm seeds=[0,1,2] "
+        "learner.updates=20000 run=FOLDER …",
+    )
+    solve.add_argument("overrides", nargs="*", metavar="name=value")
     check.add_argument("--steps", type=int, default=10_000, help="items of the long run (10000)")
     return parser
 

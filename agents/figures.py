@@ -59,3 +59,18 @@ def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def learning_curves(
+    name: str, updates: Sequence[Mapping[str, Sequence[float]]], path: Path
+) -> None:
+    """Draw how far each seed is: lessons that are behind it, and the share known of the next."""
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for seed, columns in enumerate(updates):
+        far = np.add(columns["newest"], columns["known"])
+        axis.plot(columns["update"], far, color=f"C{seed}", linewidth=1, label=f"seed {seed}")
+    axis.set(title=name.replace("_", " "), xlabel="updates", ylabel="lessons known")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)

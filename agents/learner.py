@@ -7,7 +7,6 @@ lived anyway (in the first experience, anything), and no fact where the store ca
 learner knows nothing of streams.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.agent import MemoryAgent, Thought, identity
-from stillknows.agents.optimizer import build_optimizer
+from stillknows.agents.optimizer import build_optimizer, height
 from stillknows.agents.tokenizer import PAD
 from stillknows.memory.episodic import Candidates, Written
 
@@ -116,8 +115,8 @@ class QuestionLearner:
         total = before_backward(total if rehearsed is None else total + rehearsed)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * self._height()
+        done = self.updates - self.begun
+        self.optimizer.set_height(height(done, self.planned, self.warmup, self.fall, self.rest))
         nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
         self.optimizer.step()
         self._finish()
@@ -137,14 +136,6 @@ class QuestionLearner:
         if memory is None or not len(memory):
             return 1.0
         return memory.rekey(self._keys_of)
-
-    def _height(self) -> float:
-        """Return the share of the highest learning rate that holds now."""
-        done = self.updates - self.begun
-        fallen = (done / self.planned - (1 - self.fall)) / self.fall
-        high = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fallen))))
-        rise = min(1.0, (done + 1) / max(1, self.warmup))
-        return rise * (self.rest + (1 - self.rest) * high)
 
     def _finish(self) -> None:
         self.updates += 1

@@ -7,7 +7,6 @@ on all again.
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.learner import QuestionLearner
-from stillknows.agents.log import SCHEMA, LifetimeLog
+from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.progress import Progress
 from stillknows.agents.tokenizer import WordTokenizer
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.tasks import Task, vocabulary
-
-PACKAGES = ("stillknows", "torch", "gymnasium", "avalanche-lib", "numpy")
 
 
 def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
@@ -142,7 +139,7 @@ def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
         "sources": [task.source for task in tasks],
         "protocol": "joint" if config.stream.joint else "identity hidden",
         "config": OmegaConf.to_container(config, resolve=True),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(),
     }
 
 

@@ -21,11 +21,13 @@ Events, each with `event` and `time` (seconds since the epoch):
 import json
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
 FILE = "log.jsonl"
+PACKAGES = ("stillknows", "torch", "gymnasium", "avalanche-lib", "numpy")
 
 Event = dict[str, Any]
 
@@ -59,8 +61,17 @@ class LifetimeLog:
         self._file.close()
 
 
-def read(folder: Path) -> list[Event]:
+def versions() -> dict[str, str]:
+    """Return the versions of what a result may depend on."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def read(folder: Path, begins: str = "lifetime") -> list[Event]:
     """Return the events of a lifetime.
+
+    Args:
+        folder: holds `log.jsonl`.
+        begins: the first event; `solving` for a log of `stillknows solve`.
 
     Raises:
         ValueError: if the folder holds no log, or one that this version cannot read.
@@ -69,8 +80,8 @@ def read(folder: Path) -> list[Event]:
     if not path.is_file():
         raise ValueError(f"{folder} is not a run: it holds no {FILE}.")
     events = list(_parse(path))
-    if not events or events[0]["event"] != "lifetime":
-        raise ValueError(f"{path} does not begin with a lifetime: the file is broken or foreign.")
+    if not events or events[0]["event"] != begins:
+        raise ValueError(f"{path} does not begin with a {begins}: the file is broken or foreign.")
     if events[0].get("schema") != SCHEMA:
         raise ValueError(
             f"{path} has schema {events[0].get('schema')}; this version reads schema {SCHEMA}."
@@ -78,8 +89,20 @@ def read(folder: Path) -> list[Event]:
     return events
 
 
-def lifetimes(folders: list[Path]) -> list[list[Event]]:
+def begins_with(folders: list[Path]) -> str:
+    """Return the first event of the first log at or below the folders, "" if there is none."""
+    for folder in folders:
+        for path in sorted(folder.rglob(FILE)):
+            return next((str(event["event"]) for event in _parse(path)), "")
+    return ""
+
+
+def lifetimes(folders: list[Path], begins: str = "lifetime") -> list[list[Event]]:
     """Return the events of every lifetime at or below the folders, in the order of their paths.
+
+    Args:
+        folders: of one run or more.
+        begins: as in `read`.
 
     Raises:
         ValueError: if a folder is not there or has no lifetime in it.
@@ -89,7 +112,7 @@ def lifetimes(folders: list[Path]) -> list[list[Event]]:
         paths = sorted(folder.rglob(FILE)) if folder.is_dir() else []
         if not paths:
             raise ValueError(f"{folder} is not a run: there is no {FILE} in it or below it.")
-        found.extend(read(path.parent) for path in paths)
+        found.extend(read(path.parent, begins) for path in paths)
     return found
 
 

@@ -5,6 +5,7 @@ momentum with all singular values made equal. A small agent leaves the plateaus 
 questions several times sooner with it than with AdamW alone. This file knows nothing of agents.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -30,6 +31,11 @@ class Optimizers:
         """The groups of all parts; what is changed in them holds."""
         return [group for part in self.parts for group in part.param_groups]
 
+    def set_height(self, share: float) -> None:
+        """Set every learning rate to a share of its highest."""
+        for group in self.param_groups:
+            group["lr"] = group["highest"] * share
+
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for part in self.parts:
@@ -48,6 +54,23 @@ class Optimizers:
         """Take what `state_dict` returned."""
         for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)
+
+
+def height(
+    done: int, planned: int, warmup: int = 20, fall: float = 1.0, rest: float = 0.1
+) -> float:
+    """Return the share of the highest learning rate that holds after `done` of `planned` updates.
+
+    Args:
+        done: updates before this one.
+        planned: all of them.
+        warmup: updates over which the rate rises from 0, along a line.
+        fall: share of the updates, the last, in which it falls, along half a cosine.
+        rest: what is left at the end.
+    """
+    fallen = (done / planned - (1 - fall)) / fall
+    high = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fallen))))
+    return min(1.0, (done + 1) / max(1, warmup)) * (rest + (1 - rest) * high)
 
 
 def build_optimizer(

@@ -26,6 +26,9 @@ ALGORITHMIC: dict[str, dict[str, Any]] = {
     },
     "stillknows/RepeatCopy-v0": {"task": "repeat_copy"},
     "stillknows/AssociativeRecall-v0": {"task": "associative_recall"},
+    "stillknows/GraphTraversal-v0": {"task": "graph_traversal"},
+    "stillknows/ShortestPath-v0": {"task": "shortest_path"},
+    "stillknows/FamilyTree-v0": {"task": "family_tree"},
 }
 
 for _name, _task in MICROWORLD.items():

@@ -1,18 +1,20 @@
-"""Algorithmic tasks as Gymnasium environments: copy, repeat copy and associative recall.
+"""Algorithmic tasks as Gymnasium environments: copies, associative recall and graphs.
 
     gymnasium.make("stillknows/Copy-v0", max_length=10)
-    gymnasium.make_vec("stillknows/AssociativeRecall-v0", num_envs=8)
+    gymnasium.make_vec("stillknows/ShortestPath-v0", num_envs=8)
 
-An episode is written at reset (`stillknows.envs.problems`) and served step by step. An observation
-is what is shown at a step: bits, then the channels of the problem's flags. An action is a bit for
-each output (`MultiBinary`: who has probabilities thresholds them), ignored where none is asked for.
-The reward of an asked step is the share of its bits that are right, of any other step 0. `info`
-always says `step` and `marked` (does the current observation ask?); after an answer it also says
-`target`, the right bits.
+An episode is written at reset (`stillknows.envs.problems`, `stillknows.envs.graphs`) and served
+step by step. An observation is what is shown at a step: bits, then the channels of the problem's
+flags. An action is a bit for each output (`MultiBinary`), ignored where none is asked for: who has
+probabilities thresholds them, or takes the likeliest of each group (`Problem.group_size`). The
+reward of an asked step is the share of its bits that are right, of any other step 0. `info` always
+says `step` and `marked` (does the current observation ask?); after an answer it also says `target`,
+the right bits.
 
 Letters: B rows, T steps, I inputs, O outputs. This file knows nothing of who answers.
 """
 
+import dataclasses
 from typing import Any
 
 import gymnasium
@@ -21,10 +23,45 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from stillknows.envs.problems import KEYS, Batch, Episode, Problem, generate, make_problem
+from stillknows.envs.graphs import FamilyTree, GraphTraversal, ShortestPath
+from stillknows.envs.problems import (
+    KEYS,
+    AssociativeRecall,
+    Batch,
+    Copy,
+    Episode,
+    Problem,
+    RepeatCopy,
+    generate,
+)
+from stillknows.envs.tasks import suggest
 from stillknows.envs.text import row_seeds
 
 Info = dict[str, Any]
+
+PROBLEMS: dict[str, type[Problem]] = {
+    "copy": Copy,
+    "repeat_copy": RepeatCopy,
+    "associative_recall": AssociativeRecall,
+    "graph_traversal": GraphTraversal,
+    "shortest_path": ShortestPath,
+    "family_tree": FamilyTree,
+}
+
+
+def make_problem(task: str, **dials: Any) -> Problem:
+    """Return a problem by its name in `PROBLEMS`.
+
+    Raises:
+        ValueError: if the task or a dial is unknown, or a dial out of range.
+    """
+    if task not in PROBLEMS:
+        raise ValueError(f"There is no algorithmic task '{task}'. {suggest(task, list(PROBLEMS))}")
+    known = [field.name for field in dataclasses.fields(PROBLEMS[task])]
+    for name in dials:
+        if name not in known:
+            raise ValueError(f"The task {task} has no dial '{name}'. {suggest(name, known)}")
+    return PROBLEMS[task](**dials)
 
 
 def _spaces(problem: Problem) -> tuple[spaces.Box, spaces.MultiBinary]:

@@ -6,7 +6,8 @@ that is used again (Graves et al. 2016, Nature 538:471, Extended Data Figure 1).
 
     generate(Copy(max_length=10), keys_B)
 
-This file knows no Gymnasium (see `stillknows.envs.algorithmic`) and nothing of who answers.
+The graph tasks are in `stillknows.envs.graphs`. This file knows no Gymnasium (see
+`stillknows.envs.algorithmic`) and nothing of who answers.
 Letters: B rows, T steps, I inputs, O outputs, L vectors of a sequence, V vectors of an item,
 S steps in which something is shown.
 """
@@ -14,17 +15,14 @@ S steps in which something is shown.
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from stillknows.envs.tasks import suggest
-
 KEYS = 2**63  # keys of episodes are drawn below this
-_LEAST = {"min_items": 2, "max_items": 2, "normal_repeats": 2}  # of every other dial: 1
 
 
 class Episode(NamedTuple):
@@ -59,18 +57,14 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem(ABC):
-    """A kind of episode with its dials; a wrong dial is a ValueError that says what is right.
+    """A kind of episode with its dials; a wrong dial is a ValueError that says what is right."""
 
-    Attributes:
-        bits: of one vector.
-    """
-
-    bits: int = 8
+    _least: ClassVar[Mapping[str, int]] = {}  # of every other dial: 1
 
     def __post_init__(self) -> None:
         dials = dataclasses.asdict(self)
         for name, value in dials.items():
-            least = _LEAST.get(name, 1)
+            least = self._least.get(name, 1)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r}: give a whole number of at least {least}.")
         for name in dials:
@@ -87,9 +81,17 @@ class Problem(ABC):
         """Numbers that are shown at a step (I)."""
 
     @property
+    @abstractmethod
     def output_size(self) -> int:
         """Bits that are asked for at a step (O)."""
-        return self.bits
+
+    @property
+    def group_size(self) -> int | None:
+        """Outputs of a group, where they come in groups with exactly one 1 among what is asked for.
+
+        A softmax a group then serves a learner; None where every bit is on its own.
+        """
+        return None
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +108,23 @@ class Problem(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Copy(Problem):
+class VectorProblem(Problem):
+    """A problem that shows vectors of random bits and asks for them.
+
+    Attributes:
+        bits: of one vector.
+    """
+
+    bits: int = 8
+
+    @property
+    def output_size(self) -> int:
+        """Bits of a vector."""
+        return self.bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(VectorProblem):
     """A sequence of vectors, a flag, and the same sequence is asked for (section 4.1).
 
     Inputs: bits, flag. With several sequences, each is asked for before the next is shown.
@@ -137,7 +155,7 @@ class Copy(Problem):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepeatCopy(Problem):
+class RepeatCopy(VectorProblem):
     """A sequence, how often it is asked for, and last an end marker is asked for (section 4.2).
 
     Inputs: bits, flag, count. The count is `(repeats - mean) / deviation` of whole numbers that
@@ -150,6 +168,8 @@ class RepeatCopy(Problem):
         min_repeats, max_repeats: how often it is asked for, each number as likely.
         normal_repeats: see above.
     """
+
+    _least: ClassVar[Mapping[str, int]] = {"normal_repeats": 2}
 
     min_length: int = 1
     max_length: int = 10
@@ -192,7 +212,7 @@ class RepeatCopy(Problem):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssociativeRecall(Problem):
+class AssociativeRecall(VectorProblem):
     """Items in a row, then one of them: the item that followed it is asked for (section 4.3).
 
     Inputs: bits, item flag, query flag. Each item comes after an item flag; the query stands
@@ -203,6 +223,8 @@ class AssociativeRecall(Problem):
         vectors: of one item (V).
         min_items, max_items: how many items, each number as likely.
     """
+
+    _least: ClassVar[Mapping[str, int]] = {"min_items": 2, "max_items": 2}
 
     bits: int = 6
     vectors: int = 3
@@ -242,28 +264,6 @@ class AssociativeRecall(Problem):
             item_VO = _vectors(generator, self.vectors, self.bits)
             items.setdefault(item_VO.tobytes(), item_VO)
         return list(items.values())
-
-
-PROBLEMS: dict[str, type[Problem]] = {
-    "copy": Copy,
-    "repeat_copy": RepeatCopy,
-    "associative_recall": AssociativeRecall,
-}
-
-
-def make_problem(task: str, **dials: Any) -> Problem:
-    """Return a problem by its name in `PROBLEMS`.
-
-    Raises:
-        ValueError: if the task or a dial is unknown, or a dial out of range.
-    """
-    if task not in PROBLEMS:
-        raise ValueError(f"There is no algorithmic task '{task}'. {suggest(task, list(PROBLEMS))}")
-    known = [field.name for field in dataclasses.fields(PROBLEMS[task])]
-    for name in dials:
-        if name not in known:
-            raise ValueError(f"The task {task} has no dial '{name}'. {suggest(name, known)}")
-    return PROBLEMS[task](**dials)
 
 
 def generate(problem: Problem, keys_B: Iterable[int], spare: int = 0) -> Batch:

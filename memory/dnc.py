@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from stillknows.memory import addressing
 from stillknows.memory.interface import Decision, Features, Policy, Read
 from stillknows.memory.links import ExactLink, Link
-from stillknows.memory.recurrent import WEIGHTY, LSTMController, Recurrent, directed
+from stillknows.memory.recurrent import (
+    WEIGHTY,
+    FeedForwardController,
+    LSTMController,
+    Recurrent,
+    directed,
+)
 
 
 class DNCState(NamedTuple):
@@ -84,7 +90,8 @@ class DNC(Recurrent):
         slots: N.
         word_size: W.
         read_heads: R.
-        hidden_size: of the LSTM controller, where none is given.
+        hidden_size: of the controller, where none is given.
+        feed_forward: whether that is one layer instead of an LSTM.
         controller: any controller; its input is the item and all reads, `input_size + R W`.
         write_heads: J.
         link: one of `links.py`; None is the exact one.
@@ -106,6 +113,7 @@ class DNC(Recurrent):
         hidden_size: int = 128,
         controller: Any = None,
         *,
+        feed_forward: bool = False,
         write_heads: int = 1,
         link: Link | None = None,
         masked: bool = False,
@@ -124,9 +132,9 @@ class DNC(Recurrent):
         self.write_heads, self.link = write_heads, link or ExactLink()
         self.masked, self.least_mask, self.deallocate = masked, least_mask, deallocate
         self.reads, self.sharp = read_heads + 1, sharp
-        self.controller: Any = controller or LSTMController(
-            input_size + read_heads * word_size, hidden_size
-        )
+        kind = FeedForwardController if feed_forward else LSTMController
+        seen = input_size + read_heads * word_size
+        self.controller: Any = controller or kind(seen, hidden_size)
         self.sizes = self._sizes()
         self.interface = nn.Linear(self.controller.output_size, sum(self.sizes))
         self.output = nn.Linear(self.controller.output_size, word_size, bias=False)

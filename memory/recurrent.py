@@ -102,16 +102,24 @@ class FeedForwardController(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A memory of N slots that takes items one by one; subclasses define `step`.
+    """A memory of N slots that takes items one by one; subclasses say how it begins and steps.
 
     The state of a subclass has at least `memory_BNW`, `read_weights_BRN`, `reads_BRW`, `birth_BN`,
     `last_read_BN`, `step_B` and `key_B`.
 
     Attributes:
         slots: N.
+        word_size: W.
     """
 
     slots: int
+    word_size: int
+
+    def initial_state(
+        self, batch: int, device: torch.device | str = "cpu", key_B: Tensor | None = None
+    ) -> Any:
+        """Return the state before the first item; `key_B` (int64 `[B]`) names the episodes."""
+        raise NotImplementedError
 
     def step(self, state: Any, item_BI: Tensor, policy: Policy | None = None) -> tuple[Any, Read]:
         """Take one item."""

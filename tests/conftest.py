@@ -5,7 +5,7 @@ import torch
 from hypothesis import settings
 from omegaconf import DictConfig
 
-from stillknows.agents.train import compose_config
+from stillknows.agents.configuration import compose_config
 
 torch.set_num_threads(1)
 settings.register_profile("stillknows", deadline=None, derandomize=True)

@@ -1,6 +1,5 @@
 """The agent: its words, its controller, how it answers, and that examinations leave no trace."""
 
-import math
 from collections.abc import Callable
 
 import hydra.utils
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.configuration import compose_config
 from stillknows.agents.controller import Controller
 from stillknows.agents.episode import live
 from stillknows.agents.examine import examine
@@ -18,7 +18,6 @@ from stillknows.agents.fuse import Concatenation, Gate
 from stillknows.agents.lifetime import build_agent
 from stillknows.agents.lstm import LSTM
 from stillknows.agents.tokenizer import PAD, WordTokenizer
-from stillknows.agents.train import compose_config
 from stillknows.agents.transformer import Transformer
 from stillknows.envs.tasks import Task, make
 
@@ -272,17 +271,3 @@ def test_what_is_rehearsed_is_older_than_the_experience(
         assert (store.provenance("birth")[drawn[-1]] < lived).all()
     assert store.seen > lived
     assert len(drawn) == 2
-
-
-def test_the_learning_rate_rises_stays_and_falls(tiny: DictConfig) -> None:
-    agent = build_agent(tiny, tasks_of(tiny))
-    settings = {"warmup": 4, "fall": 0.5, "rest": 0.2}
-    learner = hydra.utils.instantiate(tiny.learner, agent, seed=0, **settings)
-    rates = []
-    learner.begin(20)
-    for learner.updates in range(20):
-        rates.append(learner._height())
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4:11] == [1.0] * 7
-    assert rates[15] == pytest.approx(0.2 + 0.8 * 0.5)  # half way down
-    assert rates[19] == pytest.approx(0.2 + 0.4 * (1 + math.cos(0.9 * math.pi)))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.envs import ALGORITHMIC
-from stillknows.envs.algorithmic import Algorithmic, AlgorithmicVectorEnv
+from stillknows.envs.algorithmic import PROBLEMS, Algorithmic, AlgorithmicVectorEnv
+from stillknows.envs.graphs import GraphProblem
 from stillknows.envs.problems import KEYS, AssociativeRecall, Copy, RepeatCopy, generate
 
 keys = st.integers(0, KEYS - 1)
@@ -21,12 +22,16 @@ keys = st.integers(0, KEYS - 1)
 @st.composite
 def tasks(draw):
     """Return the name of a task and small dials of it."""
-    task = draw(st.sampled_from(["copy", "repeat_copy", "associative_recall"]))
+    task = draw(st.sampled_from(sorted(PROBLEMS)))
 
     def span(name, least, most):
         low, high = sorted(draw(st.tuples(*[st.integers(least, most)] * 2)))
         return {f"min_{name}": low, f"max_{name}": high}
 
+    if issubclass(PROBLEMS[task], GraphProblem):
+        return task, span("steps", 2, 3) | (
+            span("people", 5, 7) if task == "family_tree" else span("nodes", 5, 7)
+        )
     dials = {"bits": draw(st.integers(3, 6))}
     if task == "associative_recall":
         return task, {**dials, "vectors": draw(st.integers(1, 3)), **span("items", 2, 5)}
@@ -220,7 +225,7 @@ def check_infos(vector, infos, told):
 @pytest.mark.parametrize("name", sorted(ALGORITHMIC))
 def test_gymnasium_knows_and_accepts_them(name):
     check_env(gymnasium.make(name).unwrapped, skip_render_check=True)
-    vector = gymnasium.make_vec(name, num_envs=2, bits=4)
+    vector = gymnasium.make_vec(name, num_envs=2)
     assert isinstance(vector, AlgorithmicVectorEnv)
     assert vector.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     observations, _ = vector.reset(seed=0)

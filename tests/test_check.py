@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from stillknows.agents.train import compose_config
+from stillknows.agents.configuration import compose_config
 from stillknows.memory import check_store, check_working
 from stillknows.memory.check import MemoryFault, bench_of, check_memory, checks_of, run_check
 from stillknows.memory.dnc import DNC

@@ -10,8 +10,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import build_agent
-from stillknows.agents.train import compose_config
 from stillknows.envs.tasks import Task
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +78,14 @@ def test_the_readme() -> None:
 def test_the_control_page() -> None:
     page = module("control_page", "docs/control.md")
     assert sum(page.late) / len(page.late) > 0.8
+
+
+def test_the_solving_page() -> None:
+    page = module("solving_page", "docs/solving.md")
+    assert page.marks.wrong_bits < 0.3 * page.marks.bits
+    for name in re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/solving.md").read_text(), re.M):
+        for experiment in re.findall(r"`(\w+)`", name):
+            assert (ROOT / "configs" / "experiment" / f"{experiment}.yaml").exists(), experiment
 
 
 def test_the_memory_page(capsys: pytest.CaptureFixture[str]) -> None:

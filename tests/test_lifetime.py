@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from stillknows.agents import log as logs
 from stillknows.agents.board import scalars
 from stillknows.agents.cli import main
+from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import exam_episodes_of, live_lifetime
 from stillknows.agents.report import accuracy_matrix, summarise, write_report
-from stillknows.agents.train import compose_config
 from stillknows.envs.tasks import Task
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")

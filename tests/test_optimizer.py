@@ -1,12 +1,13 @@
 """Optimisers: who takes which weights, how far they move, and that their state is all there is."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from stillknows.agents.optimizer import Optimizers, build_optimizer
+from stillknows.agents.optimizer import Optimizers, build_optimizer, height
 
 
 class Net(nn.Module):
@@ -88,3 +89,14 @@ def test_a_negative_rate_is_refused() -> None:
         build_optimizer(Net(), -1e-3, 0.02, 0.0)
     with pytest.raises(ValueError, match="neither goes below 0"):
         build_optimizer(Net(), 1e-3, -0.02, 0.0)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    rates = [height(done, 20, warmup=4, fall=0.5, rest=0.2) for done in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:11] == [1.0] * 7
+    assert rates[15] == pytest.approx(0.2 + 0.8 * 0.5)  # half way down
+    assert rates[19] == pytest.approx(0.2 + 0.4 * (1 + math.cos(0.9 * math.pi)))
+    optimizer = build_optimizer(Net(), 1e-3, 0.02, 0.0)
+    optimizer.set_height(0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [5e-4, 5e-4, 0.01]

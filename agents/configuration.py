@@ -1,0 +1,139 @@
+"""Configurations: composed by Hydra, and every mistake in them told in one sentence."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stillknows.envs.tasks import suggest
+
+
+def compose_config(overrides: Sequence[str], command: str = "train") -> DictConfig:
+    """Return the configuration of a command, `stillknows.configs.COMMAND`.
+
+    Raises:
+        ValueError: with one sentence, if an override is wrong.
+    """
+    _expect_command(overrides, command)
+    try:
+        with initialize_config_module("stillknows.configs", version_base="1.3"):
+            config, plain = compose(command, list(overrides)), compose(command)
+    except MissingConfigException as error:
+        group, _, wrong = str(error.missing_cfg_file or "").strip("/").rpartition("/")
+        raise ValueError(
+            f"There is no {group} '{wrong}'. {suggest(wrong, _choices(group))}"
+        ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(
+            f"The options do not fit: {_first_sentence(error)}{_near(error, command)}"
+        ) from error
+    for override in overrides:
+        name, _, value = override.partition("=")
+        _expect_number(name, value, *(OmegaConf.select(c, name) for c in (plain, config)))
+    return config
+
+
+def expect_lists(config: DictConfig, *names: str) -> None:
+    """Raise a ValueError if an option is not a list with something in it."""
+    for name in names:
+        if not OmegaConf.is_list(config[name]) or not len(config[name]):
+            raise ValueError(f"{name}={config[name]} should be a list, such as {name}=[…].")
+
+
+def expect_whole(config: DictConfig, *names: str) -> None:
+    """Raise a ValueError if an option is not a whole number of at least 1 (a seed: 0)."""
+    for name in names:
+        value = OmegaConf.select(config, name)
+        if not isinstance(value, int) or value < (name != "seed"):
+            raise ValueError(f"{name}={value} should be a whole number, at least 1.")
+
+
+def expect_device(config: DictConfig) -> None:
+    """Raise a ValueError if the device is not there."""
+    try:
+        torch.empty(0, device=torch.device(config.device))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={config.device} is not there; choose device=cpu or see that CUDA works."
+        ) from error
+
+
+def new_folder(config: DictConfig, name: str) -> Path:
+    """Return a folder that is not there yet: the one asked for, or the next number below runs/."""
+    if config.run is not None:
+        run = Path(config.run)
+        if run.exists():
+            raise ValueError(f"{run} exists already and is left as it is: choose another run=….")
+        return run
+    number = 1
+    while (run := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return run
+
+
+def cause(error: BaseException) -> str:
+    """Return the first sentence of the mistake at the bottom of a chain of exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_sentence(error)
+
+
+def _expect_command(overrides: Sequence[str], command: str) -> None:
+    """Raise a ValueError if an experiment is one of another command."""
+    for override in overrides:
+        group, _, name = override.partition("=")
+        file = files("stillknows.configs") / group / f"{name}.yaml"
+        if group in ("experiment", "debug") and file.is_file():
+            written = DictConfig(OmegaConf.create(file.read_text(encoding="utf-8")))
+            theirs = written.get("command", "train")
+            if theirs != command:
+                raise ValueError(f"{override} is for `stillknows {theirs}`, not for {command}.")
+
+
+def _expect_number(name: str, value: str, usual: Any, given: Any) -> None:
+    """Raise a ValueError if an option that is a number was given something else."""
+    if isinstance(usual, int | float) and not isinstance(given, int | float):
+        raise ValueError(f"{name}={value} should be a number, such as {usual}.")
+
+
+def _near(error: BaseException, command: str) -> str:
+    """Return a suggestion for the misspelled option that an error names, if it names one."""
+    found = re.search(r"Could not override '(?:.*\.)?([^'.]+)'", str(error))
+    if found is None:
+        return ""
+    with initialize_config_module("stillknows.configs", version_base="1.3"):
+        known = _names(compose(command))
+    return f" {suggest(found[1], known)}" if difflib.get_close_matches(found[1], known) else ""
+
+
+def _names(config: DictConfig) -> list[str]:
+    """Return the names of all options, at every depth, without repeats."""
+    names: dict[str, None] = {}
+    for name in config:
+        names[str(name)] = None
+        inner = config._get_node(name)
+        if isinstance(inner, DictConfig) and not inner._is_none():
+            names.update(dict.fromkeys(_names(inner)))
+    return list(names)
+
+
+def _choices(group: str) -> list[str]:
+    folder = files("stillknows.configs")
+    for part in group.split("/"):
+        folder = folder / part
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+def _first_sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

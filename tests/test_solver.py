@@ -1,0 +1,202 @@
+"""Solvers of algorithmic tasks: losses, lessons, examinations, and the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillknows.agents.cli import main
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.optimizer import build_optimizer
+from stillknows.agents.solve import build
+from stillknows.agents.solver import Curriculum, Solver, examine, learn
+from stillknows.envs.algorithmic import make_problem
+from stillknows.envs.problems import Copy
+from stillknows.memory.dnc import DNC
+from stillknows.memory.ntm import NTM
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {
+    path.stem: "solve" if "command: solve" in path.read_text() else "train"
+    for path in (ROOT / "configs" / "experiment").glob("*.yaml")
+}
+
+
+def solver_of(problem, seed=0, **dials):
+    torch.manual_seed(seed)
+    return Solver(DNC(problem.input_size, 4, 6, 1, hidden_size=16, **dials), problem)
+
+
+def test_the_loss_of_bits_and_of_groups_is_the_cross_entropy():
+    logits = torch.randn(7, 90, dtype=torch.float64)
+    bits = torch.randint(2, (7, 90)).double()
+    shown = logits.numpy()
+    right = bits.numpy() * np.log1p(np.exp(-shown)) + (1 - bits.numpy()) * np.log1p(np.exp(shown))
+    solver = solver_of(Copy(bits=90))
+    assert solver.loss(logits, bits).item() == pytest.approx(right.mean(), abs=1e-12)
+    assert (solver.answers(logits).numpy() == (shown > 0)).all()
+
+    digits = np.random.default_rng(0).integers(10, size=(7, 9))
+    one_hot = torch.from_numpy(np.eye(10)[digits].reshape(7, 90))
+    solver = solver_of(make_problem("graph_traversal"))
+    groups = shown.reshape(7, 9, 10)
+    log_p = groups - np.log(np.exp(groups).sum(axis=2, keepdims=True))
+    expected = -np.take_along_axis(log_p, digits[..., None], axis=2).mean()
+    assert solver.loss(logits, one_hot).item() == pytest.approx(expected, abs=1e-12)
+    answers = solver.answers(logits).numpy().reshape(7, 9, 10)
+    assert (answers.argmax(axis=2) == groups.argmax(axis=2)).all()
+    assert (answers.sum(axis=2) == 1).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1)), max_size=60), st.floats(0.05, 0.95))
+def test_the_next_lesson_begins_when_the_newest_is_known(marks, pass_mark):
+    lessons = [Copy(max_length=n) for n in (1, 2, 3)]
+    curriculum = Curriculum(lessons, pass_mark, earlier=0.1, seed=0)
+    newest, known = 0, 0.0
+    for lesson, share in marks:
+        curriculum.mark(lesson, share)
+        if lesson == newest:
+            known = 0.95 * known + 0.05 * share
+            if known >= pass_mark and newest < 2:
+                newest, known = newest + 1, 0.0
+        assert curriculum.newest == newest
+        assert curriculum.known == pytest.approx(known, abs=1e-9)
+
+
+def test_a_tenth_of_the_batches_is_of_earlier_lessons():
+    curriculum = Curriculum([Copy(max_length=n) for n in (1, 2, 3)], 0.9, earlier=0.1, seed=0)
+    assert {curriculum.draw(1)[0] for _ in range(50)} == {0}
+    curriculum.newest = 2
+    drawn = np.bincount([curriculum.draw(1)[0] for _ in range(2000)], minlength=3)
+    assert abs(drawn[:2] - 100).max() < 40  # four standard deviations
+    assert drawn.sum() == 2000
+
+
+@pytest.mark.parametrize("task", ["copy", "graph_traversal"])
+def test_an_examination_counts_wrong_bits_and_does_not_depend_on_the_batch(task):
+    dials = {"copy": {"max_length": 4}, "graph_traversal": {"max_nodes": 5, "max_steps": 2}}[task]
+    problem = make_problem(task, **dials)
+    solver = solver_of(problem)
+    together, apart = (examine(solver, problem, 12, batch) for batch in (12, 5))
+    assert together == pytest.approx(apart)
+    keys = np.random.default_rng([2**63, 0]).integers(2**63, size=12)
+    wrong, bits = [], 0
+    for key in keys:
+        inputs_TI, targets_TO, marked_T = problem.episode(int(key))
+        logits = solver(torch.from_numpy(inputs_TI)[None])[0].detach().numpy()[marked_T]
+        answers = logits > 0
+        if problem.group_size:
+            groups = logits.reshape(len(logits), -1, 10)
+            answers = np.eye(10)[groups.argmax(axis=2)].reshape(logits.shape)
+        wrong.append((answers != targets_TO[marked_T]).sum())
+        bits += answers.size
+    assert together.bits == bits / 12
+    assert together.wrong_bits == pytest.approx(np.mean(wrong), abs=1e-6)
+    assert together.all_right == np.mean(np.array(wrong) == 0)
+
+
+def test_a_solver_learns_to_copy_lesson_by_lesson():
+    lessons = [Copy(bits=3, max_length=1), Copy(bits=3, max_length=2)]
+    torch.manual_seed(0)
+    solver = Solver(DNC(lessons[0].input_size, 4, 8, 1, hidden_size=32), lessons[0])
+    before = examine(solver, lessons[1], 60, 60)
+    curriculum, told = Curriculum(lessons, 0.9, 0.1, seed=0), []
+    learn(
+        solver,
+        curriculum,
+        build_optimizer(solver, 4e-3, 0.02, 0.0),
+        updates=250,
+        batch=16,
+        clip=10.0,
+        hear=lambda update, report: told.append((update, report.newest)),
+    )
+    after = examine(solver, lessons[1], 60, 60)
+    assert after.wrong_bits < 0.25 * before.wrong_bits
+    assert [update for update, _ in told] == list(range(250))
+    assert told[0][1] == 0
+    assert told[-1][1] == 1
+
+
+def test_compiled_or_not_the_controller_and_the_switches_are_the_configuration_s():
+    options = ["working_memory.feed_forward=true", "working_memory.hidden_size=7"]
+    for name, kind in (("dnc", DNC), ("ntm", NTM)):
+        solver, *_ = build(compose_config([f"working_memory={name}", *options], "solve"))
+        assert type(solver.memory) is kind
+        assert solver.memory.controller.output_size == 7
+        assert not hasattr(solver.memory.controller, "cell")
+
+
+def test_every_experiment_of_this_command_can_be_built():
+    chosen = [name for name, command in COMMANDS.items() if command == "solve"]
+    assert len(chosen) >= 4
+    for name in chosen:
+        config = compose_config([f"experiment={name}"], "solve")
+        solver, lessons, exams = build(config)
+        assert config.name == name
+        assert exams
+        logits = solver(torch.from_numpy(lessons[0].episode(0).inputs_TI)[None])
+        assert logits.shape[-1] == lessons[-1].output_size
+
+
+def test_the_command_writes_logs_weights_and_a_report_and_equal_seeds_are_equal(tmp_path, capsys):
+    small = ["debug=short", "working_memory.slots=4", "workers=1"]
+    for run in ("a", "b"):
+        assert main(["solve", *small, f"run={tmp_path / run}"]) == 0
+    told = capsys.readouterr().out
+    assert "| DNC | 5 | 20 vectors | 2 | 160 |" in told
+    assert (tmp_path / "a" / "learning.png").stat().st_size > 5000
+    for seed in ("seed0", "seed1"):
+        first, second = ((tmp_path / run / seed) for run in ("a", "b"))
+        weights = [torch.load(path / "weights.pt") for path in (first, second)]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+        events = [
+            [
+                {
+                    k: v
+                    for k, v in json.loads(line).items()
+                    if k not in ("time", "seconds", "config")
+                }
+                for line in (path / "log.jsonl").read_text().splitlines()
+            ]
+            for path in (first, second)
+        ]
+        assert events[0] == events[1]
+        assert [e["event"] for e in events[0]] == ["solving", "update", "update", "marks", "marks",
+                                                   "clock"]  # fmt: skip
+    report = (tmp_path / "a" / "report.md").read_text()
+    assert main(["report", str(tmp_path / "a"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "report.md").read_text() == report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["solve", "experiment=cpoy"], "There is no experiment 'cpoy'. Did you mean 'copy'"),
+        (["solve", "working_memory=slots"], "Slots has no recurrence of its own; choose"),
+        (["solve", "working_memory=none"], "none has no recurrence of its own; choose"),
+        (["solve", "experiment=babi"], "experiment=babi is for `stillknows train`, not for solve"),
+        (["solve", "debug=tiny"], "debug=tiny is for `stillknows train`"),
+        (["train", "experiment=copy"], "experiment=copy is for `stillknows solve`"),
+        (["solve", "lessons=[{task: cpoy}]"], "no algorithmic task 'cpoy'. Did you mean 'copy'"),
+        (["solve", "+exams.other={task: copy, bits: 3}"], "differ in inputs or outputs"),
+        (["solve", "lessons=[]"], "lessons=[] should be a list"),
+        (["solve", "seeds=3"], "seeds=3 should be a list"),
+        (["solve", "learner.updates=0"], "learner.updates=0 should be a whole number"),
+        (["solve", "learner.bacth=3"], "Did you mean 'batch'"),
+        (["solve", "device=cuda:99"], "device=cuda:99 is not there"),
+        (["solve", "working_memory.slots=0"], "slots=0"),
+        (["solve", "run=."], "exists already and is left as it is"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("stillknows: ")
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
