@@ -256,7 +256,7 @@ class ShortestPath(RandomGraphProblem):
             return None
         start, end = generator.choice(pairs_P2).tolist()
         path = [start]
-        for left in range(steps):  # exactly one neighbour is so near to the end
+        for left in reversed(range(steps)):  # exactly one neighbour is so near to the end
             path.append(int((adjacent_NN[path[-1]] * walks[left][:, end]).argmax()))
         return graph, path
 
@@ -335,14 +335,11 @@ class FamilyTree(GraphProblem):
         return _Graph(nodes_N, edges_NN), generator.choice(pairs_P2).tolist()
 
     def _tree(self, generator: np.random.Generator, levels: np.ndarray) -> np.ndarray:
-        """Return primitive relations or `BLANK`, `[N, N]`; the first people are a path of levels.
-
-        A move is -1 to a new parent, 0 to a spouse, 1 to a child.
-        """
+        """Return primitive relations or `BLANK`, `[N, N]`, of a tree that has a path of levels."""
         people = _between(generator, self.min_people, self.max_people)
         parent_NN, spouse_NN = np.zeros((2, people, people), bool)  # [i, j]: is j that of i?
         male_N, level_N = generator.random(people) < 0.5, np.zeros(people, int)
-        level_N[0] = generator.integers(self.generations - np.ptp(levels)) - levels.min()
+        level_N[0] = -levels.min()
         moves = np.diff(levels).tolist()
         for new in range(1, people):
             if new <= len(moves):
@@ -354,12 +351,12 @@ class FamilyTree(GraphProblem):
                 places_3N = np.stack([orphan_N, single_N, bears_N])[:, :new]
                 move, old = generator.choice(np.argwhere(places_3N)) - (1, 0)
             level_N[new] = level_N[old] + move
-            if move == -1:
+            if move == -1:  # a parent
                 parent_NN[old, new] = True
-            elif move == 0:  # also a parent of the children that there are
+            elif move == 0:  # a spouse, also a parent of the children that there are
                 spouse_NN[old, new] = spouse_NN[new, old] = True
                 parent_NN[:, new], male_N[new] = parent_NN[:, old], ~male_N[old]
-            else:
+            else:  # a child
                 parent_NN[new] = spouse_NN[old]
                 parent_NN[new, old] = True
         sibling_NN = (parent_NN @ parent_NN.T) & ~np.eye(people, dtype=bool)
