@@ -178,33 +178,45 @@ class ActionValues:
         store = self.stores[action]
         if not len(store):
             return query_BD.new_full((len(query_BD),), self.empty)
-        own_B = store.find(hash_B)
-        slots_BK = self._nearest(store, query_BD, own_B if exclude else None)
-        slots_U, index_BK = slots_BK.clamp(min=0).unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        keys_UD = store.columns["keys_ND"][slots_U].requires_grad_(learn)
-        values_U = store.columns["vectors_NV"][slots_U, 0].requires_grad_(learn)
-        distance_BK = (query_BD[:, None] - keys_UD[index_BK]).square().sum(dim=2)
-        weights_BK = self._weights(distance_BK.masked_fill(slots_BK < 0, torch.inf))
-        store.touch(slots_BK[slots_BK >= 0], weights_BK[slots_BK >= 0])
+        own_B = store.find(hash_B) if exclude or self.kernel == "mean" else None
+        distance_BK, slots_BK = self._nearest(
+            store, query_BD.detach() if learn else query_BD, own_B if exclude else None
+        )
+        value_BK = store.columns["vectors_NV"][slots_BK.clamp(min=0), 0]
         if learn:
-            self._gathered.append(_Gathered(action, slots_U, keys_UD, values_U))
-        value_B = (weights_BK * values_U[index_BK]).sum(dim=1)
-        nothing_B = (slots_BK < 0).all(dim=1)
-        value_B = torch.where(nothing_B, self.empty, value_B)
-        if self.kernel == "mean" and not exclude:
+            distance_BK, value_BK = self._gather(action, query_BD, slots_BK)
+        weights_BK, present_BK = self._weights(distance_BK), slots_BK >= 0
+        store.touch(slots_BK[present_BK], weights_BK[present_BK])
+        value_B = (weights_BK * value_BK).sum(dim=1)
+        value_B = torch.where(present_BK.any(dim=1), value_B, self.empty)
+        if self.kernel == "mean" and own_B is not None and not exclude:
             held_B = store.columns["vectors_NV"][own_B.clamp(min=0), 0]
             value_B = torch.where(own_B >= 0, held_B, value_B)
         return value_B
 
-    def _nearest(self, store: NEC, query_BD: Tensor, without_B: Tensor | None) -> Tensor:
-        """Return the slots of the K nearest, -1 for none, without one slot of each row."""
-        extra = without_B is not None
-        _, slots_BK = store.nearest(query_BD.detach(), self.neighbours + extra)
+    def _gather(self, action: int, query_BD: Tensor, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Return distances and values of entries, `[B, K]`, as leaves that `descend` will move."""
+        columns = self.stores[action].columns
+        slots_U, index_BK = slots_BK.clamp(min=0).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        keys_UD = columns["keys_ND"][slots_U].requires_grad_()
+        values_U = columns["vectors_NV"][slots_U, 0].requires_grad_()
+        self._gathered.append(_Gathered(action, slots_U, keys_UD, values_U))
+        distance_BK = (query_BD[:, None] - keys_UD[index_BK]).square().sum(dim=2)
+        return distance_BK.masked_fill(slots_BK < 0, torch.inf), values_U[index_BK]
+
+    def _nearest(
+        self, store: NEC, query_BD: Tensor, without_B: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return distances and slots of the K nearest, without one slot of each row."""
         if without_B is None:
-            return slots_BK
+            return store.nearest(query_BD, self.neighbours)
+        distance_BK, slots_BK = store.nearest(query_BD, self.neighbours + 1)
         own_BK = (slots_BK == without_B[:, None]) & (without_B >= 0)[:, None]
         own_BK[:, -1] |= ~own_BK.any(dim=1)  # where it was not found, the farthest is one too many
-        return slots_BK[~own_BK].view(len(slots_BK), -1)
+        distance_BK, slots_BK = (
+            part[~own_BK].view(len(part), -1) for part in (distance_BK, slots_BK)
+        )
+        return distance_BK, slots_BK
 
     def _weights(self, distance_BK: Tensor) -> Tensor:
         if self.kernel == "inverse_distance":

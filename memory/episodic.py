@@ -4,12 +4,14 @@ Letters: B rows, D key size, V vector size, A tokens of an answer, T sentences a
 story, K neighbours.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features
+from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features, Policy
+from stillknows.memory.names import Holding, Name, Names
 
 PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
 
@@ -68,6 +70,54 @@ class Entries(NamedTuple):
 
     story_BTL: Tensor
     answers_BA: Tensor
+
+
+class Departures:
+    """Who leaves first, by a rank that only grows: the lowest, and among equals the lowest slot.
+
+    The next in line are sorted in advance. Whose rank has grown since is passed over, and the
+    others keep their order, so that the answer is exact and seldom looks at all entries.
+    """
+
+    def __init__(self) -> None:
+        self._slots_Q = self._ranks_Q = torch.zeros(0, dtype=torch.int64)
+
+    def first(self, count: int, rank_N: Tensor) -> Tensor:
+        """Return the `count` slots that leave first, int64.
+
+        Args:
+            count: at most N.
+            rank_N: int64, of the entries that there are.
+        """
+        if not count:
+            return self._slots_Q[:0]
+        for _ in range(2):
+            window = 4 * count
+            stays_W = rank_N[self._slots_Q[:window]] == self._ranks_Q[:window]
+            where = stays_W.nonzero()[:, 0]
+            if len(where) >= count:
+                begin = int(where[0])
+                self._slots_Q, self._ranks_Q = self._slots_Q[begin:], self._ranks_Q[begin:]
+                return self._slots_Q[where[:count] - begin]
+            self._sort(count, rank_N)
+        raise AssertionError("More are to leave than there are.")
+
+    def _sort(self, count: int, rank_N: Tensor) -> None:
+        """Sort the next in line: enough of them that sorting seldom happens."""
+        entries = len(rank_N)
+        order_N = rank_N * entries + torch.arange(entries, device=rank_N.device)
+        ahead = min(entries, max(64 * count, entries // 64))
+        order_Q = order_N.topk(ahead, largest=False).values
+        self._slots_Q, self._ranks_Q = order_Q % entries, order_Q // entries
+
+
+def leaves_first(policy: Policy) -> str | None:
+    """Return the provenance by which entries leave, lowest first, if that is all a policy decides.
+
+    A class that says so, `leaves_first = "birth"` in its own body, writes everything, and is not
+    asked about every slot; a class derived from it is, unless it says so again.
+    """
+    return vars(type(policy)).get("leaves_first")
 
 
 def blank_columns(
@@ -130,6 +180,45 @@ def places(decision: Decision) -> list[int]:
     return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()
 
 
+def place_in_order(
+    held: Names,
+    known: list[int],
+    names: list[Name],
+    empty: Iterator[int],
+    leaving: Iterator[tuple[int, int]],
+    next_id: int,
+) -> tuple[list[int], list[Written]]:
+    """Refresh what is known and add the rest, row by row; note it in `held`.
+
+    Args:
+        held: who holds what.
+        known: the slot that held each row before, -1 for none.
+        names: of the rows.
+        empty: slots that hold nothing, in order.
+        leaving: slots that are left when none is empty, in order, and the names there.
+        next_id: of the next entry.
+
+    Returns:
+        The slot of each row, and what became of it.
+    """
+    slots, written, added = [], [], set()
+    for slot, (name, answer) in zip(known, names, strict=True):
+        if slot >= 0 and slot not in added:
+            action, entry, gone = UPDATE, held.drop(name, slot), -1
+        else:
+            action, entry, gone = ADD, next_id, -1
+            slot = next(empty, -1)
+            if slot < 0:
+                slot, old = next(leaving)
+                gone = held.drop(old, slot)
+            added.add(slot)
+            next_id += 1
+        held.add(name, slot, Holding(entry, answer))
+        slots.append(slot)
+        written.append(Written(action, entry, gone))
+    return slots, written
+
+
 def with_changes(features: Features, row: int, changed: set[int]) -> Features:
     """Return the features of one row after the slots in `changed` went to new entries."""
     parts: Any = (None if part is None else part[row : row + 1].clone() for part in features)
@@ -164,14 +253,53 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
             )
 
 
-def blend(old_SX: Tensor, new_SX: Tensor, actions: list[int], update: float) -> Tensor:
-    """Return what slots hold after an action each: the new, moved by a rate, or (merge) halfway."""
-    shares = {ADD: 1.0, UPDATE: update, MERGE: 0.5}
-    share_S1 = old_SX.new_tensor([[shares[action]] for action in actions])
-    return torch.lerp(old_SX, new_SX.to(old_SX), share_S1)
+def fill(
+    columns: dict[str, Tensor],
+    last: dict[int, int],
+    candidates: Candidates,
+    written: list[Written],
+    rate: float,
+    clock: int,
+) -> None:
+    """Write contents into slots.
+
+    An add replaces, an update moves the vector by a rate and replaces the rest, and a merge goes
+    halfway with key and vector.
+
+    Args:
+        columns: of the store.
+        last: the slots and the row of candidates that stays in each.
+        candidates: all of them.
+        written: what became of each.
+        rate: of updates.
+        clock: the time of the write.
+    """
+    rows, part = list(last.values()), candidates
+    if rows != list(range(len(written))):
+        part = Candidates(*(column[rows] for column in candidates))
+    at_S = torch.tensor(list(last), dtype=torch.int64, device=columns["uses_N"].device)
+    for name, new_SX, update in (
+        ("keys_ND", part.key_BD, 1.0),
+        ("vectors_NV", part.vector_BV, rate),
+    ):
+        if not columns[name].shape[1]:
+            continue
+        shares = [{ADD: 1.0, UPDATE: update, MERGE: 0.5}[written[row].action] for row in rows]
+        new_SX = new_SX.to(columns[name])
+        if min(shares, default=1.0) < 1:
+            share_S1 = new_SX.new_tensor(shares)[:, None]
+            new_SX = torch.lerp(columns[name][at_S], new_SX, share_S1)
+        columns[name][at_S] = new_SX
+    answers_SA = fit(part.answers_BA, columns["answers_NA"].shape[1])
+    columns["answers_NA"][at_S] = answers_SA.to(at_S.device)
+    columns["story_NTL"][at_S] = part.story_BTL.to(columns["story_NTL"])
+    where_SC = torch.stack([part.task_B, part.episode_B, part.step_B], dim=1)
+    columns["provenance_NC"][at_S, 1:4] = where_SC.to(at_S)
+    columns["provenance_NC"][at_S, PROVENANCE.index("last_use")] = clock
 
 
 def fit(answer_BA: Tensor, length: int) -> Tensor:
     """Return answers cut or padded to `length` tokens, int32 `[B, length]`."""
     cut_BA = answer_BA[:, :length].to(torch.int32)
-    return torch.nn.functional.pad(cut_BA, (0, length - cut_BA.shape[1]))
+    missing = length - cut_BA.shape[1]
+    return torch.nn.functional.pad(cut_BA, (0, missing)) if missing else cut_BA

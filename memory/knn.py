@@ -5,7 +5,9 @@ A matrix product leaves out the keys that cannot win; direct differences settle 
 in batches of different sizes, which would choose at random among equal keys. It knows nothing of
 what the keys stand for.
 
-Letters: B queries, N stored keys, D key size, K neighbours.
+A score is |k|^2 - 2 q.k, the squared distance less |q|^2, infinite where no key is held.
+
+Letters: B queries, N stored keys, D key size, K neighbours, M candidates, K and some in reserve.
 """
 
 import math
@@ -13,13 +15,19 @@ import math
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 20  # entries of the B x n matrix that is held at once
-_SLOT = 0xFFFFFFFF
-_ROWS = 512  # keys that one piece of a product with a single query takes
+_HELD = 1 << 22  # scores of a batch that are held at most; of more, the lowest of each group
+_CHUNK = 1 << 18  # numbers that are computed at once where not all are held; these fit a cache
+_FEW = 1 << 14  # scores that are chosen from without groups
+_CACHED = 1 << 20  # numbers of keys that one product with a single query reads fast
+_PIECE = 2048  # keys that a product with a single query takes at once where they are more
 
 
 def nearest(
-    query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, neighbours: int
+    query_BD: Tensor,
+    keys_ND: Tensor,
+    filled_N: Tensor,
+    neighbours: int,
+    length_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return squared distances and slots of the nearest filled keys, nearest first.
 
@@ -31,26 +39,56 @@ def nearest(
         keys_ND: `[N, D]`.
         filled_N: which rows of `keys_ND` hold a key, bool `[N]`.
         neighbours: K, at least 1.
+        length_N: `squared_lengths` of the keys, where they are known already.
 
     Returns:
         `[B, K]` floats and `[B, K]` int64; no gradient reaches the selection, and the distances
         carry one to queries and keys.
     """
+    kept = min(neighbours, len(keys_ND))
     with torch.no_grad():
-        distinct_UD, row_B = torch.unique(query_BD, dim=0, return_inverse=True)  # questions repeat
-        slot_UK = _select(distinct_UD, keys_ND, filled_N, min(neighbours, len(keys_ND)))
-        slot_BK = slot_UK[row_B]
-    difference_BKD = query_BD[:, None] - keys_ND[slot_BK]
-    distance_BK = difference_BKD.square().sum(-1)
-    distance_BK = distance_BK.masked_fill(~filled_N[slot_BK], torch.inf)
-    slot_BK, by_slot_BK = slot_BK.sort(dim=1, stable=True)
-    distance_BK, by_distance_BK = distance_BK.gather(1, by_slot_BK).sort(dim=1, stable=True)
-    slot_BK = slot_BK.gather(1, by_distance_BK).masked_fill(distance_BK.isinf(), -1)
-    missing = neighbours - slot_BK.shape[1]
-    return (
-        torch.nn.functional.pad(distance_BK, (0, missing), value=torch.inf),
-        torch.nn.functional.pad(slot_BK, (0, missing), value=-1),
-    )
+        if length_N is None:
+            length_N = squared_lengths(keys_ND, filled_N)
+        slot_BM = _candidates(query_BD.float(), keys_ND.float(), length_N, kept)
+        rows = max(1, _CHUNK // max(1, slot_BM.shape[1] * keys_ND.shape[1]))
+        parts = zip(torch.split(query_BD, rows), torch.split(slot_BM, rows), strict=True)
+        distance_BM = torch.cat([_distances(query, keys_ND, slot) for query, slot in parts])
+        distance_BK, order_BK = (part[:, :kept] for part in distance_BM.sort(dim=1, stable=True))
+        slot_BK = slot_BM.gather(1, order_BK)
+    if torch.is_grad_enabled() and (query_BD.requires_grad or keys_ND.requires_grad):
+        distance_BK = _distances(query_BD, keys_ND, slot_BK)
+    if missing := neighbours - kept:
+        distance_BK = torch.nn.functional.pad(distance_BK, (0, missing), value=torch.inf)
+        slot_BK = torch.nn.functional.pad(slot_BK, (0, missing), value=-1)
+    return distance_BK, slot_BK
+
+
+def squared_lengths(keys_ND: Tensor, filled_N: Tensor) -> Tensor:
+    """Return `|k|^2` of each key, infinite where none is held, `[N]` floats."""
+    length_N: Tensor = torch.linalg.vector_norm(keys_ND.float(), dim=1).square()
+    return length_N.masked_fill(~filled_N, torch.inf)
+
+
+class Lengths:
+    """`squared_lengths` of the keys of a store, computed again only when they have changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Tensor, Tensor] | None = None
+        self._versions = (-1, -1)
+        self._length_N = torch.zeros(0)
+
+    def __reduce__(self) -> tuple[type["Lengths"], tuple[()]]:
+        """Make a copy begin anew: a copied tensor counts its changes from 0."""
+        return Lengths, ()
+
+    def of(self, keys_ND: Tensor, filled_N: Tensor) -> Tensor:
+        """Return `squared_lengths(keys_ND, filled_N)`."""
+        versions = (keys_ND._version, filled_N._version)
+        known = self._of is not None and self._of[0] is keys_ND and self._of[1] is filled_N
+        if not known or versions != self._versions:
+            self._of, self._versions = (keys_ND, filled_N), versions
+            self._length_N = squared_lengths(keys_ND, filled_N)
+        return self._length_N
 
 
 def inverse_distance_weights(distance_BK: Tensor, delta: float = 1e-3) -> Tensor:
@@ -70,145 +108,134 @@ def share_kept(before_BK: Tensor, after_BK: Tensor) -> float:
     return float(same_BKK.any(dim=2).sum() / known_BK.sum().clamp(min=1))
 
 
-def _select(query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, neighbours: int) -> Tensor:
-    """Return the slots of the K nearest keys of a query, `[B, K]`.
+def _distances(query_BD: Tensor, keys_ND: Tensor, slot_Bn: Tensor) -> Tensor:
+    """Return squared distances to the keys at `slot_Bn`, infinite at -1, by differences."""
+    at_Bn = slot_Bn.clamp(min=0)
+    keys_BnD = keys_ND.index_select(0, at_Bn.flatten()).view(*at_Bn.shape, keys_ND.shape[1])
+    distance_Bn = (query_BD[:, None] - keys_BnD).square_().sum(-1)
+    return distance_Bn.masked_fill(slot_Bn < 0, torch.inf)
 
-    Keys stand in blocks. The K nearest are in the K blocks with the lowest scores; the keys of
-    these and of some blocks in reserve are measured by direct differences. Where the reserve is
-    not enough to be sure (many keys are equal), all keys are settled near the edge.
+
+def _candidates(query_BD: Tensor, keys_ND: Tensor, length_N: Tensor, neighbours: int) -> Tensor:
+    """Return slots among which the K nearest are, in their order, -1 for none, `[B, M]`.
+
+    Where the scores leave it open who is among the K nearest (many keys are equal), the keys
+    that may be are measured.
     """
-    query_BD, keys_ND = query_BD.float(), keys_ND.float()
-    blocks = math.ceil(len(keys_ND) / _block_size(len(keys_ND)))
-    lowest_BJ, longest = _lowest_scores(query_BD, keys_ND, filled_N, blocks)
-    taken = lowest_BJ.topk(min(blocks, neighbours + max(8, neighbours // 4)), dim=1, largest=False)
-    order_BK = _measure(query_BD, keys_ND, filled_N, taken.indices, blocks, neighbours)
-    slot_BK = order_BK & _SLOT
-    last_B1 = (order_BK[:, -1:] >> 32).to(torch.int32).view(torch.float32)
-    error_B1 = _rounding(query_BD, longest)
-    edge_B1 = last_B1 - query_BD.square().sum(1, keepdim=True) + error_B1
-    beyond_B1 = taken.values[:, -1:]
-    unsure_B = ~((beyond_B1 > edge_B1) | beyond_B1.isposinf()).squeeze(1)
-    if taken.indices.shape[1] < blocks and unsure_B.any():
-        errors = error_B1[unsure_B]
-        slot_BK[unsure_B] = _settle(query_BD[unsure_B], keys_ND, filled_N, errors, neighbours)
-    return slot_BK
-
-
-def _block_size(entries: int) -> int:
-    """Return how many keys share a block: fewer blocks to choose from, more keys to measure."""
-    return 2 ** max(0, round(math.log2(math.sqrt(entries / 1500)))) if entries else 1
-
-
-def _lowest_scores(
-    query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, blocks: int
-) -> tuple[Tensor, Tensor]:
-    """Return the lowest `|k|^2 - 2 q.k` of each block, `[B, J]`, and the largest `|k|^2`.
-
-    Key n is in block n mod J.
-    """
-    lowest_BJ = torch.full((len(query_BD), blocks), torch.inf, device=query_BD.device)
-    together = blocks * max(1, _CHUNK // (max(1, len(query_BD)) * blocks))
-    longest = [lowest_BJ.new_zeros(())]
-    for part_nD, there_n in zip(
-        torch.split(keys_ND, together), torch.split(filled_N, together), strict=True
-    ):
-        score_Bn, square_n = _scores(query_BD, part_nD, there_n)
-        longest.append(square_n.masked_fill(~there_n, 0).amax())
-        if len(there_n) % blocks:
-            missing = blocks - len(there_n) % blocks
-            score_Bn = torch.nn.functional.pad(score_Bn, (0, missing), value=torch.inf)
-        rows = score_Bn.shape[1] // blocks
-        by_block = score_Bn.view(len(query_BD), rows, blocks)
-        lowest_BJ = torch.minimum(lowest_BJ, by_block.amin(dim=1))
-    return lowest_BJ, torch.stack(longest).amax()
-
-
-def _scores(query_BD: Tensor, keys_nD: Tensor, filled_n: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `|k|^2 - 2 q.k`, infinite where nothing is held, `[B, n]`, and `|k|^2`, `[n]`."""
-    square_n = torch.linalg.vector_norm(keys_nD, dim=1).square()
-    twice_DB = (-2 * query_BD).T
-    if len(query_BD) == 1:  # a product with one vector reads memory slowly unless cut in pieces
-        whole = len(keys_nD) // _ROWS * _ROWS
-        pieces = keys_nD[:whole].view(-1, _ROWS, keys_nD.shape[1])
-        first = torch.bmm(pieces, twice_DB.expand(len(pieces), -1, -1)).view(1, -1)
-        score_Bn = torch.cat([first, (keys_nD[whole:] @ twice_DB).T], dim=1)
-    else:
-        score_Bn = twice_DB.T @ keys_nD.T
-    return score_Bn.add_(square_n.masked_fill(~filled_n, torch.inf)), square_n
-
-
-def _measure(
-    query_BD: Tensor,
-    keys_ND: Tensor,
-    filled_N: Tensor,
-    block_BM: Tensor,
-    blocks: int,
-    neighbours: int,
-) -> Tensor:
-    """Return the K nearest keys of these blocks in order (see `_first`), `[B, K]`."""
-    first_n = torch.arange(0, len(keys_ND), blocks, device=keys_ND.device)
-    slot_Bn = (block_BM[:, :, None] + first_n).flatten(1)
-    there_Bn = slot_Bn < len(keys_ND)
-    slot_Bn = slot_Bn.clamp(max=len(keys_ND) - 1)
-    there_Bn &= filled_N[slot_Bn]
-    rows = max(1, _CHUNK // (slot_Bn.shape[1] * query_BD.shape[1]))
-    exact = [
-        _distances(
-            query_bD,
-            keys_ND.index_select(0, slot_bn.flatten()).view(*slot_bn.shape, query_BD.shape[1]),
+    size = _group_size(len(query_BD), len(keys_ND))
+    score_JB = _lowest_of_groups(query_BD, keys_ND, length_N, size)
+    count = min(neighbours + max(8, neighbours // 4), len(keys_ND))
+    score_BM, slot_BM = _lowest(score_JB, count)
+    if size > 1:
+        place = torch.arange(size, device=keys_ND.device)
+        slot_BC = (slot_BM[:, :, None] * size + place).flatten(1)
+        score_BM, slot_BM = _lowest_of_some(query_BD, keys_ND, length_N, slot_BC, count)
+    slot_BM = slot_BM.masked_fill(score_BM.isposinf(), -1)
+    last_B1, beyond_B1 = score_BM[:, neighbours - 1 : neighbours], score_BM[:, -1:]
+    edge_B1 = last_B1 + _rounding(query_BD, last_B1)
+    unsure_B = ((beyond_B1 <= edge_B1) & beyond_B1.isfinite()).any(dim=1)
+    if count < len(keys_ND) and unsure_B.any():
+        doubtful = query_BD[unsure_B], keys_ND, length_N, edge_B1[unsure_B]
+        slot_BM[unsure_B] = torch.nn.functional.pad(
+            _settle(*doubtful, neighbours), (0, count - neighbours), value=-1
         )
-        for query_bD, slot_bn in zip(
-            torch.split(query_BD, rows), torch.split(slot_Bn, rows), strict=True
+    return slot_BM.sort(dim=1).values
+
+
+def _group_size(queries: int, keys: int) -> int:
+    """Return how many keys share a group: fewer groups to choose from, more keys to compare."""
+    return 1 if queries * keys <= _HELD else 2 ** int(math.log2(max(1.0, keys / 3000)) / 2)
+
+
+def _scores(query_BD: Tensor, keys_nD: Tensor, length_n: Tensor) -> Tensor:
+    """Return scores, `[n, B]`."""
+    twice_DB, length_n1 = query_BD.T * -2, length_n[:, None]
+    if len(query_BD) > 1 or keys_nD.numel() <= _CACHED:
+        return torch.addmm(length_n1, keys_nD, twice_DB)
+    # A product with one vector reads memory slowly unless it is cut in pieces.
+    pieces = math.ceil(len(keys_nD) / _PIECE)
+    whole = len(keys_nD) // pieces * pieces
+    keys_PpD = keys_nD[:whole].view(pieces, -1, keys_nD.shape[1])
+    score_n1 = torch.bmm(keys_PpD, twice_DB.expand(pieces, -1, -1)).view(-1, 1)
+    return torch.cat([score_n1, keys_nD[whole:] @ twice_DB]).add_(length_n1)
+
+
+def _lowest_of_groups(query_BD: Tensor, keys_ND: Tensor, length_N: Tensor, size: int) -> Tensor:
+    """Return the lowest score of each `size` keys in a row, `[J, B]`."""
+    if size == 1:
+        return _scores(query_BD, keys_ND, length_N)
+    lowest, together = [], max(1, _CHUNK // (len(query_BD) * size)) * size
+    for keys_nD, length_n in zip(
+        torch.split(keys_ND, together), torch.split(length_N, together), strict=True
+    ):
+        score_nB = _scores(query_BD, keys_nD, length_n)
+        whole = len(score_nB) // size * size
+        lowest.append(score_nB[:whole].view(-1, size, len(query_BD)).amin(dim=1))
+        if whole < len(score_nB):
+            lowest.append(score_nB[whole:].amin(dim=0, keepdim=True))
+    return torch.cat(lowest)
+
+
+def _lowest(score_nB: Tensor, count: int, ordered: bool = True) -> tuple[Tensor, Tensor]:
+    """Return the lowest scores and where they are, `[B, M]`: a topk that looks at few.
+
+    The M lowest are in the M groups of four whose lowest scores are lowest, and these are found
+    in the same way.
+    """
+    quarter = len(score_nB) // 4
+    if quarter <= count or score_nB.numel() <= _FEW:
+        count = min(count, len(score_nB))
+        return score_nB.T.topk(count, dim=1, largest=False, sorted=ordered)
+    rows, queries = 4 * quarter, score_nB.shape[1]
+    group_jB = score_nB[:rows].view(4, quarter, queries).amin(dim=0)
+    group_BM = _lowest(group_jB, count, ordered=False)[1]
+    first_4 = torch.arange(0, rows, quarter, device=score_nB.device)
+    row_BC = (group_BM[:, :, None] + first_4).flatten(1)
+    if rows < len(score_nB):  # what is in no group
+        rest = torch.arange(rows, len(score_nB), device=score_nB.device)
+        row_BC = torch.cat([row_BC, rest.expand(queries, -1)], dim=1)
+    score_BC = score_nB.T.gather(1, row_BC)
+    score_BM, at_BM = score_BC.topk(count, dim=1, largest=False, sorted=ordered)
+    return score_BM, row_BC.gather(1, at_BM)
+
+
+def _lowest_of_some(
+    query_BD: Tensor, keys_ND: Tensor, length_N: Tensor, slot_BC: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the lowest scores of some keys, a row a query, and their slots, `[B, M]`."""
+    there_BC = slot_BC < len(keys_ND)
+    slot_BC = slot_BC.clamp(max=len(keys_ND) - 1)
+    rows = max(1, _CHUNK // (slot_BC.shape[1] * keys_ND.shape[1]))
+    product = [
+        torch.bmm(keys_ND[slot_bC], query_bD[:, :, None])[:, :, 0]
+        for query_bD, slot_bC in zip(
+            torch.split(query_BD, rows), torch.split(slot_BC, rows), strict=True
         )
     ]
-    exact_Bn = torch.cat(exact).masked_fill(~there_Bn, torch.inf)
-    return _first(exact_Bn, slot_Bn, neighbours)
-
-
-def _distances(query_bD: Tensor, keys_bnD: Tensor) -> Tensor:
-    """Return squared distances of each query to its own n keys, `[b, n]`; the keys are spent."""
-    return keys_bnD.sub_(query_bD[:, None]).square_().sum(-1)
+    score_BC = torch.sub(length_N[slot_BC], torch.cat(product), alpha=2)
+    score_BC = score_BC.masked_fill(~there_BC, torch.inf)
+    score_BM, at_BM = score_BC.topk(count, dim=1, largest=False)
+    return score_BM, slot_BC.gather(1, at_BM)
 
 
 def _settle(
-    query_BD: Tensor, keys_ND: Tensor, filled_N: Tensor, error_B1: Tensor, neighbours: int
+    query_BD: Tensor, keys_ND: Tensor, length_N: Tensor, edge_B1: Tensor, neighbours: int
 ) -> Tensor:
-    """Return the slots of the K nearest keys by measuring all that are near the edge, `[B, K]`."""
-    best = []
-    for first, last in _chunks(query_BD, keys_ND):
-        keys_nD = keys_ND[first:last]
-        score_Bn, _ = _scores(query_BD, keys_nD, filled_N[first:last])
-        kept = min(neighbours, last - first)
-        worst_B1 = score_Bn.topk(kept, dim=1, largest=False).values[:, -1:]
-        near_Bn = (score_Bn <= worst_B1 + error_B1) & score_Bn.isfinite()
-        row_P, key_P = near_Bn.nonzero(as_tuple=True)
-        exact_P = (query_BD[row_P] - keys_nD[key_P]).square().sum(-1)
-        exact_Bn = torch.full_like(score_Bn, torch.inf).index_put((row_P, key_P), exact_P)
-        best.append(_first(exact_Bn, torch.arange(first, last, device=keys_ND.device), kept))
-    return torch.cat(best, dim=1).topk(neighbours, dim=1, largest=False).values & _SLOT
+    """Return the slots of the K nearest by measuring all keys up to an edge, `[B, K]`."""
+    nearest_BK = []
+    for query_1D, edge_1 in zip(torch.split(query_BD, 1), edge_B1, strict=True):
+        near_n = (_scores(query_1D, keys_ND, length_N)[:, 0] <= edge_1).nonzero()[:, 0]
+        order_n = (keys_ND[near_n] - query_1D).square().sum(1).sort(stable=True).indices
+        nearest_BK.append(near_n[order_n[:neighbours]])
+    return torch.stack(nearest_BK)
 
 
-def _rounding(query_BD: Tensor, longest: Tensor) -> Tensor:
-    """Return how far apart the scores of equal distances may be, `[B, 1]`.
+def _rounding(query_BD: Tensor, score_B1: Tensor) -> Tensor:
+    """Return how far apart the scores of equal distances near such a score may be, `[B, 1]`.
 
-    Twice the error of a score: D roundings, and some more for the squares, of terms that are no
-    larger than (|q| + |k|)^2.
+    Four times the error of a score: D roundings, and some more for the squares, of terms that
+    are no larger than (|q| + |k|)^2. A key at the distance d has |k| <= |q| + d, and
+    (2 |q| + d)^2 <= 8 |q|^2 + 2 d^2 = 10 |q|^2 + 2 score.
     """
-    reach_B1 = (query_BD.norm(dim=1, keepdim=True) + longest.sqrt()).square()
-    error_B1: Tensor = 2 * (query_BD.shape[1] + 4) * torch.finfo(query_BD.dtype).eps * reach_B1
-    return error_B1
-
-
-def _first(distance_Bn: Tensor, slot: Tensor, neighbours: int) -> Tensor:
-    """Return the lowest pairs of distance and slot as whole numbers, the slot in the low 32 bits.
-
-    Bits of non-negative floats are ordered as the floats are: distance first, then slot.
-    """
-    order_Bn = (distance_Bn.view(torch.int32).long() << 32) | slot
-    return order_Bn.topk(neighbours, dim=1, largest=False).values
-
-
-def _chunks(query_BD: Tensor, keys_ND: Tensor) -> list[tuple[int, int]]:
-    """Return the bounds of parts of the keys that a batch is compared with at once."""
-    size = max(1, _CHUNK // max(1, len(query_BD)))
-    return [(first, min(first + size, len(keys_ND))) for first in range(0, len(keys_ND), size)]
+    reach_B1 = 10 * query_BD.square().sum(dim=1, keepdim=True) + 2 * score_B1
+    return 2 * (query_BD.shape[1] + 4) * torch.finfo(query_BD.dtype).eps * reach_B1

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from stillknows.memory import episodic, interface, noise
-from stillknows.memory.episodic import Candidates, Entries, Recall, Written
+from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy
-from stillknows.memory.knn import inverse_distance_weights, nearest, share_kept
+from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Holding, Name, Names
 
 IDENTITIES = ("question", "text", "none")
@@ -87,6 +87,7 @@ class NEC:
         )
         self.seen = self.clock = self.next_id = self.size = 0
         self.names = Names()
+        self._lengths, self._departures = Lengths(), Departures()
         self._frozen = False
         if hasattr(policy, "begin"):
             policy.begin(capacity)
@@ -148,11 +149,10 @@ class NEC:
         Raises:
             ValueError: if the query has another width than the keys, or is NaN or infinite.
         """
-        reach, columns = max(1, self.size), self.columns
-        episodic.refuse(query=(query_BD, columns["keys_ND"].shape[1]))
-        return nearest(
-            query_BD, columns["keys_ND"][:reach], columns["filled_N"][:reach], neighbours
-        )
+        keys_ND, filled_N = self.columns["keys_ND"], self.columns["filled_N"]
+        episodic.refuse(query=(query_BD, keys_ND.shape[1]))
+        length_N, reach = self._lengths.of(keys_ND, filled_N), max(1, self.size)
+        return nearest(query_BD, keys_ND[:reach], filled_N[:reach], neighbours, length_N[:reach])
 
     def touch(self, slots: Tensor, weights: Tensor) -> None:
         """Count a read of entries (repeats add up) as use, unless the store is frozen."""
@@ -184,10 +184,13 @@ class NEC:
         candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
         known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
-        features = self._features(candidates, torch.tensor(known), names)
-        slots, written = self._settle(self.policy.decide(features), features, names)
+        if episodic.leaves_first(self.policy) and len(names) <= self.capacity:
+            slots, written = self._place_in_order(known, names)
+        else:
+            features = self._features(candidates, torch.tensor(known), names)
+            slots, written = self._settle(self.policy.decide(features), features, names)
         last = {slot: row for row, slot in enumerate(slots) if slot >= 0}
-        self._fill(list(last), list(last.values()), written, candidates)
+        episodic.fill(self.columns, last, candidates, written, self.update_rate, self.clock)
         added = {slot: row for slot, row in last.items() if written[row].action == ADD}
         if added and hasattr(self.policy, "observe_write"):
             where = torch.tensor(list(added), device=self.columns["filled_N"].device)
@@ -258,6 +261,7 @@ class NEC:
         self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
         for name in _COUNTERS:
             setattr(self, name, snapshot[name])
+        self._departures = Departures()
         hashes, ids = self.provenance("hash").tolist(), self.provenance("id").tolist()
         answers = [tuple(answer) for answer in self.columns["answers_NA"].tolist()]
         self.names = Names(
@@ -318,6 +322,23 @@ class NEC:
         hash_B = torch.tensor([name for name, _ in names], device=held_N.device)
         return torch.cat([held_N, self.names.count(hash_B)[:, None]], dim=1)
 
+    def _place_in_order(
+        self, known: list[int], names: list[Name]
+    ) -> tuple[list[int], list[Written]]:
+        """Do what a rule decides that `leaves_first` knows, as `_settle` does for any policy."""
+        rows, size, column = len(names), self.size, episodic.leaves_first(self.policy)
+        known = known if getattr(self.policy, "refresh", True) else [-1] * rows
+        rank_N = self.provenance(str(column))[:size]
+        leaving = self._departures.first(max(0, rows - (self.capacity - size)), rank_N)
+        those = zip(leaving.tolist(), self.provenance("hash")[leaving].tolist(), strict=True)
+        empty = iter(range(size, self.capacity))
+        slots, written = episodic.place_in_order(
+            self.names, known, names, empty, those, self.next_id
+        )
+        added = [row for row in range(rows) if written[row].action == ADD]
+        self._stamp([slots[row] for row in added], [names[row][0] for row in added])
+        return slots, written
+
     def _settle(
         self, decision: Decision, features: Features, names: list[Name]
     ) -> tuple[list[int], list[Written]]:
@@ -330,13 +351,12 @@ class NEC:
             Slots (-1 for none), and what became of the candidates.
         """
         actions, slots = decision.action_B4.argmax(dim=1).tolist(), episodic.places(decision)
-        free = (~self.columns["filled_N"]).nonzero()[:, 0].tolist()[::-1]
         changed: set[int] = set()
         written = [_NOTHING] * len(names)
         for row, (name, answer) in enumerate(names):
             action, slot = actions[row], slots[row]
-            if action == ADD and free:
-                slot = free.pop()
+            if action == ADD and self.size < self.capacity:
+                slot = self.size
             elif slot in changed or (action == ADD and slot < 0):
                 again = self.policy.decide(episodic.with_changes(features, row, changed))
                 action, slot = int(again.action_B4.argmax()), episodic.places(again)[0]
@@ -344,8 +364,12 @@ class NEC:
             if action == SKIP or slot < 0 or (action != ADD and not old):
                 slots[row] = -1
                 continue
-            gone = self._clear(slot)
-            entry = self._stamp(slot, changed) if action == ADD else gone
+            gone, entry = self._clear(slot), self.next_id
+            if action == ADD:
+                self._stamp([slot], [name])
+                changed.add(slot)
+            else:
+                entry = gone
             self.provenance("hash")[slot] = name
             self.names.add(name, slot, Holding(entry, answer))
             slots[row] = slot
@@ -358,34 +382,16 @@ class NEC:
             return -1
         return self.names.drop(int(self.provenance("hash")[slot]), slot)
 
-    def _stamp(self, slot: int, changed: set[int]) -> int:
-        """Begin a new entry at a slot and return its id."""
-        row = [self.next_id, -1, -1, -1, self.seen, self.clock, -1]
-        self.columns["provenance_NC"][slot] = torch.tensor(row)
-        self.columns["uses_N"][slot] = 0
-        self.size = max(self.size, slot + 1)
-        self.columns["filled_N"][slot] = True
-        changed.add(slot)
-        self.next_id += 1
-        return self.next_id - 1
-
-    def _fill(
-        self, slots: list[int], rows: list[int], written: list[Written], candidates: Candidates
-    ) -> None:
-        """Write the contents."""
-        if not rows:
+    def _stamp(self, slots: list[int], names: list[int]) -> None:
+        """Begin new entries at these slots."""
+        if not slots:
             return
-        columns, rate = self.columns, self.update_rate
-        actions = [written[row].action for row in rows]
-        pairs = (("keys_ND", candidates.key_BD, 1.0), ("vectors_NV", candidates.vector_BV, rate))
-        for name, new, update in pairs:
-            if columns[name].shape[1]:
-                columns[name][slots] = episodic.blend(
-                    columns[name][slots], new[rows], actions, update
-                )
-        where_BC = torch.stack([candidates.task_B, candidates.episode_B, candidates.step_B], dim=1)
-        answers_BA = episodic.fit(candidates.answers_BA[rows], self.answer_length)
-        columns["answers_NA"][slots] = answers_BA.to(columns["answers_NA"])
-        columns["story_NTL"][slots] = candidates.story_BTL[rows].to(columns["story_NTL"])
-        columns["provenance_NC"][slots, 1:4] = where_BC[rows].to(columns["provenance_NC"])
-        self.provenance("last_use")[slots] = self.clock
+        others = [-1, -1, -1, self.seen, self.clock]
+        rows = [[self.next_id + row, *others, name] for row, name in enumerate(names)]
+        device = self.columns["uses_N"].device
+        at_S, new_SC = (torch.tensor(numbers, device=device) for numbers in (slots, rows))
+        self.columns["provenance_NC"][at_S] = new_SC
+        self.columns["uses_N"][at_S] = 0
+        self.columns["filled_N"][at_S] = True
+        self.size = max(self.size, 1 + max(slots))
+        self.next_id += len(slots)

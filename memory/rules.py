@@ -61,6 +61,8 @@ class WriteEverything:
 class EvictOldest(WriteEverything):
     """First in, first out."""
 
+    leaves_first = "birth"
+
     def urgency(self, features: Features) -> Tensor:
         """Return the age."""
         return features.age_BN
@@ -68,6 +70,8 @@ class EvictOldest(WriteEverything):
 
 class EvictIdle(WriteEverything):
     """Least recently used."""
+
+    leaves_first = "last_use"
 
     def urgency(self, features: Features) -> Tensor:
         """Return the time since the last use."""

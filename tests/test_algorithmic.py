@@ -1,8 +1,5 @@
 """Algorithmic tasks: every bit by plain loops, and three ways to be served the same episodes."""
 
-import runpy
-from pathlib import Path
-
 import gymnasium
 import numpy as np
 import pytest
@@ -302,23 +299,3 @@ def test_wrong_actions_seeds_and_steps_are_told():
         vector.reset(seed=[1, 2, 3])
     with pytest.raises(ValueError, match="at least one key"):
         generate(Copy(), [])
-
-
-# --- The benchmark -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("memory", "task"), [("ntm", "associative_recall"), ("dnc", "copy_series")]
-)
-def test_the_benchmark_prints_a_table(memory, task, capsys):
-    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "algorithmic.py"))
-    options = f"--memory {memory} --task {task} --seeds 2 --updates 1 --batch 2 --examples 2"
-    script["main"](options.split())
-    head, _, *rows = capsys.readouterr().out.splitlines()
-    assert "wrong" in head
-    assert len(rows) == 2
-    for row, bits in zip(rows, {"ntm": (18, 18), "dnc": (400, 800)}[memory], strict=True):
-        cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert cells[:4] == [task, memory, "1", "2"]
-        assert int(cells[5]) == bits
-        assert 0.25 * bits < float(cells[6].split()[0]) < 0.75 * bits

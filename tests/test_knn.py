@@ -1,5 +1,7 @@
 """Nearest neighbours against a search in plain numpy, and the kernel against its formula."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -30,16 +32,17 @@ def by_hand(query, keys, filled, neighbours):
     st.integers(1, 30),
     st.integers(1, 4),
     st.integers(1, 9),
-    st.sampled_from([1, 7, 1 << 20]),
+    st.sampled_from([{}, {"_CHUNK": 1}, {"_FEW": 0}, {"_CACHED": 0, "_PIECE": 4}]),
 )
-def test_agrees_with_brute_force_on_a_grid_full_of_ties(seed, rows, entries, size, k, chunk):
+def test_agrees_with_brute_force_on_a_grid_full_of_ties(seed, rows, entries, size, k, sizes):
     random = np.random.default_rng(seed)
     # Whole numbers: distances are exact, and many are equal.
     query = random.integers(-2, 3, (rows, size)).astype(np.float32)
     keys = random.integers(-2, 3, (entries, size)).astype(np.float32)
     filled = random.random(entries) < 0.7
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knn, "_CHUNK", chunk)
+        for name, value in sizes.items():
+            patch.setattr(knn, name, value)
         distance, slot = nearest(*map(torch.from_numpy, (query, keys, filled)), k)
     for row in range(rows):
         expected_distance, expected_slot = by_hand(query[row], keys, filled, k)
@@ -95,6 +98,69 @@ def test_among_many_equal_keys_the_lowest_slots_win(entries):
         expected_distance, expected_slot = by_hand(query[row], keys, filled, 6)
         assert distance[row].tolist() == expected_distance
         assert slot[row].tolist() == expected_slot
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6), st.sampled_from([1, 3]), st.integers(1, 400), st.sampled_from([2, 4, 8])
+)
+def test_a_search_in_groups_finds_what_a_plain_one_does(seed, rows, entries, size):
+    """Groups of keys whose lowest score alone is held, and gradients that reach the winners."""
+    random = torch.Generator().manual_seed(seed)
+    keys = torch.randn(entries, 5, generator=random).requires_grad_()
+    query = torch.randn(rows, 5, generator=random).requires_grad_()
+    filled = torch.rand(entries, generator=random) < 0.9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn, "_group_size", lambda queries, keys: size)
+        patch.setattr(knn, "_CHUNK", 64)
+        patch.setattr(knn, "_FEW", 0)
+        distance, slot = nearest(query, keys, filled, 6)
+    plain = (query[:, None] - keys).square().sum(-1).masked_fill(~filled, torch.inf)
+    expected, order = plain.sort(dim=1, stable=True)
+    there = expected[:, :6].isfinite()
+    assert torch.equal(slot[:, : there.shape[1]], order[:, :6].masked_fill(~there, -1))
+    assert (slot[:, there.shape[1] :] == -1).all()
+    torch.testing.assert_close(distance[:, : there.shape[1]], expected[:, :6])
+    found, wanted = distance[distance.isfinite()].sum(), expected[:, :6][there].sum()
+    mine, theirs = (torch.autograd.grad(total, (query, keys)) for total in (found, wanted))
+    torch.testing.assert_close(mine, theirs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 700), st.integers(1, 40))
+def test_the_lowest_are_those_of_topk(seed, rows, entries, count):
+    score = torch.randn(entries, rows, generator=torch.Generator().manual_seed(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn, "_FEW", 0)
+        lowest, where = knn._lowest(score, count)
+    expected = score.T.topk(min(count, entries), dim=1, largest=False)
+    assert torch.equal(lowest, expected.values)
+    assert torch.equal(where, expected.indices)
+
+
+def test_no_keys_have_no_neighbours():
+    nobody = torch.zeros(0, dtype=torch.bool)
+    distance, slot = nearest(torch.ones(2, 3), torch.ones(0, 3), nobody, 4)
+    assert slot.tolist() == [[-1] * 4] * 2
+    assert distance.isinf().all()
+
+
+def test_lengths_are_those_of_the_keys_after_any_change():
+    lengths, keys = knn.Lengths(), torch.randn(5, 3)
+    filled = torch.arange(5) < 4
+
+    def agree(lengths, keys):
+        return torch.equal(lengths.of(keys, filled), knn.squared_lengths(keys, filled))
+
+    assert agree(lengths, keys)
+    keys[:2][0] += 1  # through a view
+    assert agree(lengths, keys)
+    filled[4] = True
+    assert agree(lengths, keys)
+    copied_lengths, copied_keys = copy.deepcopy((lengths, keys))
+    copied_keys += 1  # as many changes as the first ever had
+    assert agree(copied_lengths, copied_keys)
+    assert agree(lengths, keys.clone())
 
 
 def test_no_queries_have_no_neighbours():

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.memory.episodic import Candidates, Recall, p_store
+from stillknows.memory.episodic import Candidates, Departures, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
 from stillknows.memory.nec import _COUNTERS, NEC
+from stillknows.memory.rules import EvictIdle, EvictOldest
 
 torch.set_num_threads(1)
 
@@ -166,6 +167,58 @@ def test_many_rows_a_step_keep_the_books(steps, capacity, feature, identity):
         assert torch.equal(story[:, 0] % 3, memory.provenance("task")[filled])
         if identity != "text":
             assert torch.equal(story[:, 0], memory.provenance("hash")[filled])
+
+
+class AskedIdle(EvictIdle):
+    """The rule as the store asks any policy."""
+
+
+class AskedOldest(EvictOldest):
+    """The rule as the store asks any policy."""
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(pairs, st.booleans(), st.booleans()), min_size=1, max_size=12),
+    st.integers(1, 9),
+    st.sampled_from([(EvictIdle, AskedIdle), (EvictOldest, AskedOldest)]),
+    st.sampled_from(["question", "text", "none"]),
+    st.booleans(),
+)
+def test_what_an_orderly_rule_decides_is_what_it_says_when_asked(
+    steps, capacity, rules, identity, refresh
+):
+    known, asked = (
+        store(rule(refresh), capacity, identity=identity, neighbours=2, update_rate=0.5)
+        for rule in rules
+    )
+    for number, (step, look, back) in enumerate(steps):
+        candidates = offer(*step, seed=number, step=number)
+        assert known.remember(candidates) == asked.remember(candidates)
+        for memory in (known, asked):
+            if look:
+                memory.recall(offer((0, 0), (0, 0), seed=number + 50).key_BD)
+            if back:
+                snapshot = memory.snapshot()
+                memory.remember(offer((9, 9), (8, 8)))
+                memory.restore(snapshot)
+        assert known.names == asked.names
+        mine, theirs = known.snapshot(), asked.snapshot()
+        assert all(torch.equal(mine["columns"][n], theirs["columns"][n]) for n in mine["columns"])
+        assert {n: mine[n] for n in _COUNTERS} == {n: theirs[n] for n in _COUNTERS}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 300))
+def test_departures_are_a_sort_of_the_ranks_as_they_grow(seed, entries):
+    random = np.random.default_rng(seed)
+    departures, ranks = Departures(), torch.from_numpy(random.integers(0, 5, entries))
+    for clock in range(5, 30):
+        count = int(random.integers(0, min(entries, 12) + 1))
+        first = departures.first(count, ranks)
+        assert torch.equal(first, ranks.sort(stable=True).indices[:count])
+        ranks[first] = clock
+        ranks[torch.from_numpy(random.integers(0, entries, random.integers(0, 6)))] = clock
 
 
 def test_the_last_of_several_rows_at_one_slot_stays():
