@@ -7,7 +7,7 @@ An episode is written at reset (`stillknows.envs.problems`, `stillknows.envs.gra
 step by step. An observation is what is shown at a step: bits, then the channels of the problem's
 flags. An action is a bit for each output (`MultiBinary`), ignored where none is asked for: who has
 probabilities thresholds them, or takes the likeliest of each group (`Problem.group_size`). The
-reward of an asked step is the share of its bits that are right, of any other step 0. `info` always
+reward of an asked step is the share of its bits or groups that are right, of any other step 0. `info` always
 says `step` and `marked` (does the current observation ask?); after an answer it also says `target`,
 the right bits.
 
@@ -119,7 +119,8 @@ class Algorithmic(gymnasium.Env[np.ndarray, np.ndarray]):
         reward, told = 0.0, {}
         if marked_T[self._step]:
             target_O = targets_TO[self._step]
-            reward, told = float((bits_O == target_O).mean()), {"target": target_O.copy()}
+            reward = float(self.problem.share_right(bits_O, target_O))
+            told = {"target": target_O.copy()}
         self._step += 1
         ended = self._step == len(marked_T)
         observation_I = np.zeros_like(inputs_TI[0]) if ended else inputs_TI[self._step].copy()
@@ -180,7 +181,7 @@ class AlgorithmicVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise gymnasium.error.ResetNeeded("All episodes have ended: call reset() for the next.")
         bits_BO = _as_bits(actions, (self.num_envs, self.problem.output_size))
         targets_BO, marked_B = batch.targets_BTO[:, self._step], batch.marked_BT[:, self._step]
-        rewards_B = np.where(marked_B, (bits_BO == targets_BO).mean(axis=1), 0.0)
+        rewards_B = np.where(marked_B, self.problem.share_right(bits_BO, targets_BO), 0.0)
         told = {"target": targets_BO.copy(), "_target": marked_B.copy()} if marked_B.any() else {}
         self._step += 1
         ended_B = self._step >= batch.lengths_B

@@ -93,6 +93,13 @@ class Problem(ABC):
         """
         return None
 
+    def share_right(self, bits_XO: np.ndarray, targets_XO: np.ndarray) -> np.ndarray:
+        """Return the share of the groups, or of the bits, that are right, `[..]` for `[.., O]`."""
+        size = self.group_size or 1
+        right = (bits_XO == targets_XO).reshape(*targets_XO.shape[:-1], -1, size)
+        share: np.ndarray = right.all(axis=-1).mean(axis=-1)
+        return share
+
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The least and the largest number that is shown on each channel, float32 `[I]` each."""

@@ -187,7 +187,8 @@ def test_plain_and_vector_environments_serve_what_the_batch_holds(task, seed, ro
         for step in range(batch.lengths_B.max()):
             np.testing.assert_array_equal(observations, batch.inputs_BTI[:, step])
             np.testing.assert_array_equal(infos["marked"], batch.marked_BT[:, step])
-            bits = actions.integers(2, size=vector.action_space.shape).astype(np.int8)
+            wrong = actions.random(vector.action_space.shape) < 0.05
+            bits = np.where(wrong, 1 - batch.targets_BTO[:, step], batch.targets_BTO[:, step])
             observations, rewards, ended, truncated, infos = vector.step(bits)
             for row in range(rows):
                 if step >= batch.lengths_B[row]:
@@ -199,7 +200,8 @@ def test_plain_and_vector_environments_serve_what_the_batch_holds(task, seed, ro
                 assert (observation == observations[row]).all()
                 assert plain[row].observation_space.contains(observation)
                 assert (reward, over) == (rewards[row], ended[row])
-                right = np.mean(bits[row] == batch.targets_BTO[row, step])
+                groups = wrong[row].reshape(-1, vector.problem.group_size or 1)
+                right = np.mean([not group.any() for group in groups])
                 assert reward == (right if batch.marked_BT[row, step] else 0)
                 if batch.marked_BT[row, step]:
                     assert (told[row]["target"] == batch.targets_BTO[row, step]).all()
