@@ -1,7 +1,7 @@
 """Speed and memory of the DNC, forward and backward, beside the `dnc` package and a plain loop.
 
     python benchmarks/dnc_speed.py                       # sizes S, M and L against the package
-    python benchmarks/dnc_speed.py --scaling             # cost against the number of slots
+    python benchmarks/dnc_speed.py --scaling --out docs/images/links.png  # cost against the number of slots
 
 Needs `pip install dnc==1.1.0`. One thread, CPU clock, float32; contenders are interleaved in one
 process and medians taken. The package has no read feedback, so its work is a little less than ours.
@@ -30,6 +30,7 @@ from stillknows.memory.links import ExactLink, FactoredLink, Link, SparseLink
 
 TUNABLES = "glibc.malloc.mmap_threshold=2147483648:glibc.malloc.trim_threshold=8589934592"
 INPUTS, CHUNK = 32, 8
+MOST_EXACT = 4096  # slots of which a matrix of links fits
 
 
 class Size(NamedTuple):
@@ -185,20 +186,35 @@ def report(name: str, size: Size, rounds: int) -> None:
         )
 
 
-def scaling(rounds: int) -> None:
-    """Print the cost of a step against the number of slots."""
+def scaling(rounds: int, out: str | None) -> None:
+    """Print the cost of a step against the number of slots, and draw it."""
     print("| slots | exact, ms | sparse, K = 8, ms | factored, H = 64, ms |\n|---|---|---|---|")
+    costs: dict[str, dict[int, float]] = {"exact": {}, "sparse": {}, "factored": {}}
     for slots in (64, 256, 1024, 4096, 16384):
         size = Size(4, 8, slots, 32, 4, 128)
         contenders = {"sparse": ours(size, SparseLink(8)), "factored": ours(size, FactoredLink(64))}
-        if slots <= 4096:
+        if slots <= MOST_EXACT:
             contenders["exact"] = ours(size)
-        times = race(contenders, size, rounds)
-        cells = [
-            f"{statistics.median(times[name]):.2f}" if name in times else "–"
-            for name in ("exact", "sparse", "factored")
-        ]
+        for name, spent in race(contenders, size, rounds).items():
+            costs[name][slots] = statistics.median(spent)
+        cells = [f"{cost[slots]:.2f}" if slots in cost else "–" for cost in costs.values()]
         print(f"| {slots:,} | {' | '.join(cells)} |", flush=True)
+    if out:
+        draw(costs, out)
+
+
+def draw(costs: dict[str, dict[int, float]], out: str) -> None:
+    """Draw milliseconds a step against the number of slots."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for name, cost in costs.items():
+        axis.loglog(list(cost), list(cost.values()), marker="o", markersize=4, label=name)
+    axis.set(xlabel="slots", ylabel="milliseconds a step", title="DNC, forward and backward")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    figure.savefig(out, dpi=120)
 
 
 def main() -> None:
@@ -207,13 +223,14 @@ def main() -> None:
     parser.add_argument("--sizes", default="S,M,L", help="which of S, M, L")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--out", help="where the figure of --scaling goes")
     options = parser.parse_args()
     if os.environ.get("GLIBC_TUNABLES") != TUNABLES:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
         os.execv(sys.executable, [sys.executable, *sys.argv])
     torch.set_num_threads(1)
     if options.scaling:
-        return scaling(options.rounds)
+        return scaling(options.rounds, options.out)
     for name in options.sizes.split(","):
         report(name, SIZES[name], options.rounds)
 
