@@ -1,7 +1,7 @@
 """Speed and memory of the DNC, forward and backward, beside the `dnc` package and a plain loop.
 
-    python benchmarks/dnc_speed.py                       # sizes S, M and L against the package
-    python benchmarks/dnc_speed.py --scaling --out docs/images/links.png  # cost against the number of slots
+    python benchmarks/dnc_speed.py                               # S, M and L beside the package
+    python benchmarks/dnc_speed.py --scaling --out links.png     # cost against slots, a figure
 
 Needs `pip install dnc==1.1.0`. One thread, CPU clock, float32; contenders are interleaved in one
 process and medians taken. The package has no read feedback, so its work is a little less than ours.

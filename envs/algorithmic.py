@@ -3,9 +3,9 @@
     gymnasium.make("stillknows/Copy-v0", max_length=10)
     gymnasium.make_vec("stillknows/ShortestPath-v0", num_envs=8)
 
-An episode is written at reset (`stillknows.envs.problems`, `stillknows.envs.graphs`) and served step
-by step. An observation is what is shown at a step: bits, then the channels of the problem's flags.
-An action is a bit for each output (`MultiBinary`), ignored where none is asked for: who has
+An episode is written at reset (`stillknows.envs.problems`, `stillknows.envs.graphs`) and served
+step by step. An observation is what is shown at a step: bits, then the channels of the problem's
+flags. An action is a bit for each output (`MultiBinary`), ignored where none is asked for: who has
 probabilities thresholds them, or takes the likeliest of each group (`Problem.group_size`). The
 reward of an asked step is the share of its bits or groups that are right, of any other step 0.
 `info` always says `step` and `marked` (does the current observation ask?); after an answer it also
