@@ -13,6 +13,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 EXPECTED = (ValueError, OSError)
+COMMANDS = (  # those that take Hydra overrides
+    (
+        "train",
+        "live lifetimes and report on them",
+        "Options are Hydra overrides: stream=babi arms=[both,none] seeds=[0,1,2] debug=tiny "
+        "experiment=NAME learner.learning_rate=0.001 run=FOLDER device=cuda …",
+    ),
+    (
+        "check",
+        "see whether a memory keeps its contract",
+        "Options are Hydra overrides, as for train; checked are the memories that they are about, "
+        "or both: working_memory=NAME episodic_memory=NAME …",
+    ),
+    (
+        "solve",
+        "let a memory alone learn an algorithmic task",
+        "Options are Hydra overrides: experiment=copy working_memory=ntm seeds=[0,1,2] "
+        "learner.updates=20000 run=FOLDER …",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,31 +76,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="stillknows", description="Train agents on streams of tasks; see what they still know."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser(
-        "train",
-        help="live lifetimes and report on them",
-        description="Options are Hydra overrides: stream=babi arms=[both,none] seeds=[0,1,2] "
-        "debug=tiny experiment=NAME learner.learning_rate=0.001 run=FOLDER device=cuda …",
-    )
-    train.add_argument("overrides", nargs="*", metavar="name=value")
+    for name, does, description in COMMANDS:
+        command = commands.add_parser(name, help=does, description=description)
+        command.add_argument("overrides", nargs="*", metavar="name=value")
+        if name == "check":
+            command.add_argument(
+                "--steps", type=int, default=10_000, help="of the long run (10000)"
+            )
     report = commands.add_parser("report", help="report on runs again, from their logs alone")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, help="folder for the report (the first run's)")
-    check = commands.add_parser(
-        "check",
-        help="see whether a memory keeps its contract",
-        description="Options are Hydra overrides, as for train; checked are the memories that "
-        "they are about, or both: working_memory=NAME episodic_memory=NAME …",
-    )
-    check.add_argument("overrides", nargs="*", metavar="name=value")
-    solve = commands.add_parser(
-        "solve",
-        help="let a memory learn an algorithmic task",
-        description="Options are Hydra overrides: experiment=copy working_memory=ntm seeds=[0,1,2] "
-        "learner.updates=20000 run=FOLDER …",
-    )
-    solve.add_argument("overrides", nargs="*", metavar="name=value")
-    check.add_argument("--steps", type=int, default=10_000, help="items of the long run (10000)")
     return parser
 
 

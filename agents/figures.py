@@ -62,14 +62,14 @@ def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None
 
 
 def learning_curves(
-    name: str, updates: Sequence[Mapping[str, Sequence[float]]], path: Path
+    name: str, curves: Sequence[tuple[str, Mapping[str, Sequence[float]]]], path: Path
 ) -> None:
-    """Draw how far each seed is: lessons that are behind it, and the share known of the next."""
+    """Draw how far each solver is: lessons that are behind it, and the share known of the next."""
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axis = figure.subplots()
-    for seed, columns in enumerate(updates):
+    for label, columns in curves:
         far = np.add(columns["newest"], columns["known"])
-        axis.plot(columns["update"], far, color=f"C{seed}", linewidth=1, label=f"seed {seed}")
+        axis.plot(columns["update"], far, linewidth=1, label=label)
     axis.set(title=name.replace("_", " "), xlabel="updates", ylabel="lessons known")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

@@ -25,7 +25,7 @@ from stillknows.agents.configuration import (
     expect_whole,
     new_folder,
 )
-from stillknows.agents.optimizer import build_optimizer
+from stillknows.agents.optimizer import Optimizers, build_optimizer
 from stillknows.agents.processes import run_all
 from stillknows.agents.progress import Bar
 from stillknows.agents.solver import Curriculum, Report, Solver, examine, learn
@@ -52,8 +52,10 @@ def solve(overrides: Sequence[str]) -> Path:
     config = compose_config(overrides, "solve")
     expect_lists(config, "seeds", "lessons")
     expect_whole(config, "seed", "exam_episodes", "learner.updates", "learner.batch")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):
+        raise ValueError(f"seeds={config.seeds} should be whole numbers from 0, such as [0,1,2].")
     expect_device(config)
-    build(config)
+    _optimizer(config, build(config)[0])
     run = new_folder(config, config.name)
     jobs = {f"seed{seed}": (config, seed, run / f"seed{seed}") for seed in config.seeds}
     run_all(_solve_one, jobs, config.workers)
@@ -68,12 +70,23 @@ def build(config: DictConfig) -> tuple[Solver, list[Problem], dict[str, Problem]
     Raises:
         ValueError: with one sentence, if they cannot be, or do not fit one another.
     """
-    lessons = [make_problem(**dials) for dials in config.lessons]
-    exams = {str(name): make_problem(**dials) for name, dials in config.exams.items()}
+    lessons = [_problem(dials) for dials in config.lessons]
+    exams = {str(name): _problem(dials) for name, dials in config.exams.items()}
     sizes = {(p.input_size, p.output_size, p.group_size) for p in (*lessons, *exams.values())}
     if len(sizes) > 1:
         raise ValueError("The lessons and the exams differ in inputs or outputs: give them alike.")
     return Solver(_memory(config, lessons[0]), lessons[0], config.compiled), lessons, exams
+
+
+def _problem(dials: Any) -> Problem:
+    if not OmegaConf.is_dict(dials) or "task" not in dials:
+        raise ValueError(f"A lesson or exam {dials} names no task: write {{task: copy, …}}.")
+    return make_problem(**dials)
+
+
+def _optimizer(config: DictConfig, solver: Solver) -> Optimizers:
+    chosen = config.learner
+    return build_optimizer(solver, chosen.learning_rate, chosen.matrix_rate, chosen.weight_decay)
 
 
 def _memory(config: DictConfig, problem: Problem) -> Recurrent:
@@ -105,31 +118,42 @@ def write_report(runs: list[Path], out: Path) -> str:
     from stillknows.agents.figures import learning_curves
 
     lives = logs.lifetimes(runs, begins="solving")
-    name = lives[0][0]["name"]
+    names = list(dict.fromkeys(life[0]["name"] for life in lives))
+    if len(names) > 1:
+        raise ValueError(f"The runs are of {' and '.join(names)}: report on one task at a time.")
+    lives = [life for life in lives if life[-1]["event"] == "clock"]
+    if not lives:
+        raise ValueError(f"No seed of {names[0]} has ended: there is nothing to report yet.")
     out.mkdir(parents=True, exist_ok=True)
-    learning_curves(name, [_updates(life) for life in lives], out / "learning.png")
-    text = f"# {name}\n\n{_table(lives)}\n\n![known of the newest lesson](learning.png)\n"
+    curves = [(f"{_who(life)[0]}, seed {life[0]['seed']}", _updates(life)) for life in lives]
+    learning_curves(names[0], curves, out / "learning.png")
+    text = f"# {names[0]}\n\n{_table(lives)}\n\n![known of the newest lesson](learning.png)\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
 
 
+def _who(life: Sequence[logs.Event]) -> tuple[str, int]:
+    """Return the memory of a log, and how many updates it had."""
+    config = life[0]["config"]
+    return config["working_memory"]["_target_"].rpartition(".")[2], config["learner"]["updates"]
+
+
 def _table(lives: Sequence[Sequence[logs.Event]]) -> str:
-    """Return a Markdown table with a row an examination; intervals are over seeds."""
+    """Return a Markdown table with a row a memory and examination; intervals are over seeds."""
+    found: dict[tuple[str, int, str], list[logs.Event]] = {}
+    for life in lives:
+        for event in life:
+            if event["event"] == "marks":
+                found.setdefault((*_who(life), event["exam"]), []).append(event)
     lines = [
         "| memory | updates | examined on | n | bits | of them wrong | all right |",
         "|---|---|---|---|---|---|---|",
     ]
-    begun = lives[0][0]
-    memory = begun["config"]["working_memory"]["_target_"].rpartition(".")[2]
-    updates = begun["config"]["learner"]["updates"]
-    marks = [{e["exam"]: e for e in life if e["event"] == "marks"} for life in lives]
-    for exam, first in marks[0].items():
-        wrong, right = (
-            interval([mark[exam][key] for mark in marks]) for key in ("wrong_bits", "all_right")
-        )
+    for (memory, updates, exam), marks in found.items():
+        wrong, right = (interval([e[key] for e in marks]) for key in ("wrong_bits", "all_right"))
+        bits = f"{marks[0]['bits']:.0f}"
         lines.append(
-            f"| {memory} | {updates} | {exam} | {len(marks)} | {first['bits']:.0f} | {wrong} "
-            f"| {right} |"
+            f"| {memory} | {updates} | {exam} | {len(marks)} | {bits} | {wrong} | {right} |"
         )
     return "\n".join(lines)
 
@@ -147,9 +171,7 @@ def _solve_one(config: DictConfig, seed: int, folder: Path, place: int) -> None:
     solver, lessons, exams = build(config)
     solver.to(config.device)
     chosen = config.learner
-    optimizer = build_optimizer(
-        solver, chosen.learning_rate, chosen.matrix_rate, chosen.weight_decay
-    )
+    optimizer = _optimizer(config, solver)
     curriculum = Curriculum(lessons, chosen.pass_mark, chosen.earlier, seed)
     bar = Bar(folder.name, chosen.updates, place)
     with closing(logs.LifetimeLog(folder)) as log:

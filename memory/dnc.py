@@ -24,9 +24,8 @@ from stillknows.memory.interface import Decision, Features, Policy, Read
 from stillknows.memory.links import ExactLink, Link
 from stillknows.memory.recurrent import (
     WEIGHTY,
-    FeedForwardController,
-    LSTMController,
     Recurrent,
+    default_controller,
     directed,
 )
 
@@ -132,9 +131,8 @@ class DNC(Recurrent):
         self.write_heads, self.link = write_heads, link or ExactLink()
         self.masked, self.least_mask, self.deallocate = masked, least_mask, deallocate
         self.reads, self.sharp = read_heads + 1, sharp
-        kind = FeedForwardController if feed_forward else LSTMController
         seen = input_size + read_heads * word_size
-        self.controller: Any = controller or kind(seen, hidden_size)
+        self.controller: Any = controller or default_controller(seen, hidden_size, feed_forward)
         self.sizes = self._sizes()
         self.interface = nn.Linear(self.controller.output_size, sum(self.sizes))
         self.output = nn.Linear(self.controller.output_size, word_size, bias=False)

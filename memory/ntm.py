@@ -24,9 +24,8 @@ from stillknows.memory import addressing
 from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read
 from stillknows.memory.recurrent import (
     WEIGHTY,
-    FeedForwardController,
-    LSTMController,
     Recurrent,
+    default_controller,
     directed,
 )
 
@@ -172,9 +171,8 @@ class NTM(Recurrent):
         )
         self.input_size, self.slots, self.word_size = input_size, slots, word_size
         self.read_heads, self.write_heads, self.reads = read_heads, write_heads, read_heads + 1
-        kind = FeedForwardController if feed_forward else LSTMController
         seen = input_size + read_heads * word_size
-        self.controller: Any = controller or kind(seen, hidden_size)
+        self.controller: Any = controller or default_controller(seen, hidden_size, feed_forward)
         self.sizes = (word_size, 1, 1, shifts, 1)  # of what one head asks for
         asked, hidden = sum(self.sizes), self.controller.output_size
         self.read_interface = nn.Linear(hidden, read_heads * asked)

@@ -101,6 +101,12 @@ class FeedForwardController(nn.Module):
         return torch.tanh(self.layer(input_BI)), state
 
 
+def default_controller(input_size: int, hidden_size: int, feed_forward: bool) -> Controller:
+    """Return the controller of a memory that was given none: an LSTM, or one layer."""
+    kind = FeedForwardController if feed_forward else LSTMController
+    return kind(input_size, hidden_size)
+
+
 class Recurrent(nn.Module):
     """A memory of N slots that takes items one by one; subclasses say how it begins and steps.
 

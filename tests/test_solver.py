@@ -172,6 +172,34 @@ def test_the_command_writes_logs_weights_and_a_report_and_equal_seeds_are_equal(
     assert (tmp_path / "again" / "report.md").read_text() == report
 
 
+def test_a_report_is_of_one_task_of_any_memories_and_of_what_has_ended(tmp_path, capsys):
+    def write(name, memory, seed, ended=True):
+        config = {"working_memory": {"_target_": f"x.{memory}"}, "learner": {"updates": 5}}
+        events = [
+            {"event": "solving", "schema": 1, "name": name, "seed": seed, "config": config},
+            {"event": "update", "update": 0, "newest": 0, "known": 0.5},
+            {"event": "marks", "exam": "all", "bits": 8, "wrong_bits": seed, "all_right": 0.5},
+            {"event": "clock", "seconds": 1.0},
+        ]
+        folder = tmp_path / name / f"{memory}-{seed}"
+        folder.mkdir(parents=True)
+        lines = [json.dumps(event) + "\n" for event in (events if ended else events[:2])]
+        (folder / "log.jsonl").write_text("".join(lines))
+
+    for memory, seed in (("DNC", 1), ("DNC", 3), ("NTM", 5)):
+        write("copy", memory, seed)
+    write("copy", "NTM", 7, ended=False)
+    write("other", "DNC", 0, ended=False)
+    assert main(["report", str(tmp_path / "copy")]) == 0
+    told = capsys.readouterr().out
+    assert "| DNC | 5 | all | 2 | 8 | 2.000" in told
+    assert "| NTM | 5 | all | 1 | 8 | 5.000" in told
+    assert main(["report", str(tmp_path / "copy"), str(tmp_path / "other")]) == 2
+    assert "The runs are of copy and other: report on one task" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "other")]) == 2
+    assert "No seed of other has ended" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -183,6 +211,9 @@ def test_the_command_writes_logs_weights_and_a_report_and_equal_seeds_are_equal(
         (["train", "experiment=copy"], "experiment=copy is for `stillknows solve`"),
         (["solve", "lessons=[{task: cpoy}]"], "no algorithmic task 'cpoy'. Did you mean 'copy'"),
         (["solve", "+exams.other={task: copy, bits: 3}"], "differ in inputs or outputs"),
+        (["solve", "lessons=[{max_length: 3}]"], "names no task: write {task: copy"),
+        (["solve", "seeds=[a]"], "should be whole numbers from 0"),
+        (["solve", "learner.learning_rate=-1"], "neither goes below 0"),
         (["solve", "lessons=[]"], "lessons=[] should be a list"),
         (["solve", "seeds=3"], "seeds=3 should be a list"),
         (["solve", "learner.updates=0"], "learner.updates=0 should be a whole number"),
