@@ -22,6 +22,7 @@ from stillknows.envs.world import DIRECTIONS, NUMBERS, Names, World, plain
 
 MOST_DRAFTS = 1000
 EXAM_SHARE = 10  # one draft in so many belongs to the exam
+CHAPTER = 32  # so many training episodes in a row are of one length: side by side, none waits
 SPLITS = ("train", "exam")
 NAMES = ("seen", "unseen")
 _KINDS: dict[Any, tuple[type, str]] = {
@@ -39,8 +40,10 @@ class Dials:
     Attributes:
         task: a key of `TASKS`.
         people, places, objects: how many there are.
-        sentences: statements of a training story.
+        sentences: statements of a story.
         questions: how many are asked, evenly spaced; the last one ends the story.
+        shortest: if above 0, training stories have from so many to `sentences` statements, each
+            length as likely, and proportionally fewer questions. Exam stories are not shorter.
         distractors: share of the statements (facts of the life apart) that change nothing.
         carry: share of the questions that ask for a fact told in an earlier episode. In training,
             half as many ask for the fact told in this episode.
@@ -63,6 +66,7 @@ class Dials:
     objects: int = 3
     sentences: int = 12
     questions: int = 3
+    shortest: int = 0
     distractors: float = 0.2
     carry: float = 0.0
     lifetime_facts: int = 0
@@ -113,6 +117,11 @@ class Dials:
                 f"from {self.sentences} to at least {opening * self.questions}, or ask fewer "
                 "questions."
             )
+        if self.shortest and not opening <= self.shortest <= self.sentences:
+            raise ValueError(
+                f"shortest={self.shortest} is out of range: for {self.task} it is 0, or goes from "
+                f"{opening} to sentences={self.sentences}."
+            )
         if self.tells and self.lifetime_facts < self.lag + 2:
             raise ValueError(
                 f"with lifetime_facts={self.lifetime_facts} every fact is told again within "
@@ -125,16 +134,15 @@ class Dials:
         """Whether training episodes tell facts of the life."""
         return self.carry > 0 and self.lifetime_facts > 0
 
-    @cached_property
-    def training_ends(self) -> tuple[int, ...]:
-        """After how many statements each question of a training story is asked."""
-        return _ends(self.sentences, self.questions)
-
-    @cached_property
-    def ends(self) -> tuple[int, ...]:
-        """After how many statements each question of a story of this split is asked."""
-        longer = self.length_factor if self.split == "exam" else 1.0
-        return _ends(round(self.sentences * longer), self.questions)
+    def ends(self, episode: int) -> tuple[int, ...]:
+        """Return after how many statements each question of an episode is asked."""
+        if self.split == "exam":
+            return _ends(round(self.sentences * self.length_factor), self.questions)
+        if not self.shortest:
+            return _ends(self.sentences, self.questions)
+        draw = Random(f"{self.life} tells {self.task} at length {episode // CHAPTER}")
+        sentences = draw.randint(self.shortest, self.sentences)
+        return _ends(sentences, max(1, sentences * self.questions // self.sentences))
 
     @cached_property
     def cast(self) -> Names:
@@ -155,7 +163,7 @@ class Dials:
             self.task,
             self.lifetime_facts,
             self.task_start,
-            self.training_ends[0],
+            min(self.shortest or self.sentences, self.sentences // self.questions),
             world.PLACES[: self.places],
             world.PEOPLE[: self.people],
         )
@@ -208,12 +216,13 @@ def _in_exam(events: str) -> bool:
 def _draft(random: Random, episode: int, dials: Dials, lived: int) -> tuple[Story, str]:
     """Return a story of either split, and the text of its statements without the life's fact."""
     told = dials.facts.told_in(episode)[1] if dials.tells and dials.split == "train" else -1
-    narrator = _Narrator(random, dials, dials.ends[-1] - (told >= 0))
+    ends = dials.ends(episode)
+    narrator = _Narrator(random, dials, ends[-1] - (told >= 0))
     trees: list[str] = []
     events: list[str] = []
     answers: list[Answer | None] = []
     start = 0
-    for end in dials.ends:
+    for end in ends:
         for number in range(start, end):
             if number == told:
                 trees.append(dials.facts.sentence(dials.facts.told_in(episode)[0]))

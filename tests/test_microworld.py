@@ -34,6 +34,7 @@ dials_of_all_kinds = st.fixed_dictionaries(
         "carry": st.one_of(st.just(0.0), st.floats(0, 1)),
         "lag": st.integers(0, 5),
         "lifetime_facts": st.integers(7, 30),
+        "shortest": st.sampled_from([0, 4, 12]),
     }
 )
 
@@ -377,6 +378,11 @@ def test_the_vocabulary_does_not_depend_on_task_split_or_names():
         ({"names": "new"}, "names='new' is not one of seen, unseen"),
         ({"people": 13}, "people=13 is out of range: it goes from 1 to 12"),
         ({"carry": 1.5}, "carry=1.5 is out of range"),
+        (
+            {"shortest": 1},
+            "shortest=1 is out of range: for where_object_before it is 0, or goes from 3",
+        ),
+        ({"shortest": 99}, "or goes from 3 to sentences=12"),
         ({"peopel": 3}, "no dial 'peopel': did you mean 'people'"),
         ({"xyzzy": 3}, "no dial 'xyzzy': there are task, people"),
         ({"people": "many"}, "people='many' is not a whole number"),
