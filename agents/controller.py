@@ -21,7 +21,12 @@ class Controller(nn.Module):
     Args:
         vocabulary: number of tokens (V).
         width: hidden size (D).
+
+    Attributes:
+        hears_trees: whether it hears the bracketed trees of sentences instead of their words.
     """
+
+    hears_trees = False
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import torch
 from stillknows.agents.agent import MemoryAgent, Thought
 from stillknows.agents.learner import Marked
 from stillknows.envs.tasks import TextVector
+from stillknows.envs.text import balanced_tree
 
 
 class Listener(Protocol):
@@ -53,12 +54,22 @@ def live(
         episodes = info.get("episode", np.arange(envs.num_envs))
         steps = info.get("step", np.full(envs.num_envs, turn))
         heard = _questions(observations, asked) if deaf else observations
+        if agent.controller.hears_trees:
+            heard = tuple(map(bracketed, heard, info.get("tree", observations)))
         answers, state, thought = agent.step(heard, asked, state)
         observations, rewards, terminated, truncated, info = envs.step(answers)
         ended = ended | terminated | truncated
         if thought is not None:
             listener.mark(thought, _marked(thought, rewards, episodes, steps, info, task))
         turn += 1
+
+
+def bracketed(sentence: str, tree: str) -> str:
+    """Return the tree of a sentence, brackets set apart; a balanced one where there is none."""
+    if not sentence:
+        return ""
+    tree = tree if "(" in tree else balanced_tree(sentence)
+    return tree.replace("(", "( ").replace(")", " )")
 
 
 def _questions(observations: Sequence[str], asked: Sequence[bool]) -> tuple[str, ...]:

@@ -20,28 +20,30 @@ from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.progress import Progress
 from stillknows.agents.tokenizer import WordTokenizer
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
-from stillknows.envs.tasks import Task, vocabulary
+from stillknows.envs.tasks import Task, make, vocabulary
+from stillknows.envs.text import balanced_tree
 
 
 def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
     """Return the agent of a configuration, with a vocabulary from the stream's tasks."""
-    tokenizer = WordTokenizer(vocabulary(tasks))
-    make = hydra.utils.instantiate
-    controller = make(config.controller, vocabulary=len(tokenizer))
-    working = make(config.working_memory) if config.working_memory else None
+    new = hydra.utils.instantiate
+    hears_trees = getattr(hydra.utils.get_object(config.controller._target_), "hears_trees", False)
+    tokenizer = WordTokenizer(vocabulary(tasks), brackets=hears_trees)
+    controller = new(config.controller, vocabulary=len(tokenizer))
+    working = new(config.working_memory) if config.working_memory else None
     episodic = None
     if config.episodic_memory:
-        policy = make(config.episodic_policy)
-        episodic = make(config.episodic_memory, policy=policy, key=config.seed)
+        policy = new(config.episodic_policy)
+        episodic = new(config.episodic_memory, policy=policy, key=config.seed)
     recall = bool(config.agent.recall) and episodic is not None
     read = working.reads * working.word_size if working is not None else 0
     agent = MemoryAgent(
         tokenizer,
         controller,
         working,
-        make(config.working_policy),
+        new(config.working_policy),
         episodic,
-        make(config.fuse, read=read, recalled=config.controller.width if recall else 0),
+        new(config.fuse, read=read, recalled=config.controller.width if recall else 0),
         **config.agent,
     )
     return agent.to(config.device)
@@ -102,7 +104,7 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
     agent = build_agent(config, tasks)
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     with closing(LifetimeLog(folder)) as log:
-        log.append("lifetime", **_describe(config, tasks))
+        log.append("lifetime", **_describe(config, tasks, agent.controller.hears_trees))
         strategy = Lifetime(
             agent=agent,
             learner=learner,
@@ -130,17 +132,30 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
         log.append("clock", seconds=time.monotonic() - begun)
 
 
-def _describe(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
+def _describe(config: DictConfig, tasks: Sequence[Task], hears_trees: bool) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "name": config.name,
         "seed": config.seed,
         "tasks": [task.name for task in tasks],
-        "sources": [task.source for task in tasks],
+        "sources": [_source(task, hears_trees) for task in tasks],
         "protocol": "joint" if config.stream.joint else "identity hidden",
         "config": OmegaConf.to_container(config, resolve=True),
         "versions": versions(),
     }
+
+
+def _source(task: Task, hears_trees: bool) -> str:
+    """Return where a task's stories come from and, if they are read as trees, whose these are."""
+    if not hears_trees:
+        return task.source
+    envs = make(task, 1, task.train)
+    observations, info = envs.reset(seed=0)
+    tree = info["tree"][0] if "tree" in info else ""
+    envs.close()
+    own = "(" in tree and tree != balanced_tree(observations[0])
+    trees = "read as trees that the task gives" if own else "read as balanced binary trees"
+    return "; ".join(filter(None, (task.source, trees)))
 
 
 def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 PAD, END, OPEN, CLOSE, OTHER = range(5)
 _SPECIAL = ("<pad>", "<end>", "<spell>", "</spell>", "<?>")
 _LETTERS = tuple(f"'{letter}" for letter in string.ascii_lowercase + string.digits)
+LEFT, RIGHT = (len(_SPECIAL) + len(_LETTERS) + side for side in range(2))  # of those with brackets
 
 
 class WordTokenizer:
@@ -20,10 +21,12 @@ class WordTokenizer:
 
     Args:
         vocabulary: the words that get a token of their own; order does not matter.
+        brackets: whether "(" and ")" are the tokens `LEFT` and `RIGHT`, for trees.
     """
 
-    def __init__(self, vocabulary: Iterable[str]) -> None:
-        self.words = (*_SPECIAL, *_LETTERS, *sorted(set(vocabulary)))
+    def __init__(self, vocabulary: Iterable[str], brackets: bool = False) -> None:
+        first = ("(", ")") if brackets else ()
+        self.words = (*_SPECIAL, *_LETTERS, *first, *sorted({*vocabulary} - {*first}))
         self.ids = {word: number for number, word in enumerate(self.words)}
         self._known: dict[str, list[int]] = {}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stillknows.envs.tasks import Task, suggest
-from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv
+from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv, balanced_tree
 
 TASKS = tuple(f"qa{number}" for number in range(1, 21))
 SPLITS = {"train": "train", "exam": "test"}
@@ -136,19 +136,6 @@ def _task(train: dict[str, Any]) -> Task:
         exam_stories=len(_read(sources[1])),
         source=f"trained on {read}, examined on {sources[1][0].name}",
     )
-
-
-@lru_cache(maxsize=4096)
-def balanced_tree(sentence: str) -> str:
-    """Return the balanced binary tree over the words of a sentence, bracketed."""
-
-    def join(words: Sequence[str]) -> str:
-        if len(words) < 2:
-            return words[0] if words else ""
-        half = (len(words) + 1) // 2
-        return f"({join(words[:half])} {join(words[half:])})"
-
-    return join(sentence.split())
 
 
 Parsed = tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]] | None, ...]]

@@ -16,6 +16,7 @@ This file knows nothing of the worlds that stories are about.
 import string
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -69,6 +70,19 @@ class Story(NamedTuple):
 def text_space() -> spaces.Text:
     """Return the space of sentences and of answers."""
     return spaces.Text(min_length=0, max_length=LONGEST_TEXT, charset=CHARACTERS)
+
+
+@lru_cache(maxsize=4096)
+def balanced_tree(sentence: str) -> str:
+    """Return the balanced binary tree over the words of a sentence, bracketed."""
+
+    def join(words: Sequence[str]) -> str:
+        if len(words) < 2:
+            return words[0] if words else ""
+        half = (len(words) + 1) // 2
+        return f"({join(words[:half])} {join(words[half:])})"
+
+    return join(sentence.split())
 
 
 class StoryTask(gymnasium.Env[str, str]):

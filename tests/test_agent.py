@@ -1,6 +1,7 @@
 """The agent: its words, its controller, how it answers, and that examinations leave no trace."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra.utils
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+import stillknows.configs
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.controller import Controller
@@ -21,6 +23,7 @@ from stillknows.agents.tokenizer import PAD, WordTokenizer
 from stillknows.agents.transformer import Transformer
 from stillknows.envs.tasks import Task, make
 
+CONTROLLERS = Path(stillknows.configs.__path__[0]) / "controller"
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
 
 
@@ -271,3 +274,18 @@ def test_what_is_rehearsed_is_older_than_the_experience(
         assert (store.provenance("birth")[drawn[-1]] < lived).all()
     assert store.seen > lived
     assert len(drawn) == 2
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONTROLLERS.glob("*.yaml")))
+def test_an_agent_learns_and_answers_with_any_controller(name: str) -> None:
+    config = compose_config([*TINY, f"controller={name}", "working_memory=slots"])
+    agent, tasks = warmed(config)
+    assert agent.episodic_memory is not None
+    stories = agent.episodic_memory.entries(torch.arange(4)).story_BTL
+    told = [agent.tokenizer.decode(row) for row in stories[0].tolist() if row[0] != PAD]
+    thought = agent.rehearse([tuple(told)])
+    assert thought.fused_BD.isfinite().all()
+    result = examine(agent, tasks[1], number=1, episodes=4, rows=2, seed=0)
+    again = examine(agent, tasks[1], number=1, episodes=4, rows=4, seed=0)
+    assert result.correct == again.correct
+    assert result.loss == pytest.approx(again.loss, rel=1e-4)

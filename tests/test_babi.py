@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stillknows.envs
-from stillknows.envs.babi import BabiTask, BabiVectorEnv, babi_tasks, balanced_tree
-from stillknows.envs.text import StoryTask
+from stillknows.envs.babi import BabiTask, BabiVectorEnv, babi_tasks
+from stillknows.envs.text import StoryTask, balanced_tree
 
 assert stillknows.envs
 
