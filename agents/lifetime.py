@@ -27,7 +27,8 @@ from stillknows.envs.text import balanced_tree
 def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
     """Return the agent of a configuration, with a vocabulary from the stream's tasks."""
     new = hydra.utils.instantiate
-    hears_trees = getattr(hydra.utils.get_object(config.controller._target_), "hears_trees", False)
+    kind = new(config.controller, _partial_=True).func
+    hears_trees = getattr(kind, "hears_trees", False)
     tokenizer = WordTokenizer(vocabulary(tasks), brackets=hears_trees)
     controller = new(config.controller, vocabulary=len(tokenizer))
     working = new(config.working_memory) if config.working_memory else None
