@@ -17,7 +17,8 @@ def rotate(x_pBHLE: Tensor, position_BL: Tensor) -> Tensor:
     The first axis holds what is turned alike: queries and keys.
     """
     half = x_pBHLE.shape[4] // 2
-    frequency = 1000.0 ** (-torch.arange(half, device=x_pBHLE.device) / half)
+    exact = torch.promote_types(x_pBHLE.dtype, torch.float32)
+    frequency = 1000.0 ** (-torch.arange(half, device=x_pBHLE.device, dtype=exact) / half)
     angle_B1LE = position_BL[:, None, :, None] * frequency
     cos, sin = angle_B1LE.cos().to(x_pBHLE), angle_B1LE.sin().to(x_pBHLE)
     a, b = x_pBHLE.chunk(2, dim=-1)

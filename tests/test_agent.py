@@ -18,6 +18,7 @@ from stillknows.agents.episode import live
 from stillknows.agents.examine import examine
 from stillknows.agents.fuse import Concatenation, Gate
 from stillknows.agents.lifetime import build_agent
+from stillknows.agents.longformer import Longformer
 from stillknows.agents.lstm import LSTM
 from stillknows.agents.tokenizer import PAD, WordTokenizer
 from stillknows.agents.transformer import Transformer
@@ -67,7 +68,7 @@ def test_known_words_are_one_token_and_padding_is_behind() -> None:
 # --- Controller --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Transformer, LSTM, TransformerXL])
+@pytest.mark.parametrize("kind", [Transformer, LSTM, TransformerXL, Longformer])
 def test_a_sentence_reads_the_same_in_any_company(kind: Callable[..., Controller]) -> None:
     torch.manual_seed(0)
     controller = kind(20, width=16, layers=2)
@@ -76,7 +77,7 @@ def test_a_sentence_reads_the_same_in_any_company(kind: Callable[..., Controller
     torch.testing.assert_close(controller.encode(short)[0][0], controller.encode(padded)[0][0])
 
 
-@pytest.mark.parametrize("kind", [Transformer, LSTM, TransformerXL])
+@pytest.mark.parametrize("kind", [Transformer, LSTM, TransformerXL, Longformer])
 def test_an_answer_is_scored_the_same_token_by_token_and_at_once(
     kind: Callable[..., Controller],
 ) -> None:
@@ -91,7 +92,7 @@ def test_an_answer_is_scored_the_same_token_by_token_and_at_once(
         torch.testing.assert_close(part, whole[:, : length + 1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Transformer, LSTM, TransformerXL])
+@pytest.mark.parametrize("kind", [Transformer, LSTM, TransformerXL, Longformer])
 def test_the_soft_token_reaches_the_answer(kind: Callable[..., Controller]) -> None:
     torch.manual_seed(0)
     controller = kind(20, width=16)
