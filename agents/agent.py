@@ -42,8 +42,8 @@ class Thought(NamedTuple):
     Attributes:
         rows: which rows were asked.
         stories: the sentences each had read, the question last.
-        question_BL: the question's tokens.
-        cache: the controller's cache of the question.
+        text_BL: the tokens of what the answer is read from, the question last.
+        cache: the controller's cache of them.
         fused_BD: what was seen and remembered.
         recall: what the episodic memory returned, None without recall.
         trust_B: weight of the store in the answer (g of DESIGN), `[B]`, 0 without recall.
@@ -53,7 +53,7 @@ class Thought(NamedTuple):
 
     rows: tuple[int, ...]
     stories: tuple[tuple[str, ...], ...]
-    question_BL: Tensor
+    text_BL: Tensor
     cache: Cache
     fused_BD: Tensor
     recall: Recall | None
@@ -74,6 +74,9 @@ class MemoryAgent(nn.Module):
         fuse: joins what was read with what was recalled.
         recall: whether answers and vectors are recalled from the episodic memory.
         answer_length: the most tokens of an answer.
+        context: how many observations attention may reach when a question is answered, the
+            question included. What was heard earlier is reachable only through memory; what is
+            written there are sentences as they read alone.
         slowness: how slowly the key encoder follows the controller, per update.
     """
 
@@ -88,6 +91,7 @@ class MemoryAgent(nn.Module):
         *,
         recall: bool = True,
         answer_length: int = 4,
+        context: int = 1,
         slowness: float = 0.99,
     ) -> None:
         super().__init__()
@@ -96,7 +100,11 @@ class MemoryAgent(nn.Module):
         self.working_policy: Any = working_policy
         self.episodic_memory = episodic_memory
         self.recall = recall and episodic_memory is not None
-        self.answer_length, self.slowness = answer_length, slowness
+        self.answer_length, self.context, self.slowness = answer_length, context, slowness
+        if context < 1:
+            raise ValueError(f"agent.context={context} leaves no question: give 1 or more.")
+        if context > 1 and controller.hears_trees:
+            raise ValueError("This controller reads one tree at a time: leave agent.context at 1.")
         self.key_encoder = copy.deepcopy(controller).requires_grad_(False)
         self.trust = nn.Linear(4, 1) if self.recall else None
         if self.trust is not None:
@@ -156,21 +164,19 @@ class MemoryAgent(nn.Module):
         """Encode, decide, read and write, and fuse, for the rows that were asked."""
         stories = tuple(state.story[row] for row in rows)
         waiting = [story[state.written[row] : -1] for row, story in zip(rows, stories, strict=True)]
-        question_BL, cache, query_BD = self._encode_questions([story[-1] for story in stories])
+        text_BL, cache, query_BD = self._encode_questions(stories)
         read_BRW, state = self._work(rows, waiting, query_BD, state)
         written = list(state.written)
         for row, story in zip(rows, stories, strict=True):
             written[row] = len(story)
-        key_BD = self.key(question_BL)
+        key_BD = self.key(self.tokenizer.batch([story[-1] for story in stories], self.device))
         found, trust_B = self._recall(key_BD) if recall else (None, query_BD.new_zeros(len(rows)))
         recalled_BV = None
         if found is not None:
             recalled_BV = (found.weights_BK[..., None] * found.vectors_BKV).sum(1)
         fused_BD = self.fuse(query_BD, read_BRW, recalled_BV)
         writes_B = _writes(state.working, rows, trust_B)
-        thought = Thought(
-            rows, stories, question_BL, cache, fused_BD, found, trust_B, key_BD, writes_B
-        )
+        thought = Thought(rows, stories, text_BL, cache, fused_BD, found, trust_B, key_BD, writes_B)
         return state._replace(written=tuple(written)), thought
 
     def _work(
@@ -193,12 +199,23 @@ class MemoryAgent(nn.Module):
         working = some if every else _put_rows(state.working, some, index_B)
         return read.values_BRW, state._replace(working=working)
 
-    def _encode_questions(self, texts: Sequence[str]) -> tuple[Tensor, Cache, Tensor]:
+    def _encode_questions(self, stories: Sequence[tuple[str, ...]]) -> tuple[Tensor, Cache, Tensor]:
         """Return tokens `[B, L]`, cache and vectors `[B, D]`; each distinct text is read once."""
+        texts = [story[-self.context :] for story in stories]
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         index_B = torch.tensor([distinct[text] for text in texts], device=self.device)
-        tokens_UL = self.tokenizer.batch(list(distinct), self.device)
-        vectors_UD, cache = self.controller.encode(tokens_UL)
+        encode = self.tokenizer.encode
+        tokens = [[encode(sentence) for sentence in text] for text in distinct]
+        tokens_UL = pad(
+            [[token for line in text for token in line] for text in tokens], self.device
+        )
+        own_UL = None
+        if self.context > 1:
+            own_UL = pad(
+                [[*[0] * sum(map(len, text[:-1])), *[1] * len(text[-1])] for text in tokens],
+                self.device,
+            ).bool()
+        vectors_UD, cache = self.controller.encode(tokens_UL, own_UL)
         taken = [(keys[index_B], values[index_B]) for keys, values in cache]
         return tokens_UL[index_B], taken, vectors_UD[index_B]
 
@@ -256,7 +273,7 @@ class MemoryAgent(nn.Module):
             Log-probabilities of the mixture and of the controller alone, `[B, A + 1, V]` each.
         """
         logits_BSV = self.controller.answer_logits(
-            thought.fused_BD, thought.question_BL, thought.cache, answer_BA
+            thought.fused_BD, thought.text_BL, thought.cache, answer_BA
         )
         controller_BSV = logits_BSV.log_softmax(dim=-1)
         if thought.recall is None:
@@ -274,7 +291,7 @@ class MemoryAgent(nn.Module):
     @torch.no_grad()
     def generate(self, thought: Thought) -> list[str]:
         """Speak the most probable answers, token by token, greedily."""
-        answer_BA = thought.question_BL[:, :0]
+        answer_BA = thought.text_BL[:, :0]
         ended_B = torch.zeros(len(thought.rows), dtype=torch.bool, device=self.device)
         for _ in range(self.answer_length):
             mixture_BSV, _ = self.log_probabilities(thought, answer_BA)

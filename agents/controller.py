@@ -1,8 +1,9 @@
-"""What every controller is: a language model that reads one sentence and speaks one answer.
+"""What every controller is: a language model that reads a text and speaks one answer.
 
-What was read earlier reaches it only through memory, as one soft token between the question and
-the answer. A controller knows nothing of memories or environments. Letters: B rows, L tokens,
-D hidden size, A tokens of an answer so far, V tokens of the vocabulary.
+A text is one sentence, or the last few of a story (`agent.context`); what was read earlier reaches
+the answer only through memory, as one soft token between the text and the answer. A controller
+knows nothing of memories or environments. Letters: B rows, L tokens, D hidden size, A tokens of an
+answer so far, V tokens of the vocabulary.
 """
 
 import math
@@ -35,26 +36,27 @@ class Controller(nn.Module):
         self.norm_sentence, self.norm_answer = nn.RMSNorm(width), nn.RMSNorm(width)
         self.sharpness = nn.Parameter(torch.tensor(3.0 / math.sqrt(width)))
 
-    def encode(self, tokens_BL: Tensor) -> tuple[Tensor, Cache]:
-        """Read sentences.
+    def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Read texts.
 
         Args:
             tokens_BL: token ids, `PAD` behind, int64 `[B, L]`.
+            own_BL: which tokens are of the last sentence, where there are more; bool. None: all.
 
         Returns:
-            The sentence as a vector (mean over its tokens, then normed), `[B, D]`, and what the
-            answer goes on from.
+            The (last) sentence as a vector (mean over its tokens, then normed), `[B, D]`, and what
+            the answer goes on from.
         """
         raise NotImplementedError
 
     def answer_logits(
-        self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
     ) -> Tensor:
-        """Score the next token after the question, the soft token and each prefix of an answer.
+        """Score the next token after the text, the soft token and each prefix of an answer.
 
         Args:
             fused_BD: what is seen and remembered, the soft token, `[B, D]`.
-            question_BL: the question's tokens, `[B, L]` (for what is padding).
+            text_BL: the text's tokens, `[B, L]` (for what is padding).
             cache: what `encode` returned for them.
             answer_BA: the answer so far, int64 `[B, A]`, A may be 0.
 

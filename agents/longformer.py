@@ -215,15 +215,19 @@ class Longformer(Controller):
             x_BLD = block(x_BLD, tokens_BL != PAD, global_BL)
         return x_BLD, inputs
 
-    def encode(self, tokens_BL: Tensor) -> tuple[Tensor, Cache]:
-        """Read sentences, no token global; the cache holds each layer's input."""
+    def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Read texts; of more than one sentence, the last's tokens are global.
+
+        The cache holds each layer's input.
+        """
         present_BL = tokens_BL != PAD
-        hidden_BLD, inputs = self.read(tokens_BL, torch.zeros_like(present_BL))
-        vector_BD = self._as_vector(hidden_BLD, present_BL)
+        global_BL = torch.zeros_like(present_BL) if own_BL is None else own_BL
+        hidden_BLD, inputs = self.read(tokens_BL, global_BL)
+        vector_BD = self._as_vector(hidden_BLD, present_BL if own_BL is None else own_BL)
         return vector_BD, [(x_BLD, present_BL) for x_BLD in inputs]
 
     def answer_logits(
-        self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
     ) -> Tensor:
         """Score the next tokens, `[B, A + 1, V]`."""
         x_BSD = torch.cat([fused_BD[:, None], self.embedding(answer_BA)], dim=1)

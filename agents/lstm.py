@@ -28,8 +28,8 @@ class LSTM(Controller):
             bias = getattr(self.lstm, f"bias_hh_l{layer}")
             nn.init.ones_(bias[width : 2 * width].detach())  # gates: input, forget, cell, output
 
-    def encode(self, tokens_BL: Tensor) -> tuple[Tensor, Cache]:
-        """Read sentences; the cache holds hidden and cell after the last word, `[B, D]` each."""
+    def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Read texts; the cache holds hidden and cell after the last word, `[B, D]` each."""
         present_BL = tokens_BL != PAD
         lengths = present_BL.sum(dim=1).clamp(min=1).cpu()
         packed = pack_padded_sequence(
@@ -39,10 +39,11 @@ class LSTM(Controller):
         hidden_BLD, _ = pad_packed_sequence(
             hidden, batch_first=True, total_length=tokens_BL.shape[1]
         )
-        return self._as_vector(hidden_BLD, present_BL), list(zip(last_KBD, cell_KBD, strict=True))
+        own_BL = present_BL if own_BL is None else own_BL
+        return self._as_vector(hidden_BLD, own_BL), list(zip(last_KBD, cell_KBD, strict=True))
 
     def answer_logits(
-        self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
     ) -> Tensor:
         """Score the next tokens, `[B, A + 1, V]`."""
         x_BSD = torch.cat([fused_BD[:, None], self.embedding(answer_BA)], dim=1)

@@ -69,20 +69,28 @@ class Transformer(Controller):
         width: hidden size (D), a multiple of twice the heads.
         layers: blocks.
         heads: attention heads (H).
+        longest: how many tokens a text may have.
 
     Raises:
-        ValueError: if the width is no multiple of twice the heads.
+        ValueError: if the width is no multiple of twice the heads, or a text is longer.
     """
 
-    def __init__(self, vocabulary: int, width: int = 64, layers: int = 1, heads: int = 4) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int = 64,
+        layers: int = 1,
+        heads: int = 4,
+        longest: int = 128,
+    ) -> None:
         super().__init__(vocabulary, width)
         if width % (2 * heads):
             raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
-        self.positions = nn.Parameter(torch.randn(_LONGEST, width) * 0.5)
+        self.positions = nn.Parameter(torch.randn(longest, width) * 0.5)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
 
-    def encode(self, tokens_BL: Tensor) -> tuple[Tensor, Cache]:
-        """Read sentences; the cache holds keys and values, `[B, H, L, E]` each."""
+    def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Read texts; the cache holds keys and values, `[B, H, L, E]` each."""
         x_BLD = self._embed(tokens_BL)
         length = tokens_BL.shape[1]
         mask_LL = torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).tril()
@@ -92,13 +100,14 @@ class Transformer(Controller):
         for block in self.blocks:
             x_BLD, key_value = block(x_BLD, mask_BLL, position_1L, None)
             cache.append(key_value)
-        return self._as_vector(x_BLD, tokens_BL != PAD), cache
+        own_BL = tokens_BL != PAD if own_BL is None else own_BL
+        return self._as_vector(x_BLD, own_BL), cache
 
     def answer_logits(
-        self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
     ) -> Tensor:
-        """Score the next tokens, `[B, A + 1, V]`; padding of the question is not attended to."""
-        present_BL = question_BL != PAD
+        """Score the next tokens, `[B, A + 1, V]`; padding of the text is not attended to."""
+        present_BL = text_BL != PAD
         spoken_BAD = self.embedding(answer_BA) + self.positions[: answer_BA.shape[1]]
         x_BSD = torch.cat([fused_BD[:, None], spoken_BAD], dim=1)
         steps = x_BSD.shape[1]
@@ -111,12 +120,11 @@ class Transformer(Controller):
         return self._as_logits(x_BSD)
 
     def _embed(self, tokens_BL: Tensor) -> Tensor:
-        if tokens_BL.shape[1] > _LONGEST:
+        longest = len(self.positions)
+        if tokens_BL.shape[1] > longest:
             raise ValueError(
-                f"A sentence has {tokens_BL.shape[1]} tokens; this controller reads {_LONGEST}."
+                f"A text has {tokens_BL.shape[1]} tokens, and this controller reads {longest}: "
+                "raise controller.longest, or lower agent.context."
             )
         embedded: Tensor = self.embedding(tokens_BL) + self.positions[: tokens_BL.shape[1]]
         return embedded
-
-
-_LONGEST = 128

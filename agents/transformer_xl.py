@@ -157,25 +157,35 @@ class TransformerXL(Controller):
         ]
         return hidden_BLD, SegmentMemory(tuple(kept), present_BC.gather(1, newest_BM))
 
-    def encode(self, tokens_BL: Tensor) -> tuple[Tensor, Cache]:
-        """Read sentences, each a segment without a memory; the cache holds each layer's input."""
-        present_BL = tokens_BL != PAD
-        memory = self.initial_memory(len(tokens_BL))
-        segment, hidden_BLD = self._read(self.embedding(tokens_BL), present_BL, memory)
-        vector_BD = self._as_vector(hidden_BLD, present_BL)
-        return vector_BD, [(x_BLD, present_BL) for x_BLD in segment]
+    def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Read texts, segment by segment from the end; only the last segment has a history.
+
+        The cache holds each layer's input, the memory first.
+        """
+        own_BL = tokens_BL != PAD if own_BL is None else own_BL
+        order_BL = (tokens_BL != PAD).to(torch.int8).argsort(dim=1, stable=True)  # blanks first
+        tokens_BL, own_BL = tokens_BL.gather(1, order_BL), own_BL.gather(1, order_BL)
+        memory, begin = self.initial_memory(len(tokens_BL)), 0
+        rest = max(0, tokens_BL.shape[1] - self.memory_length)
+        with torch.no_grad():
+            for end in range(
+                rest % self.memory_length or self.memory_length, rest + 1, self.memory_length
+            ):
+                _, memory = self.read(tokens_BL[:, begin:end], memory)
+                begin = end
+        last_BL = tokens_BL[:, -self.memory_length :]
+        inputs, hidden_BLD = self._read(self.embedding(last_BL), last_BL != PAD, memory)
+        vector_BD = self._as_vector(hidden_BLD, own_BL[:, -self.memory_length :])
+        present_BC = torch.cat([memory.present_BM, last_BL != PAD], dim=1)
+        known = zip(memory.hidden_BMD, inputs, strict=True)
+        return vector_BD, [(torch.cat(parts, dim=1), present_BC) for parts in known]
 
     def answer_logits(
-        self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
     ) -> Tensor:
-        """Score the next tokens, `[B, A + 1, V]`: the next segment, the question its memory."""
+        """Score the next tokens, `[B, A + 1, V]`: the next segment, the text its memory."""
         x_BSD = torch.cat([fused_BD[:, None], self.embedding(answer_BA)], dim=1)
-        present_BL = cache[0][1]
-        order_BL = present_BL.to(torch.int8).argsort(dim=1, stable=True)  # the blank places first
-        index_BLD = order_BL[..., None].expand(-1, -1, self.width)
-        memory = SegmentMemory(
-            tuple(x_BLD.gather(1, index_BLD) for x_BLD, _ in cache), present_BL.gather(1, order_BL)
-        )
+        memory = SegmentMemory(tuple(x_BCD for x_BCD, _ in cache), cache[0][1])
         spoken_BS = torch.ones(x_BSD.shape[:2], dtype=torch.bool, device=x_BSD.device)
         return self._as_logits(self._read(x_BSD, spoken_BS, memory)[1])
 

@@ -121,8 +121,8 @@ class TreeLSTM(Controller):
         self.cell = ChildSumCell(width) if cell == "child_sum" else NaryCell(width, arity)
         self.lstm = nn.LSTM(width, width, batch_first=True)
 
-    def encode(self, tokens_BL: Tensor) -> tuple[Tensor, Cache]:
-        """Read bracketed sentences; the cache holds the roots' h and c, `[B, D]` each."""
+    def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Read bracketed sentences, one a text; the cache holds the roots' h and c, `[B, D]`."""
         rows = [tuple(row) for row in tokens_BL.tolist()]
         forest = plant([parse(row, self.cell.arity) for row in rows], tokens_BL.device)
         h_MD, c_MD = grow(self.cell, self.embedding(forest.words_M), forest)
@@ -132,7 +132,7 @@ class TreeLSTM(Controller):
         return vector_BD, [(h_MD[forest.roots_B], c_MD[forest.roots_B])]
 
     def answer_logits(
-        self, fused_BD: Tensor, question_BL: Tensor, cache: Cache, answer_BA: Tensor
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
     ) -> Tensor:
         """Score the next tokens, `[B, A + 1, V]`."""
         x_BSD = torch.cat([fused_BD[:, None], self.embedding(answer_BA)], dim=1)

@@ -291,3 +291,44 @@ def test_an_agent_learns_and_answers_with_any_controller(name: str) -> None:
     again = examine(agent, tasks[1], number=1, episodes=4, rows=4, seed=0)
     assert result.correct == again.correct
     assert result.loss == pytest.approx(again.loss, rel=1e-4)
+
+
+CONTEXTUAL = ["transformer", "lstm", "transformer_xl", "longformer"]
+
+
+@pytest.mark.parametrize("name", CONTEXTUAL)
+def test_without_a_memory_an_answer_rests_on_the_context_alone(name: str) -> None:
+    alone = ["working_memory=none", "episodic_memory=none", "agent.context=3"]
+    config = compose_config([*TINY, f"controller={name}", *alone])
+    torch.manual_seed(0)
+    agent = build_agent(config, tasks_of(config)).eval()
+    told = ["john went to the garden .", "mary took the apple .", "john took the ball ."]
+    question = "where is john ?"
+
+    def fused(*lines: str) -> torch.Tensor:
+        return agent.rehearse([(*lines, question)]).fused_BD
+
+    other = "sandra went to the kitchen ."
+    here = fused(*told)
+    torch.testing.assert_close(here, fused(other, *told[1:]), rtol=0, atol=0)
+    assert (here - fused(told[0], other, told[2])).abs().max() > 1e-4
+    short = (told[2], question)
+    both = agent.rehearse([(*told, question), short])
+    torch.testing.assert_close(both.fused_BD[0], here[0], rtol=1e-4, atol=1e-5)
+    logits, _ = agent.log_probabilities(both, both.text_BL[:, :0])
+    single = agent.rehearse([short])
+    expected, _ = agent.log_probabilities(single, single.text_BL[:, :0])
+    torch.testing.assert_close(logits[1], expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both.key_BD[0], single.key_BD[0])  # keys are of questions alone
+
+
+def test_contexts_that_cannot_be_are_told() -> None:
+    for options, message in (
+        (["agent.context=0"], "give 1 or more"),
+        (["controller=tree_lstm", "agent.context=2"], "leave agent.context at 1"),
+    ):
+        config = compose_config([*TINY, *options])
+        with pytest.raises(ValueError, match=message):
+            build_agent(config, tasks_of(config))
+    with pytest.raises(ValueError, match=r"raise controller\.longest, or lower"):
+        Transformer(20, width=16, longest=4).encode(torch.full((1, 5), 7))

@@ -100,6 +100,24 @@ def test_rows_of_different_lengths_remember_their_own():
         assert memory.present_BM[row].sum() == min(5, len(a + b))
 
 
+@given(st.integers(1, 20), st.integers(0, 6), st.integers(1, 5))
+def test_a_long_text_is_encoded_segment_by_segment(length, blank, memory_length):
+    model = make(memory_length=memory_length)
+    tokens = torch.randint(1, 30, (2, length), generator=torch.Generator().manual_seed(2))
+    tokens[1, max(1, length - blank) :] = PAD
+    last = (tokens != PAD) & (torch.cat([tokens[:, 1:], tokens[:, :1] * 0], dim=1) == PAD)
+    vectors, cache = model.encode(tokens, last)
+    fused, answer = torch.randn(2, 8).double(), torch.tensor([[4, 9], [7, 2]])
+    logits = model.answer_logits(fused, tokens, cache, answer)
+    for row, size in enumerate((tokens != PAD).sum(dim=1).tolist()):
+        text = tokens[row : row + 1, :size]
+        whole, memory = model.read(text, model.initial_memory(1))
+        torch.testing.assert_close(vectors[row], model.norm_sentence(whole[0, -1]))
+        spoken = torch.cat([fused[row][None, None], model.embedding(answer[row])[None]], dim=1)
+        said = model._read(spoken, torch.ones(1, 3, dtype=torch.bool), memory)[1]
+        torch.testing.assert_close(logits[row], model._as_logits(said)[0])
+
+
 def test_no_gradient_reaches_the_memory_but_the_vectors_depend_on_it():
     model = make()
     _, memory = model.read(torch.tensor([[5, 6, 7]]), model.initial_memory(1))
