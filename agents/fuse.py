@@ -1,7 +1,10 @@
 """Fusing what was read in the episode and recalled from the life with what was seen.
 
-Letters: B rows, D hidden size, R reads, W word size of a read, V size of a recalled vector.
+Letters: B rows, D hidden size, R reads, W word size of a read, V size of a recalled vector, I items
+that attention meets, H heads, E = D / H.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +15,14 @@ class Gate(nn.Module):
 
     Args:
         width: hidden size (D).
-        read: numbers in all reads together (R W), 0 without a working memory.
+        reads: how many reads there are (R), 0 without a working memory.
+        word_size: numbers of each (W).
         recalled: size of a recalled vector (V), 0 without recall.
     """
 
-    def __init__(self, width: int, read: int, recalled: int) -> None:
+    def __init__(self, width: int, reads: int, word_size: int, recalled: int) -> None:
         super().__init__()
-        self.read = nn.Linear(read, width, bias=False) if read else None
+        self.read = nn.Linear(reads * word_size, width, bias=False) if reads else None
         self.recalled = nn.Linear(recalled, width, bias=False) if recalled else None
         self.gate = nn.Linear(2 * width, width) if recalled else None
         if self.recalled is not None:
@@ -44,14 +48,16 @@ class Concatenation(nn.Module):
 
     Args:
         width: hidden size (D).
-        read: numbers in all reads together (R W), 0 without a working memory.
+        reads: how many reads there are (R), 0 without a working memory.
+        word_size: numbers of each (W).
         recalled: size of a recalled vector (V), 0 without recall.
     """
 
-    def __init__(self, width: int, read: int, recalled: int) -> None:
+    def __init__(self, width: int, reads: int, word_size: int, recalled: int) -> None:
         super().__init__()
-        self.sizes = (read, recalled)
-        self.project = nn.Linear(read + recalled, width, bias=False) if read + recalled else None
+        self.sizes = (reads * word_size, recalled)
+        size = sum(self.sizes)
+        self.project = nn.Linear(size, width, bias=False) if size else None
 
     def forward(
         self, seen_BD: Tensor, read_BRW: Tensor | None, recalled_BV: Tensor | None
@@ -65,3 +71,57 @@ class Concatenation(nn.Module):
         ]
         projected_BD: Tensor = self.project(torch.cat(parts, dim=1))
         return seen_BD + projected_BD
+
+
+class CrossAttention(nn.Module):
+    """`fused = seen + W_o softmax(q.k / sqrt(E)) v`, heads side by side.
+
+    `q = W_q seen`; keys and values are of the reads (`K_r read`, `V_r read`), of what was recalled
+    (`K_v recalled`, `V_v recalled`) and of what was seen itself, so that nothing need be read.
+
+    Args:
+        width: hidden size (D), a multiple of the heads.
+        reads: how many reads there are (R), 0 without a working memory.
+        word_size: numbers of each (W).
+        recalled: size of a recalled vector (V), 0 without recall.
+        heads: attention heads (H).
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    def __init__(
+        self, width: int, reads: int, word_size: int, recalled: int, heads: int = 4
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width={width} is no multiple of heads={heads}; change one.")
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.seen = nn.Linear(width, 2 * width, bias=False)
+        self.read = nn.Linear(word_size, 2 * width, bias=False) if reads else None
+        self.recalled = nn.Linear(recalled, 2 * width, bias=False) if recalled else None
+        self.out = nn.Linear(width, width, bias=False)
+        if self.recalled is not None:
+            nn.init.zeros_(self.recalled.weight[width:].detach())  # at first the life says nothing
+
+    def forward(
+        self, seen_BD: Tensor, read_BRW: Tensor | None, recalled_BV: Tensor | None
+    ) -> Tensor:
+        """Return `[B, D]`; what was not read or recalled is not met."""
+        items = [self.seen(seen_BD)[:, None]]
+        if self.read is not None and read_BRW is not None:
+            items.append(self.read(read_BRW))
+        if self.recalled is not None and recalled_BV is not None:
+            items.append(self.recalled(recalled_BV)[:, None])
+        if len(items) == 1:
+            return seen_BD
+        keys_BID, values_BID = torch.cat(items, dim=1).chunk(2, dim=2)
+        query_BH1E, keys_BHIE, values_BHIE = (
+            z.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for z in (self.query(seen_BD)[:, None], keys_BID, values_BID)
+        )
+        scores_BH1I = query_BH1E @ keys_BHIE.transpose(2, 3) / math.sqrt(query_BH1E.shape[3])
+        fused_BHE = (scores_BH1I.softmax(dim=3) @ values_BHIE)[:, :, 0]
+        fused_BD: Tensor = seen_BD + self.out(fused_BHE.flatten(1))
+        return fused_BD

@@ -37,14 +37,18 @@ def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
         policy = new(config.episodic_policy)
         episodic = new(config.episodic_memory, policy=policy, key=config.seed)
     recall = bool(config.agent.recall) and episodic is not None
-    read = working.reads * working.word_size if working is not None else 0
     agent = MemoryAgent(
         tokenizer,
         controller,
         working,
         new(config.working_policy),
         episodic,
-        new(config.fuse, read=read, recalled=config.controller.width if recall else 0),
+        new(
+            config.fuse,
+            reads=working.reads if working is not None else 0,
+            word_size=working.word_size if working is not None else 0,
+            recalled=config.controller.width if recall else 0,
+        ),
         **config.agent,
     )
     return agent.to(config.device)

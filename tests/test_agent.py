@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra.utils
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +17,7 @@ from stillknows.agents.configuration import compose_config
 from stillknows.agents.controller import Controller
 from stillknows.agents.episode import live
 from stillknows.agents.examine import examine
-from stillknows.agents.fuse import Concatenation, Gate
+from stillknows.agents.fuse import Concatenation, CrossAttention, Gate
 from stillknows.agents.lifetime import build_agent
 from stillknows.agents.longformer import Longformer
 from stillknows.agents.lstm import LSTM
@@ -125,13 +126,39 @@ def test_an_lstm_is_its_equations_word_by_word() -> None:
     torch.testing.assert_close(vector[0], mean / mean.square().mean().sqrt(), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("fuse", [Gate, Concatenation])
+@pytest.mark.parametrize("fuse", [Gate, Concatenation, CrossAttention])
 def test_fusing_nothing_is_what_was_seen(fuse: type) -> None:
     seen = torch.randn(3, 8)
-    assert torch.equal(fuse(8, 0, 0)(seen, None, None), seen)
-    fused = fuse(8, 6, 4)(seen, torch.randn(3, 2, 3), torch.randn(3, 4))
+    assert torch.equal(fuse(8, 0, 0, 0)(seen, None, None), seen)
+    fused = fuse(8, 2, 3, 4)(seen, torch.randn(3, 2, 3), torch.randn(3, 4))
     assert fused.shape == (3, 8)
     assert not torch.equal(fused, seen)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+
+def test_cross_attention_is_its_equation() -> None:
+    torch.manual_seed(0)
+    fuse = CrossAttention(8, 2, 3, 4, heads=2).double()
+    torch.nn.init.normal_(fuse.recalled.weight)
+    seen, read, recalled = (torch.randn(1, *size).double() for size in ((8,), (2, 3), (4,)))
+    w = {name: value.detach().numpy() for name, value in fuse.named_parameters()}
+    items = [w["seen.weight"] @ seen[0].numpy()]
+    items += [w["read.weight"] @ one for one in read[0].numpy()]
+    items += [w["recalled.weight"] @ recalled[0].numpy()]
+    keys, values = np.split(np.stack(items), 2, axis=1)
+    query = w["query.weight"] @ seen[0].numpy()
+    heads = [
+        softmax(keys[:, part] @ query[part] / np.sqrt(4)) @ values[:, part]
+        for part in (slice(0, 4), slice(4, 8))
+    ]
+    expected = seen[0].numpy() + w["out.weight"] @ np.concatenate(heads)
+    fused = fuse(seen, read, recalled)[0].detach().numpy()
+    np.testing.assert_allclose(fused, expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="no multiple of heads=3"):
+        CrossAttention(8, 1, 3, 0, heads=3)
 
 
 # --- Agent -------------------------------------------------------------------------------------
@@ -280,7 +307,7 @@ def test_what_is_rehearsed_is_older_than_the_experience(
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONTROLLERS.glob("*.yaml")))
 def test_an_agent_learns_and_answers_with_any_controller(name: str) -> None:
-    config = compose_config([*TINY, f"controller={name}", "working_memory=slots"])
+    config = compose_config([*TINY, f"controller={name}", "fuse=cross_attention"])
     agent, tasks = warmed(config)
     assert agent.episodic_memory is not None
     stories = agent.episodic_memory.entries(torch.arange(4)).story_BTL
