@@ -64,23 +64,31 @@ class MicroworldVectorEnv(StoryVectorEnv):
 
 
 def microworld_tasks(
-    tasks: Sequence[str], exam: Mapping[str, Any] | None = None, **dials: Any
+    tasks: Sequence[str],
+    exam: Mapping[str, Any] | None = None,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    **dials: Any,
 ) -> list[Task]:
     """Return tasks of the microworld for a stream.
 
     Args:
         tasks: keys of `stillknows.envs.stories.TASKS`, in the order of the stream.
         exam: dials that are different in examinations.
+        own: dials that are different in one task, by its name.
         **dials: of `stillknows.envs.stories.Dials`, in training and examinations.
 
     Raises:
         ValueError: if a task or a dial is unknown, or a dial out of range.
     """
     ids = {task: id for id, task in MICROWORLD.items()}
-    for task in tasks:
+    for task in (*tasks, *(own or {})):
         if task not in ids:
             raise ValueError(f"The microworld has no task '{task}'. {suggest(task, list(ids))}")
-        make_dials({**dials, **(exam or {}), "task": task})
-    return [
-        Task(task, ids[task], dials, {**dials, **(exam or {}), "split": "exam"}) for task in tasks
-    ]
+    made = []
+    for task in tasks:
+        train = {**dials, **(own or {}).get(task, {})}
+        examined = {**train, **(exam or {}), "split": "exam"}
+        make_dials({**train, "task": task})
+        make_dials({**examined, "task": task})
+        made.append(Task(task, ids[task], train, examined))
+    return made

@@ -44,6 +44,7 @@ class Dials:
         questions: how many are asked, evenly spaced; the last one ends the story.
         shortest: if above 0, training stories have from so many to `sentences` statements, each
             length as likely, and proportionally fewer questions. Exam stories are not shorter.
+        short_episodes: only so many of the task's training episodes, the first, are shorter; 0: all.
         distractors: share of the statements (facts of the life apart) that change nothing.
         carry: share of the questions that ask for a fact told in an earlier episode. In training,
             half as many ask for the fact told in this episode.
@@ -67,6 +68,7 @@ class Dials:
     sentences: int = 12
     questions: int = 3
     shortest: int = 0
+    short_episodes: int = 0
     distractors: float = 0.2
     carry: float = 0.0
     lifetime_facts: int = 0
@@ -97,6 +99,7 @@ class Dials:
             ("people", 1, len(world.PEOPLE)),
             ("places", 2, len(world.PLACES)),
             ("objects", 1, len(world.OBJECTS)),
+            ("short_episodes", 0, 10**9),
             ("questions", 1, 1000),
             ("distractors", 0, 1),
             ("carry", 0, 1),
@@ -138,7 +141,7 @@ class Dials:
         """Return after how many statements each question of an episode is asked."""
         if self.split == "exam":
             return _ends(round(self.sentences * self.length_factor), self.questions)
-        if not self.shortest:
+        if not self.shortest or 0 < self.short_episodes <= episode - self.task_start:
             return _ends(self.sentences, self.questions)
         draw = Random(f"{self.life} tells {self.task} at length {episode // CHAPTER}")
         sentences = draw.randint(self.shortest, self.sentences)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.envs import MICROWORLD, world
-from stillknows.envs.microworld import Microworld, MicroworldVectorEnv
+from stillknows.envs.microworld import Microworld, MicroworldVectorEnv, microworld_tasks
 from stillknows.envs.stories import TASKS, make_dials, vocabulary, write_story
 
 STEPS = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0)}
@@ -308,6 +308,38 @@ def test_the_share_of_distractors_is_exact(task, sentences, distractors):
         for story in stories(20, task=task, sentences=sentences, distractors=distractors, **life):
             found = [s for s in story.sentences if any(re.fullmatch(p, s) for p in patterns)]
             assert len(found) == round(events * distractors)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_training_stories_may_be_shorter_a_chapter_at_a_time(task):
+    values = {"task": task, "sentences": 20, "questions": 5, "shortest": 8, **LIVING}
+    dials = make_dials(values)
+    chapters = []
+    for chapter in range(60):
+        stories = [write_story(7, 32 * chapter + at, dials) for at in (0, 9, 31)]
+        patterns = {tuple(a is not None for a in story.answers) for story in stories}
+        assert len(patterns) == 1  # rows side by side ask together
+        asked = sum(next(iter(patterns)))
+        told = len(stories[0].sentences) - asked
+        assert asked == 5 * told // 20
+        chapters.append(told)
+    assert set(chapters) == set(range(8, 21))
+    soon = make_dials({**values, "short_episodes": 64, "task_start": 320})
+    lengths = [len(write_story(7, 320 + at, soon).sentences) for at in range(0, 640, 32)]
+    assert lengths[2:] == [25] * 18
+    assert min(lengths[:2]) < 25
+    exam = write_story(7, 0, make_dials({**values, "split": "exam"}), lived=100)
+    assert len(exam.sentences) == 25
+
+
+def test_one_task_may_have_dials_of_its_own():
+    own = {"route": {"sentences": 30, "route_length": 3}}
+    tasks = microworld_tasks(["where_person", "route"], exam={"sentences": 40}, own=own, places=4)
+    assert tasks[0].train == {"places": 4}
+    assert tasks[1].train == {"places": 4, "sentences": 30, "route_length": 3}
+    assert tasks[1].exam == {**tasks[1].train, "sentences": 40, "split": "exam"}
+    with pytest.raises(ValueError, match="no task 'rout'"):
+        microworld_tasks(["route"], own={"rout": {}})
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
