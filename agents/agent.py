@@ -95,6 +95,7 @@ class MemoryAgent(nn.Module):
         slowness: float = 0.99,
     ) -> None:
         super().__init__()
+        self.settings: dict[str, Any] = {}  # what it was built from, where that is known
         self.tokenizer, self.controller, self.fuse = tokenizer, controller, fuse
         self.working_memory: Any = working_memory
         self.working_policy: Any = working_policy
@@ -191,7 +192,7 @@ class MemoryAgent(nn.Module):
             return None, state
         items_BTD, present_BT = self._encode_statements(waiting)
         items_BTD = torch.cat([items_BTD, query_BD[:, None]], dim=1)
-        present_BT = torch.cat([present_BT, torch.ones_like(present_BT[:, :1])], dim=1)
+        present_BT = torch.cat([present_BT, present_BT.new_ones(len(rows), 1)], dim=1)
         every = len(rows) == len(state.story)
         index_B = torch.tensor(rows, device=self.device)
         some = state.working if every else map_state(lambda part: part[index_B], state.working)

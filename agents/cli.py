@@ -1,10 +1,11 @@
-"""The command line: `stillknows train`, `report`, `check` and `solve`.
+"""The command line: `stillknows train`, `report`, `check`, `solve` and `talk`.
 
 stillknows train                        the main job
 stillknows train debug=tiny             a whole lifetime in under a minute
 stillknows report runs/microworld-1     the report again, from the logs alone
 stillknows check working_memory=dnc     whether a memory keeps its contract
 stillknows solve experiment=copy        a memory alone learns an algorithmic task
+stillknows talk AGENT                   a dialogue with an agent that was kept
 """
 
 import argparse
@@ -51,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from stillknows.agents.check import check
 
             return check(options.overrides, options.steps)
+        elif options.command == "talk":
+            from stillknows.agents.dialogue import talk
+
+            talk(options.agent)
         else:
             _report(options.runs, options.out or options.runs[0])
     except EXPECTED as error:
@@ -86,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="report on runs again, from their logs alone")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, help="folder for the report (the first run's)")
+    talk = commands.add_parser("talk", help="hold a dialogue with an agent that was kept")
+    talk.description = (
+        "Say one sentence a line; lines that end in ? are answered, a line =ANSWER says what the "
+        "last answer should have been, an empty line begins another story."
+    )
+    talk.add_argument("agent", type=Path, metavar="AGENT", help="RUN/ARM-seedN/agent.safetensors")
     return parser
 
 

@@ -181,34 +181,9 @@ class QuestionLearner:
         memory = self.agent.episodic_memory
         if memory is None:
             return
-        rewards_B = torch.tensor(marked.rewards, device=loss_B.device)
-        rows = len(thought.rows)
         self._written.extend(
-            memory.remember(
-                Candidates(
-                    key_BD=thought.key_BD,
-                    vector_BV=thought.fused_BD.detach(),
-                    answers_BA=target_BA,
-                    story_BTL=self._story_tokens(thought.stories, memory.story_shape),
-                    hash_B=torch.tensor([identity(story[-1]) for story in thought.stories]),
-                    outcome_BF=torch.stack([loss_B, rewards_B, 1 - rewards_B], dim=1),
-                    task_B=torch.full((rows,), marked.task),
-                    episode_B=torch.tensor(marked.episodes),
-                    step_B=torch.tensor(marked.steps),
-                )
-            )
+            memory.remember(candidates(self.agent, thought, target_BA, loss_B, marked))
         )
-
-    def _story_tokens(self, stories: Sequence[Sequence[str]], shape: tuple[int, int]) -> Tensor:
-        """Return the newest T sentences of each story, question last, `[B, T, L]`."""
-        steps, length = shape
-        encode = self.agent.tokenizer.encode
-        blank = [PAD] * length
-        rows: list[Any] = []
-        for story in stories:
-            lines = [(encode(text) + blank)[:length] for text in story[-steps:]]
-            rows.append(lines + [blank] * (steps - len(lines)))
-        return torch.tensor(rows)
 
     def _keys_of(self, story_BTL: Tensor) -> Tensor:
         """Return the keys of stored stories: of their last sentences, the questions."""
@@ -222,3 +197,42 @@ class QuestionLearner:
         self._rewards: list[float] = []
         self._trusts: list[Tensor] = []
         self._written: list[Written] = []
+
+
+def candidates(
+    agent: MemoryAgent, thought: Thought, target_BA: Tensor, loss_B: Tensor, marked: Marked
+) -> Candidates:
+    """Return what an agent with an episodic memory may remember of answers that were marked.
+
+    Args:
+        agent: who answered.
+        thought: how.
+        target_BA: tokens of the right answers.
+        loss_B: of the answers, in nats, without gradient.
+        marked: what else is known of them.
+    """
+    rewards_B = torch.tensor(marked.rewards, device=loss_B.device)
+    return Candidates(
+        key_BD=thought.key_BD,
+        vector_BV=thought.fused_BD.detach(),
+        answers_BA=target_BA,
+        story_BTL=_story_tokens(agent, thought.stories),
+        hash_B=torch.tensor([identity(story[-1]) for story in thought.stories]),
+        outcome_BF=torch.stack([loss_B, rewards_B, 1 - rewards_B], dim=1),
+        task_B=torch.full((len(thought.rows),), marked.task),
+        episode_B=torch.tensor(marked.episodes),
+        step_B=torch.tensor(marked.steps),
+    )
+
+
+def _story_tokens(agent: MemoryAgent, stories: Sequence[Sequence[str]]) -> Tensor:
+    """Return the newest T sentences of each story, question last, `[B, T, L]`."""
+    assert agent.episodic_memory is not None
+    steps, length = agent.episodic_memory.story_shape
+    encode = agent.tokenizer.encode
+    blank = [PAD] * length
+    rows: list[Any] = []
+    for story in stories:
+        lines = [(encode(text) + blank)[:length] for text in story[-steps:]]
+        rows.append(lines + [blank] * (steps - len(lines)))
+    return torch.tensor(rows)

@@ -14,44 +14,16 @@ import hydra.utils
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.assembly import build_agent
+from stillknows.agents.keeping import save_agent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.progress import Progress
-from stillknows.agents.tokenizer import WordTokenizer
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
-from stillknows.envs.tasks import Task, make, vocabulary
+from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
 
-
-def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
-    """Return the agent of a configuration, with a vocabulary from the stream's tasks."""
-    new = hydra.utils.instantiate
-    kind = new(config.controller, _partial_=True).func
-    hears_trees = getattr(kind, "hears_trees", False)
-    tokenizer = WordTokenizer(vocabulary(tasks), brackets=hears_trees)
-    controller = new(config.controller, vocabulary=len(tokenizer))
-    working = new(config.working_memory) if config.working_memory else None
-    episodic = None
-    if config.episodic_memory:
-        policy = new(config.episodic_policy)
-        episodic = new(config.episodic_memory, policy=policy, key=config.seed)
-    recall = bool(config.agent.recall) and episodic is not None
-    agent = MemoryAgent(
-        tokenizer,
-        controller,
-        working,
-        new(config.working_policy),
-        episodic,
-        new(
-            config.fuse,
-            reads=working.reads if working is not None else 0,
-            word_size=working.word_size if working is not None else 0,
-            recalled=config.controller.width if recall else 0,
-        ),
-        **config.agent,
-    )
-    return agent.to(config.device)
+AGENT = "agent.safetensors"
 
 
 def episodes_of(config: DictConfig) -> list[int]:
@@ -134,6 +106,8 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
             parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
             memory_bytes=0 if store is None else store.nbytes,
         )
+        if config.keep:
+            save_agent(agent, folder / AGENT)
         log.append("clock", seconds=time.monotonic() - begun)
 
 

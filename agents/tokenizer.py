@@ -26,7 +26,8 @@ class WordTokenizer:
 
     def __init__(self, vocabulary: Iterable[str], brackets: bool = False) -> None:
         first = ("(", ")") if brackets else ()
-        self.words = (*_SPECIAL, *_LETTERS, *first, *sorted({*vocabulary} - {*first}))
+        self.vocabulary = tuple(sorted({*vocabulary}))
+        self.words = (*_SPECIAL, *_LETTERS, *first, *(w for w in self.vocabulary if w not in first))
         self.ids = {word: number for number, word in enumerate(self.words)}
         self._known: dict[str, list[int]] = {}
 

@@ -59,7 +59,8 @@ def _one_life(overrides: Sequence[str], arm: str, seed: int) -> DictConfig:
 
 def _check(config: DictConfig) -> None:
     """Build everything once, so that what cannot be is said before anything is lived."""
-    from stillknows.agents.lifetime import build_agent, episodes_of, exam_episodes_of
+    from stillknows.agents.assembly import build_agent
+    from stillknows.agents.lifetime import episodes_of, exam_episodes_of
     from stillknows.envs.tasks import make
 
     expect_whole(config, "rows", "seed")

@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 
 import stillknows.configs
 from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.controller import Controller
 from stillknows.agents.episode import live
 from stillknows.agents.examine import examine
 from stillknows.agents.fuse import Concatenation, CrossAttention, Gate
-from stillknows.agents.lifetime import build_agent
 from stillknows.agents.longformer import Longformer
 from stillknows.agents.lstm import LSTM
 from stillknows.agents.tokenizer import PAD, WordTokenizer
@@ -180,6 +180,17 @@ def test_statements_wait_and_an_answer_needs_its_story(tiny: DictConfig) -> None
     assert after.written == (3, 0)
     assert int(after.working.step_B[0]) == 2
     assert int(after.working.step_B[1]) == 0
+
+
+@pytest.mark.parametrize("memory", ["slots", "dnc"])
+def test_a_question_right_after_another_is_answered(memory: str) -> None:
+    agent, _ = warmed(compose_config([*TINY, f"working_memory={memory}"]))
+    state = agent.initial_state(1)
+    for text in ("where is john ?", "where is mary ?"):
+        _, state, thought = agent.step((text,), (True,), state)
+        assert thought is not None
+        assert thought.fused_BD.isfinite().all()
+    assert state.written == (2,)
 
 
 def test_rows_answer_together_as_they_do_alone(tiny: DictConfig) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.lifetime import build_agent
 from stillknows.envs.tasks import Task
 
 ROOT = Path(__file__).parents[1]
@@ -124,3 +124,22 @@ def test_the_memory_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(agent.working_memory, page.Ring)
     assert isinstance(agent.episodic_memory, page.Gaussian)
     assert agent.episodic_memory.seen > 0
+
+
+def test_the_dialogue_page(tmp_path: Path) -> None:
+    from stillknows.agents.keeping import save_agent
+    from stillknows.envs.microworld import microworld_tasks
+
+    config = compose_config(TINY)
+    save_agent(
+        build_agent(config, microworld_tasks(["where_person"])), tmp_path / "agent.safetensors"
+    )
+    page = module("dialogue_page", "docs/dialogue.md")
+    for _ in range(2):
+        said = page.converse(tmp_path / "agent.safetensors", tmp_path / "memory.safetensors")
+        assert isinstance(said, str)
+    from stillknows.agents.dialogue import Dialogue
+
+    memory = Dialogue.load(tmp_path / "memory.safetensors").agent.episodic_memory
+    assert memory is not None
+    assert memory.seen == 2

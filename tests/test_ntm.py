@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.lifetime import build_agent
 from stillknows.envs.tasks import make
 from stillknows.memory.interface import (
     ADD,

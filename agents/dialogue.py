@@ -1,0 +1,142 @@
+"""A dialogue with an agent, without Gymnasium: it hears sentences, answers, may be put right.
+
+agent = Dialogue(load_agent(Path("runs/microworld-1/both-seed0/agent.safetensors")))
+agent.observe("John went to the garden.")
+agent.answer("Where is John?")          # garden
+agent.correct("garden")                 # remembered for life
+agent.save(Path("john.safetensors"))    # and Dialogue.load(...) in another program
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from stillknows.agents.agent import AgentState, MemoryAgent, Thought
+from stillknows.agents.container import as_state, as_tree
+from stillknows.agents.episode import bracketed
+from stillknows.agents.keeping import read_agent, write_agent
+from stillknows.agents.learner import Marked, candidates
+
+_WORD = re.compile(r"[a-z0-9'-]+|[.?,!]")
+
+
+class Dialogue:
+    """A conversation with one agent. Sentences are lower-cased and split into words.
+
+    Args:
+        agent: who listens and answers. Its weights stay as they are; what is corrected changes
+            its episodic memory.
+    """
+
+    def __init__(self, agent: MemoryAgent) -> None:
+        self.agent = agent.eval()
+        self.episode = 0
+        self._state = agent.initial_state(1)
+        self._thought: Thought | None = None
+
+    def observe(self, text: str) -> None:
+        """Hear one sentence."""
+        self._step(text, asked=False)
+
+    @torch.no_grad()
+    def answer(self, question: str) -> str:
+        """Return the agent's answer; questions without words get none.
+
+        Raises:
+            ValueError: if the question holds no words.
+        """
+        if not _WORD.findall(question.lower()):
+            raise ValueError(f"The question {question!r} holds no words.")
+        return self._step(question, asked=True)
+
+    @torch.no_grad()
+    def correct(self, target: str) -> None:
+        """Say what the last answer should have been: the episodic memory may remember it.
+
+        Raises:
+            ValueError: if nothing was answered yet, or there is no episodic memory.
+        """
+        store, thought = self.agent.episodic_memory, self._thought
+        if thought is None:
+            raise ValueError("Nothing was answered yet: ask a question first.")
+        if store is None:
+            raise ValueError("This agent has no episodic memory that could remember.")
+        target = " ".join(_WORD.findall(target.lower()))
+        target_BA = self.agent.answer_tokens([target])
+        loss_B, _ = self.agent.surprise(thought, target_BA)
+        right = float(self.agent.generate(thought)[0] == target)
+        step = len(self._state.story[0]) - 1
+        marked = Marked((target,), (right,), (False,), (self.episode,), (step,), task=-1)
+        store.remember(candidates(self.agent, thought, target_BA, loss_B, marked))
+
+    def begin(self) -> None:
+        """Begin another story: the working memory is empty, the episodic memory stays."""
+        self.episode += 1
+        self._state, self._thought = self.agent.initial_state(1), None
+
+    def save(self, path: Path) -> None:
+        """Write the agent and where the dialogue stands into a file."""
+        working = as_tree(self._state.working)
+        told = {"working": working, "story": self._state.story, "written": self._state.written}
+        write_agent(self.agent, path, {"episode": self.episode, **told})
+
+    @classmethod
+    def load(cls, path: Path, allow: Sequence[str] = ()) -> "Dialogue":
+        """Go on from a file that `save` wrote, or begin with an agent that was kept.
+
+        Args:
+            path: of the file.
+            allow: as in `stillknows.agents.keeping.load_agent`.
+
+        Raises:
+            ValueError: with one sentence, if it is not there, broken or foreign.
+        """
+        agent, told = read_agent(path, allow=allow)
+        dialogue = cls(agent)
+        if told is None:
+            return dialogue
+        story, written = (told.get(part, []) for part in ("story", "written"))
+        if len(story) != 1 or not all(isinstance(line, str) for line in story[0]):
+            raise ValueError(f"{path} holds no dialogue that can go on: its story is broken.")
+        working = as_state(dialogue._state.working, told.get("working"))
+        dialogue.episode = int(told.get("episode", 0))
+        dialogue._state = AgentState(working, (tuple(story[0]),), (int(written[0]),))
+        return dialogue
+
+    def _step(self, text: str, asked: bool) -> str:
+        plain = " ".join(_WORD.findall(text.lower()))
+        if not plain:
+            return ""
+        heard = bracketed(plain, "") if self.agent.controller.hears_trees else plain
+        (answer,), self._state, thought = self.agent.step([heard], [asked], self._state)
+        self._thought = thought or self._thought
+        return answer
+
+
+def talk(path: Path, lines: Iterable[str] = sys.stdin, out: TextIO = sys.stdout) -> Dialogue:
+    """Hold a dialogue line by line: sentences are heard, questions (?) answered.
+
+    A line that begins with `=` says what the last answer should have been, an empty line begins
+    another story. The file is not changed.
+
+    Args:
+        path: of an agent or a dialogue.
+        lines: what is said.
+        out: where answers go.
+    """
+    dialogue = Dialogue.load(path)
+    for line in lines:
+        line = line.strip()
+        if not line:
+            dialogue.begin()
+        elif line.startswith("="):
+            dialogue.correct(line[1:])
+        elif line.endswith("?"):
+            print(dialogue.answer(line), file=out, flush=True)
+        else:
+            dialogue.observe(line)
+    return dialogue

@@ -1,0 +1,109 @@
+"""Keeping an agent: one file that holds its words, weights and lifelong memory.
+
+What a file names is built only from this project and from modules that its reader allows, so an
+agent of a stranger's runs no code of theirs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.assembly import assemble
+from stillknows.agents.configuration import cause
+from stillknows.agents.container import read_tree, write_tree
+from stillknows.agents.tokenizer import WordTokenizer
+
+SCHEMA = "stillknows agent 1"
+
+
+def save_agent(agent: MemoryAgent, path: Path) -> None:
+    """Write an agent that `assemble` built in the place of what may be there.
+
+    Args:
+        agent: whom to keep.
+        path: of the file, `.safetensors`.
+    """
+    write_agent(agent, path, None)
+
+
+def load_agent(
+    path: Path, device: torch.device | str = "cpu", allow: Sequence[str] = ()
+) -> MemoryAgent:
+    """Return the agent of a file, ready to answer.
+
+    Args:
+        path: of a file that `save_agent` wrote.
+        device: where it shall live.
+        allow: modules besides this project's whose classes the file may name.
+
+    Raises:
+        ValueError: with one sentence, if the file is not there, broken or foreign, or names a
+            class of a module that is not allowed.
+    """
+    return read_agent(path, device, allow)[0]
+
+
+def write_agent(agent: MemoryAgent, path: Path, told: Any) -> None:
+    """Write an agent, and a tree of what else is to be kept with it."""
+    store = agent.episodic_memory
+    policy: Any = None if store is None else store.policy
+    tree = {
+        "config": agent.settings,
+        "words": agent.tokenizer.vocabulary,
+        "brackets": agent.controller.hears_trees,
+        "weights": dict(agent.state_dict()),
+        "store": None if store is None else store.snapshot(),
+        "policy": dict(policy.state_dict()) if hasattr(policy, "state_dict") else None,
+        "told": told,
+    }
+    write_tree(path, tree, SCHEMA)
+
+
+def read_agent(
+    path: Path, device: torch.device | str = "cpu", allow: Sequence[str] = ()
+) -> tuple[MemoryAgent, Any]:
+    """Return the agent of a file and what was kept with it; see `load_agent`."""
+    tree = read_tree(path, SCHEMA)
+    try:
+        return _rebuild(tree, device, ("stillknows", *allow)), tree["told"]
+    except (KeyError, TypeError, AttributeError, RuntimeError, HydraException) as error:
+        raise ValueError(f"{path} holds no agent that can be built: {cause(error)}") from error
+
+
+def _rebuild(tree: dict[str, Any], device: torch.device | str, allow: Sequence[str]) -> MemoryAgent:
+    _refuse(tree["config"], allow)
+    config = OmegaConf.create({**tree["config"], "device": str(device)})
+    if config.episodic_memory:
+        config.episodic_memory.device = str(device)
+    agent = assemble(config, WordTokenizer(tree["words"], brackets=tree["brackets"]))
+    agent.load_state_dict(tree["weights"])
+    store = agent.episodic_memory
+    if store is not None and tree["store"] is not None:
+        columns = tree["store"]["columns"]
+        tree["store"]["columns"] = {name: part.to(device) for name, part in columns.items()}
+        store.restore(tree["store"])
+        if tree["policy"] is not None:
+            policy: Any = store.policy
+            policy.load_state_dict(tree["policy"])
+    return agent.eval()
+
+
+def _refuse(config: Any, allow: Sequence[str]) -> None:
+    """Raise a ValueError if a configuration names what is not allowed."""
+    if isinstance(config, dict):
+        target = config.get("_target_", "")
+        if target and not any(str(target).startswith(f"{module}.") for module in allow):
+            raise ValueError(
+                f"The file names {target}, which is not of this project: if you trust it, allow "
+                f"its module ({str(target).rpartition('.')[0]!r})."
+            )
+        for part in config.values():
+            _refuse(part, allow)
+    if isinstance(config, list):
+        for part in config:
+            _refuse(part, allow)

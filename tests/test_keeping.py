@@ -1,0 +1,223 @@
+"""Agents that are kept: the file, what it refuses, and a dialogue that goes on elsewhere."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra.utils
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.assembly import build_agent
+from stillknows.agents.cli import main
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.container import read_tree, write_tree
+from stillknows.agents.dialogue import Dialogue, talk
+from stillknows.agents.episode import live
+from stillknows.agents.keeping import SCHEMA, load_agent, save_agent
+from stillknows.agents.tokenizer import PAD
+from stillknows.envs.tasks import make
+
+TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
+STORY = ("John went to the garden.", "Mary took the ball.", "John moved to the kitchen.")
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda below: (
+        st.lists(below, max_size=3)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), below, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+def kept(tmp_path: Path, *options: str) -> tuple[MemoryAgent, Path]:
+    """Return an agent that has learned a little, and the file it is kept in."""
+    config = compose_config([*TINY, *options])
+    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    torch.manual_seed(0)
+    agent = build_agent(config, tasks)
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0)
+    learner.begin(2)
+    for batch in range(2):
+        envs = make(tasks[0], 8, tasks[0].train)
+        live(agent, envs, learner, task=0, seed=batch, options={"episode": 8 * batch})
+        learner.update()
+    path = tmp_path / "agent.safetensors"
+    save_agent(agent, path)
+    return agent.eval(), path
+
+
+@given(trees)
+def test_trees_come_back(tmp_path_factory, tree):
+    path = tmp_path_factory.getbasetemp() / "tree.safetensors"
+    tensors = [torch.arange(3), torch.randn(2, 2, dtype=torch.float64)]
+    write_tree(path, {"tree": tree, "tensors": tensors}, "test 1")
+    back = read_tree(path, "test 1")
+    assert back["tree"] == tree
+    assert all(torch.equal(a, b) for a, b in zip(back["tensors"], tensors, strict=True))
+    assert not list(path.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["controller=tree_lstm", "working_memory=dnc", "episodic_policy=utility"],
+        [
+            "controller=lstm",
+            "working_policy=retention",
+            "episodic_memory=replay",
+            "agent.recall=false",
+        ],
+        ["working_memory=none", "episodic_memory=none", "agent.context=3"],
+    ],
+)
+def test_a_kept_agent_answers_and_remembers_as_before(tmp_path, options):
+    agent, path = kept(tmp_path, *options)
+    twin = load_agent(path)
+    for name, value in agent.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, twin.state_dict()[name]), name
+    ours, theirs = Dialogue(agent), Dialogue(twin)
+    for line in STORY:
+        ours.observe(line)
+        theirs.observe(line)
+    questions = ("Where is John?", "where is the ball ?", "where is zyx ?")
+    assert [ours.answer(q) for q in questions] == [theirs.answer(q) for q in questions]
+    if agent.episodic_memory is not None:
+        ours.correct("kitchen")
+        theirs.correct("kitchen")
+        assert twin.episodic_memory is not None
+        mine, other = (a.episodic_memory.snapshot() for a in (agent, twin))
+        for name, column in mine.pop("columns").items():
+            assert torch.equal(column, other["columns"][name]), name
+        assert mine == {key: other[key] for key in mine}
+
+
+def test_a_dialogue_goes_on_where_it_stood(tmp_path):
+    agent, path = kept(tmp_path)
+    whole, first = Dialogue(agent), Dialogue(load_agent(path))
+    for dialogue in (whole, first):
+        dialogue.observe(STORY[0])
+        dialogue.answer("Where is John?")
+        dialogue.observe(STORY[1])
+    first.save(tmp_path / "half.safetensors")
+    second = Dialogue.load(tmp_path / "half.safetensors")
+    for dialogue in (whole, second):
+        dialogue.observe(STORY[2])
+    assert whole.answer("Where is John?") == second.answer("Where is John?")
+    assert whole._state.story == second._state.story
+    torch.testing.assert_close(whole._state.working, second._state.working, rtol=0, atol=0)
+    second.begin()
+    assert second._state.story == ((),)
+    assert second.episode == 1
+
+
+def test_what_is_corrected_is_remembered(tmp_path):
+    agent, _ = kept(tmp_path)
+    dialogue = Dialogue(agent)
+    with pytest.raises(ValueError, match="ask a question first"):
+        dialogue.correct("garden")
+    dialogue.answer("Where is John?")
+    dialogue.correct("Garden")
+    store = agent.episodic_memory
+    assert store is not None
+    newest = int(store.provenance("id").argmax())
+    assert agent.tokenizer.decode(store.columns["answers_NA"][newest].tolist()) == "garden"
+    story = [row for row in store.columns["story_NTL"][newest].tolist() if row[0] != PAD]
+    assert agent.tokenizer.decode(story[-1]) == "where is john ?"
+    with pytest.raises(ValueError, match="holds no words"):
+        dialogue.answer("…")
+    dialogue.observe(" ")
+
+
+def test_talking_line_by_line(tmp_path, capsys, monkeypatch):
+    _, path = kept(tmp_path)
+    said = io.StringIO()
+    before = path.read_bytes()
+    dialogue = talk(
+        path, ["John went to the garden.", "Where is John?", "= garden", "", "ok."], said
+    )
+    assert len(said.getvalue().splitlines()) == 1
+    assert dialogue.episode == 1
+    assert path.read_bytes() == before
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Where is John?\n"))
+    assert main(["talk", str(tmp_path / "nobody")]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_another_program_reads_what_this_one_kept(tmp_path):
+    agent, path = kept(tmp_path)
+    code = "import sys; from stillknows.agents.cli import main; sys.exit(main(sys.argv[1:]))"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, "talk", str(path)],
+        input="\n".join([*STORY, "Where is John?"]),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    dialogue = Dialogue(agent)
+    for line in STORY:
+        dialogue.observe(line)
+    assert run.stdout.strip() == dialogue.answer("Where is John?").strip()
+
+
+# --- What is refused ---------------------------------------------------------------------------
+
+
+def test_a_class_of_a_strangers_is_refused_unless_allowed(tmp_path):
+    agent, path = kept(tmp_path)
+    agent.settings["working_policy"] = {"_target_": "os.path.join"}
+    save_agent(agent, path)
+    with pytest.raises(ValueError, match=r"names os\.path\.join, which is not of this project"):
+        load_agent(path)
+    agent.settings["working_policy"] = {"_target_": "stillknowsnot.Policy"}
+    save_agent(agent, path)
+    with pytest.raises(ValueError, match="not of this project"):
+        load_agent(path)
+    with pytest.raises(ValueError, match="holds no agent that can be built"):
+        load_agent(path, allow=["stillknowsnot"])
+
+
+@pytest.mark.parametrize("place", [0, 3, 9, 200, 5000, -1])
+def test_a_damaged_file_is_refused_in_one_sentence(tmp_path, place):
+    _, path = kept(tmp_path)
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="broken"):
+        load_agent(path)
+    if place >= 0 and place < 4000:  # header; what is flipped in the numbers is not noticed
+        content[place] ^= 0x55
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken|foreign|holds|fit") as caught:
+            load_agent(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="something foreign"):
+        load_agent(path)
+    for tree in ({"tensor": "9"}, {"pairs": [["config"]]}, {"pairs": [[["a"], 1]]}, {}, 3):
+        save_file({"0": torch.zeros(2)}, path, {"schema": SCHEMA, "tree": json.dumps(tree)})
+        with pytest.raises(ValueError, match=r"broken|no agent"):
+            load_agent(path)
+    with pytest.raises(TypeError, match="cannot hold a set"):
+        write_tree(path, {"a": {1}}, "test 1")
+    with pytest.raises(TypeError, match="cannot hold the key"):
+        write_tree(path, {1.5: 1}, "test 1")
+
+
+def test_an_agent_that_was_built_by_hand_says_so(tmp_path):
+    config = compose_config([*TINY])
+    agent = build_agent(config, [])
+    agent.settings = {}
+    save_agent(agent, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="no agent that can be built"):
+        load_agent(tmp_path / "bare.safetensors")
