@@ -1,7 +1,7 @@
 """`stillknows solve`: let a memory learn an algorithmic task with every seed, then report.
 
 Every seed writes a log (`log.jsonl`: `solving`, `update`, `marks`, `clock`), from which the report
-is made, and its weights (`weights.pt`).
+is made, and its weights (`weights.safetensors`).
 """
 
 import time
@@ -25,6 +25,7 @@ from stillknows.agents.configuration import (
     expect_whole,
     new_folder,
 )
+from stillknows.agents.container import write_tree
 from stillknows.agents.optimizer import Optimizers, build_optimizer
 from stillknows.agents.processes import run_all
 from stillknows.agents.progress import Bar
@@ -34,6 +35,7 @@ from stillknows.envs.intervals import interval
 from stillknows.envs.problems import Problem
 from stillknows.memory.recurrent import Recurrent
 
+SCHEMA = "stillknows solver 1"
 EVERY = 20  # updates between two lines of the log
 
 
@@ -195,7 +197,7 @@ def _solve_one(config: DictConfig, seed: int, folder: Path, place: int) -> None:
             marks = examine(solver, problem, config.exam_episodes, chosen.batch)
             log.append("marks", exam=exam, **marks._asdict())
         log.append("clock", seconds=time.monotonic() - begun)
-    torch.save(solver.state_dict(), folder / "weights.pt")
+    write_tree(folder / "weights.safetensors", dict(solver.state_dict()), SCHEMA)
     bar.close()
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.container import read_tree
 from stillknows.agents.optimizer import build_optimizer
-from stillknows.agents.solve import build
+from stillknows.agents.solve import SCHEMA, build
 from stillknows.agents.solver import Curriculum, Solver, examine, learn
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.problems import Copy
@@ -151,7 +152,7 @@ def test_the_command_writes_logs_weights_and_a_report_and_equal_seeds_are_equal(
     assert (tmp_path / "a" / "learning.png").stat().st_size > 5000
     for seed in ("seed0", "seed1"):
         first, second = ((tmp_path / run / seed) for run in ("a", "b"))
-        weights = [torch.load(path / "weights.pt") for path in (first, second)]
+        weights = [read_tree(path / "weights.safetensors", SCHEMA) for path in (first, second)]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
         events = [
             [
