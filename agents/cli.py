@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "talk":
             from stillknows.agents.dialogue import talk
 
-            talk(options.agent)
+            talk(options.agent, sys.stdin, sys.stdout)
         else:
             _report(options.runs, options.out or options.runs[0])
     except EXPECTED as error:

@@ -102,10 +102,7 @@ def as_state(like: Any, tree: Any) -> Any:
         ValueError: if it is of another form.
     """
     if isinstance(like, Tensor):
-        if not isinstance(tree, Tensor) or (tree.shape[1:], tree.dtype) != (
-            like.shape[1:],
-            like.dtype,
-        ):
+        if not isinstance(tree, Tensor) or (tree.shape, tree.dtype) != (like.shape, like.dtype):
             raise ValueError("The state that was kept is not of this memory.")
         return tree.to(like.device)
     if not hasattr(like, "_fields"):

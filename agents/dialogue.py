@@ -8,10 +8,9 @@ agent.save(Path("john.safetensors"))    # and Dialogue.load(...) in another prog
 """
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -44,7 +43,7 @@ class Dialogue:
 
     @torch.no_grad()
     def answer(self, question: str) -> str:
-        """Return the agent's answer; questions without words get none.
+        """Return the agent's answer to a question.
 
         Raises:
             ValueError: if the question holds no words.
@@ -97,15 +96,21 @@ class Dialogue:
         """
         agent, told = read_agent(path, allow=allow)
         dialogue = cls(agent)
-        if told is None:
-            return dialogue
-        story, written = (told.get(part, []) for part in ("story", "written"))
-        if len(story) != 1 or not all(isinstance(line, str) for line in story[0]):
-            raise ValueError(f"{path} holds no dialogue that can go on: its story is broken.")
-        working = as_state(dialogue._state.working, told.get("working"))
-        dialogue.episode = int(told.get("episode", 0))
-        dialogue._state = AgentState(working, (tuple(story[0]),), (int(written[0]),))
+        try:
+            if told is not None:
+                dialogue._go_on(told)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds an agent, but no dialogue that can go on.") from error
         return dialogue
+
+    def _go_on(self, told: Any) -> None:
+        """Stand where a saved dialogue stood."""
+        working = as_state(self._state.working, told["working"])
+        (story,), (written,) = told["story"], told["written"]
+        if not all(isinstance(line, str) for line in story) or not 0 <= written <= len(story):
+            raise ValueError("The story that was kept is broken.")
+        self.episode = int(told["episode"])
+        self._state = AgentState(working, (tuple(story),), (int(written),))
 
     def _step(self, text: str, asked: bool) -> str:
         plain = " ".join(_WORD.findall(text.lower()))
@@ -117,26 +122,38 @@ class Dialogue:
         return answer
 
 
-def talk(path: Path, lines: Iterable[str] = sys.stdin, out: TextIO = sys.stdout) -> Dialogue:
+def talk(path: Path, lines: Iterable[str], out: TextIO) -> Dialogue:
     """Hold a dialogue line by line: sentences are heard, questions (?) answered.
 
     A line that begins with `=` says what the last answer should have been, an empty line begins
-    another story. The file is not changed.
+    another story. What cannot be done is said, and the dialogue goes on. The file is not changed.
 
     Args:
         path: of an agent or a dialogue.
         lines: what is said.
         out: where answers go.
+
+    Raises:
+        ValueError: with one sentence, if the file is not there, broken or foreign.
     """
     dialogue = Dialogue.load(path)
-    for line in lines:
-        line = line.strip()
-        if not line:
-            dialogue.begin()
-        elif line.startswith("="):
-            dialogue.correct(line[1:])
-        elif line.endswith("?"):
-            print(dialogue.answer(line), file=out, flush=True)
-        else:
-            dialogue.observe(line)
+    for line in map(str.strip, lines):
+        try:
+            said = _reply(dialogue, line)
+        except ValueError as error:
+            said = f"({error})"
+        if said is not None:
+            print(said, file=out, flush=True)
     return dialogue
+
+
+def _reply(dialogue: Dialogue, line: str) -> str | None:
+    if not line:
+        dialogue.begin()
+    elif line.startswith("="):
+        dialogue.correct(line[1:])
+    elif line.endswith("?"):
+        return dialogue.answer(line)
+    else:
+        dialogue.observe(line)
+    return None

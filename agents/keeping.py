@@ -4,21 +4,25 @@ What a file names is built only from this project and from modules that its read
 agent of a stranger's runs no code of theirs.
 """
 
-from collections.abc import Sequence
+import pydoc
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import assemble
 from stillknows.agents.configuration import cause
 from stillknows.agents.container import read_tree, write_tree
+from stillknows.agents.controller import Controller
 from stillknows.agents.tokenizer import WordTokenizer
 
 SCHEMA = "stillknows agent 1"
+_FOREIGN = (HydraException, ImportError, OmegaConfBaseException)
 
 
 def save_agent(agent: MemoryAgent, path: Path) -> None:
@@ -70,8 +74,8 @@ def read_agent(
     """Return the agent of a file and what was kept with it; see `load_agent`."""
     tree = read_tree(path, SCHEMA)
     try:
-        return _rebuild(tree, device, ("stillknows", *allow)), tree["told"]
-    except (KeyError, TypeError, AttributeError, RuntimeError, HydraException) as error:
+        return _rebuild(tree, device, allow), tree["told"]
+    except (LookupError, TypeError, AttributeError, RuntimeError, *_FOREIGN) as error:
         raise ValueError(f"{path} holds no agent that can be built: {cause(error)}") from error
 
 
@@ -95,15 +99,31 @@ def _rebuild(tree: dict[str, Any], device: torch.device | str, allow: Sequence[s
 
 def _refuse(config: Any, allow: Sequence[str]) -> None:
     """Raise a ValueError if a configuration names what is not allowed."""
-    if isinstance(config, dict):
-        target = config.get("_target_", "")
-        if target and not any(str(target).startswith(f"{module}.") for module in allow):
+    parts = config.values() if isinstance(config, dict) else config
+    if isinstance(config, dict) and "_target_" in config:
+        target = str(config["_target_"])
+        if not _is_part(target, allow):
             raise ValueError(
-                f"The file names {target}, which is not of this project: if you trust it, allow "
-                f"its module ({str(target).rpartition('.')[0]!r})."
+                f"The file names {target}, which is no part of an agent in this project: if you "
+                f"trust it, allow its module ({target.rpartition('.')[0]!r})."
             )
-        for part in config.values():
+    if isinstance(parts, Iterable) and not isinstance(parts, str):
+        for part in parts:
             _refuse(part, allow)
-    if isinstance(config, list):
-        for part in config:
-            _refuse(part, allow)
+
+
+def _is_part(target: str, allow: Sequence[str]) -> bool:
+    """Return whether a name is a class (or a constructor of one) that an agent is built from.
+
+    Only the modules allowed are imported, and what a name leads to counts, not the name: other
+    modules can be reached through those that import them.
+    """
+    if not any(target.startswith(f"{module}.") for module in ("stillknows", *allow)):
+        return False
+    found = pydoc.locate(target)
+    kind = found if isinstance(found, type) else getattr(found, "__self__", None)
+    if not isinstance(kind, type):
+        return False
+    homes = ("stillknows.memory", "stillknows.agents.fuse", *allow)
+    at_home = any(f"{kind.__module__}.".startswith(f"{home}.") for home in homes)
+    return at_home or issubclass(kind, Controller)

@@ -15,9 +15,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from stillknows.agents.block import PreNormBlock
 from stillknows.agents.controller import Cache, Controller
 from stillknows.agents.tokenizer import PAD
-from stillknows.agents.transformer import rotate
 
 
 def sliding_attention(
@@ -85,8 +85,8 @@ def _places(global_BL: Tensor) -> Tensor:
     return global_BL.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
-class LongformerBlock(nn.Module):
-    """A pre-norm block of sliding and global attention.
+class LongformerBlock(PreNormBlock):
+    """A block of sliding and global attention.
 
     Args:
         width: hidden size (D).
@@ -95,29 +95,24 @@ class LongformerBlock(nn.Module):
         causal: whether tokens attend to none after them.
     """
 
+    query_key_value: nn.Linear
+    global_query_key_value: nn.Linear
+
     def __init__(self, width: int, heads: int, reach: int, causal: bool) -> None:
-        super().__init__()
-        self.heads, self.reach, self.causal = heads, reach, causal
-        self.norm_attention, self.norm_network = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.global_query_key_value = nn.Linear(width, 3 * width, bias=False)
+        super().__init__(width, heads, query_key_value=3 * width, global_query_key_value=3 * width)
+        self.reach, self.causal = reach, causal
         self.global_query_key_value.load_state_dict(self.query_key_value.state_dict())
-        self.out = nn.Linear(width, width, bias=False)
-        self.network = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        nn.init.normal_(self.out.weight, std=0.02)
 
     def forward(self, x_BLD: Tensor, present_BL: Tensor, global_BL: Tensor) -> Tensor:
         """Return the new `[B, L, D]`."""
         normed_BLD = self.norm_attention(x_BLD)
         at_1L = torch.arange(x_BLD.shape[1], device=x_BLD.device)[None]
-        qkv = self._project(self.query_key_value, normed_BLD, at_1L)
+        qkv = torch.stack(self.turned(self.query_key_value, normed_BLD, at_1L))
         read_BHLE = sliding_attention(qkv, present_BL, global_BL, self.reach, self.causal)
         if global_BL.any():
-            whole = self._project(self.global_query_key_value, normed_BLD, at_1L)
+            whole = self.turned(self.global_query_key_value, normed_BLD, at_1L)
             read_BHLE = self._read_globally(whole, read_BHLE, present_BL, global_BL)
-        return self._finish(x_BLD, read_BHLE)
+        return self.add(x_BLD, read_BHLE)
 
     def speak(self, x_BSD: Tensor, past_BLD: Tensor, present_BL: Tensor) -> Tensor:
         """Return the new `[B, S, D]` of global tokens after a text; causal among themselves."""
@@ -126,7 +121,7 @@ class LongformerBlock(nn.Module):
         at_BL = torch.arange(length, device=x_BSD.device).expand(len(x_BSD), -1)
         at_BS = present_BL.sum(dim=1, keepdim=True) + torch.arange(steps, device=x_BSD.device)
         at_BC = torch.cat([at_BL, at_BS], dim=1)
-        query, key, value = self._project(self.global_query_key_value, normed, at_BC)
+        query, key, value = self.turned(self.global_query_key_value, normed, at_BC)
         own_SS = torch.ones(steps, steps, dtype=torch.bool, device=x_BSD.device).tril()
         mask_BSC = torch.cat(
             [present_BL[:, None].expand(-1, steps, -1), own_SS.expand(len(x_BSD), -1, -1)], dim=2
@@ -134,13 +129,17 @@ class LongformerBlock(nn.Module):
         read = nn.functional.scaled_dot_product_attention(
             query[:, :, length:], key, value, attn_mask=mask_BSC[:, None]
         )
-        return self._finish(x_BSD, read)
+        return self.add(x_BSD, read)
 
     def _read_globally(
-        self, qkv_pBHLE: Tensor, read_BHLE: Tensor, present_BL: Tensor, global_BL: Tensor
+        self,
+        parts: tuple[Tensor, Tensor, Tensor],
+        read_BHLE: Tensor,
+        present_BL: Tensor,
+        global_BL: Tensor,
     ) -> Tensor:
         """Let the global tokens attend to all, by projections of their own."""
-        query, key, value = qkv_pBHLE
+        query, key, value = parts
         place_BG = _places(global_BL)
         index_BHGE = place_BG[:, None, :, None].expand(-1, self.heads, -1, query.shape[3])
         seen_BGL = present_BL[:, None].expand(-1, place_BG.shape[1], -1)
@@ -152,18 +151,6 @@ class LongformerBlock(nn.Module):
         )
         all_BHLE = read_BHLE.scatter(2, index_BHGE, whole_BHGE.to(read_BHLE.dtype))
         return torch.where(global_BL[:, None, :, None], all_BHLE, read_BHLE)
-
-    def _project(self, linear: nn.Linear, normed_BLD: Tensor, at_BL: Tensor) -> Tensor:
-        """Return queries, keys and values `[3, B, H, L, E]`, the first two turned by position."""
-        batch, length, width = normed_BLD.shape
-        parts = linear(normed_BLD).view(batch, length, 3, self.heads, width // self.heads)
-        parts = parts.permute(2, 0, 3, 1, 4)
-        return torch.cat([rotate(parts[:2], at_BL), parts[2:]])
-
-    def _finish(self, x_BLD: Tensor, read_BHLE: Tensor) -> Tensor:
-        x_BLD = x_BLD + self.out(read_BHLE.transpose(1, 2).reshape(x_BLD.shape))
-        hidden_BLD: Tensor = x_BLD + self.network(self.norm_network(x_BLD))
-        return hidden_BLD
 
 
 class Longformer(Controller):

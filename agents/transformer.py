@@ -7,37 +7,23 @@ cache that ends with the sentence. Letters: B rows, L tokens, D hidden size, H h
 import torch
 from torch import Tensor, nn
 
+from stillknows.agents.block import PreNormBlock
 from stillknows.agents.controller import Cache, Controller
 from stillknows.agents.tokenizer import PAD
 
 
-def rotate(x_pBHLE: Tensor, position_BL: Tensor) -> Tensor:
-    """Turn each pair of numbers by its position (int64 `[B, L]`) times its frequency.
+class Block(PreNormBlock):
+    """A block with a key-value cache.
 
-    The first axis holds what is turned alike: queries and keys.
+    Args:
+        width: hidden size (D).
+        heads: attention heads (H).
     """
-    half = x_pBHLE.shape[4] // 2
-    exact = torch.promote_types(x_pBHLE.dtype, torch.float32)
-    frequency = 1000.0 ** (-torch.arange(half, device=x_pBHLE.device, dtype=exact) / half)
-    angle_B1LE = position_BL[:, None, :, None] * frequency
-    cos, sin = angle_B1LE.cos().to(x_pBHLE), angle_B1LE.sin().to(x_pBHLE)
-    a, b = x_pBHLE.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
-
-class Block(nn.Module):
-    """A pre-norm transformer block with a key-value cache."""
+    query_key_value: nn.Linear
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention, self.norm_network = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.network = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        nn.init.normal_(self.out.weight, std=0.02)
+        super().__init__(width, heads, query_key_value=3 * width)
 
     def forward(
         self,
@@ -47,18 +33,14 @@ class Block(nn.Module):
         cache: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the new `[B, L, D]` and keys and values `[B, H, C, E]` of all so far."""
-        batch, length, _ = x_BLD.shape
-        parts = self.query_key_value(self.norm_attention(x_BLD))
-        parts = parts.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = rotate(parts[:2], position_BL)
-        value = parts[2]
+        normed_BLD = self.norm_attention(x_BLD)
+        query, key, value = self.turned(self.query_key_value, normed_BLD, position_BL)
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
         read = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask_BLC[:, None]
         )
-        x_BLD = x_BLD + self.out(read.transpose(1, 2).reshape(x_BLD.shape))
-        return x_BLD + self.network(self.norm_network(x_BLD)), (key, value)
+        return self.add(x_BLD, read), (key, value)
 
 
 class Transformer(Controller):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stillknows.agents.block import PreNormBlock
 from stillknows.agents.controller import Cache, Controller
 from stillknows.agents.tokenizer import PAD
 
@@ -40,8 +41,8 @@ def sinusoids(distances: int, like_BLD: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-class RelativeBlock(nn.Module):
-    """A pre-norm block with the relative attention of section 3.3.
+class RelativeBlock(PreNormBlock):
+    """A block with the relative attention of section 3.3.
 
     Args:
         width: hidden size (D).
@@ -49,20 +50,15 @@ class RelativeBlock(nn.Module):
         memory_length: how many tokens back attention reaches (M).
     """
 
+    query: nn.Linear
+    key_value: nn.Linear  # W_k,E and W_v
+    position: nn.Linear  # W_k,R
+
     def __init__(self, width: int, heads: int, memory_length: int) -> None:
-        super().__init__()
-        self.heads, self.memory_length = heads, memory_length
-        self.norm_attention, self.norm_network = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)  # W_k,E and W_v
-        self.position = nn.Linear(width, width, bias=False)  # W_k,R
+        super().__init__(width, heads, query=width, key_value=2 * width, position=width)
+        self.memory_length = memory_length
         self.content_bias = nn.Parameter(torch.zeros(heads, 1, width // heads))  # u
         self.position_bias = nn.Parameter(torch.zeros(heads, 1, width // heads))  # v
-        self.out = nn.Linear(width, width, bias=False)
-        self.network = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        nn.init.normal_(self.out.weight, std=0.02)
 
     def forward(self, x_BLD: Tensor, memory_BMD: Tensor, present_BC: Tensor) -> Tensor:
         """Return the new `[B, L, D]`; a token attends to itself and what is present before it.
@@ -71,11 +67,11 @@ class RelativeBlock(nn.Module):
         """
         steps, known = x_BLD.shape[1], present_BC.shape[1]
         context_BCD = self.norm_attention(torch.cat([memory_BMD, x_BLD], dim=1))
-        query_BHLE = self._split(self.query(context_BCD[:, known - steps :]))
-        key_BHCE, value_BHCE = map(self._split, self.key_value(context_BCD).chunk(2, dim=2))
+        query_BHLE = self.split(self.query(context_BCD[:, known - steps :]))
+        key_BHCE, value_BHCE = map(self.split, self.key_value(context_BCD).chunk(2, dim=2))
         place_C = torch.arange(known, device=x_BLD.device)
         distance_LC = place_C[known - steps :, None] - place_C[None, :]
-        relative_1HNE = self._split(self.position(sinusoids(known, x_BLD))[None])
+        relative_1HNE = self.split(self.position(sinusoids(known, x_BLD))[None])
         by_distance_BHLN = (query_BHLE + self.position_bias) @ relative_1HNE.transpose(2, 3)
         index_BHLC = distance_LC.clamp(min=0).expand(*by_distance_BHLN.shape[:3], -1)
         bias_BHLC = by_distance_BHLN.gather(3, index_BHLC) / math.sqrt(query_BHLE.shape[3])
@@ -87,13 +83,7 @@ class RelativeBlock(nn.Module):
             value_BHCE,
             attn_mask=bias_BHLC.masked_fill(~seen_BLC[:, None], -torch.inf),
         )
-        x_BLD = x_BLD + self.out(read_BHLE.transpose(1, 2).reshape(x_BLD.shape))
-        hidden_BLD: Tensor = x_BLD + self.network(self.norm_network(x_BLD))
-        return hidden_BLD
-
-    def _split(self, z_BCD: Tensor) -> Tensor:
-        batch, length, width = z_BCD.shape
-        return z_BCD.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
+        return self.add(x_BLD, read_BHLE)
 
 
 class TransformerXL(Controller):

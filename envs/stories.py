@@ -44,7 +44,7 @@ class Dials:
         questions: how many are asked, evenly spaced; the last one ends the story.
         shortest: if above 0, training stories have from so many to `sentences` statements, each
             length as likely, and proportionally fewer questions. Exam stories are not shorter.
-        short_episodes: only so many training episodes of the task, the first, are; 0: all.
+        short_episodes: how many of the task's training episodes, the first, may be shorter; 0: all.
         distractors: share of the statements (facts of the life apart) that change nothing.
         carry: share of the questions that ask for a fact told in an earlier episode. In training,
             half as many ask for the fact told in this episode.

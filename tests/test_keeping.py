@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import hydra.utils
@@ -17,10 +18,10 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import read_tree, write_tree
+from stillknows.agents.container import as_tree, read_tree, write_tree
 from stillknows.agents.dialogue import Dialogue, talk
 from stillknows.agents.episode import live
-from stillknows.agents.keeping import SCHEMA, load_agent, save_agent
+from stillknows.agents.keeping import SCHEMA, load_agent, save_agent, write_agent
 from stillknows.agents.tokenizer import PAD
 from stillknows.envs.tasks import make
 
@@ -142,10 +143,10 @@ def test_talking_line_by_line(tmp_path, capsys, monkeypatch):
     _, path = kept(tmp_path)
     said = io.StringIO()
     before = path.read_bytes()
-    dialogue = talk(
-        path, ["John went to the garden.", "Where is John?", "= garden", "", "ok."], said
-    )
-    assert len(said.getvalue().splitlines()) == 1
+    lines = ["= early", "John went to the garden.", "Where is John?", "= garden", "", "ok."]
+    dialogue = talk(path, lines, said)
+    assert len(said.getvalue().splitlines()) == 2
+    assert "(Nothing was answered yet: ask a question first.)" in said.getvalue()
     assert dialogue.episode == 1
     assert path.read_bytes() == before
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where is John?\n"))
@@ -170,33 +171,71 @@ def test_another_program_reads_what_this_one_kept(tmp_path):
 # --- What is refused ---------------------------------------------------------------------------
 
 
-def test_a_class_of_a_strangers_is_refused_unless_allowed(tmp_path):
-    agent, path = kept(tmp_path)
-    agent.settings["working_policy"] = {"_target_": "os.path.join"}
+def test_a_class_of_a_strangers_is_refused_unless_allowed(tmp_path, monkeypatch):
+    agent, path = kept(tmp_path, "working_policy=evict_oldest")
+    victim = tmp_path / "victim"
+    for target in (
+        "os.path.join",
+        "stillknowsnot.Policy",
+        "stillknows.agents.agent.torch.save",  # reached through a module of the project's
+        "stillknows.agents.agent.torch.nn.Linear",
+        "stillknows.agents.log.LifetimeLog",  # makes a folder
+        "stillknows.agents.container.write_tree",
+    ):
+        agent.settings["working_policy"] = {"_target_": target, "folder": str(victim)}
+        save_agent(agent, path)
+        with pytest.raises(ValueError, match=f"names {target}, which is no part of an agent"):
+            load_agent(path)
+    assert not victim.exists()
+    with pytest.raises(ValueError, match="no part of an agent"):  # a function, even if allowed
+        load_agent(path, allow=["stillknows.agents.container"])
+    policy = types.ModuleType("somebodys")
+    exec(
+        "from stillknows.memory.rules import EvictOldest\nclass Own(EvictOldest): pass",
+        vars(policy),
+    )
+    monkeypatch.setitem(sys.modules, "somebodys", policy)
+    agent.settings["working_policy"] = {"_target_": "somebodys.Own"}
     save_agent(agent, path)
-    with pytest.raises(ValueError, match=r"names os\.path\.join, which is not of this project"):
+    with pytest.raises(ValueError, match="allow its module"):
         load_agent(path)
-    agent.settings["working_policy"] = {"_target_": "stillknowsnot.Policy"}
-    save_agent(agent, path)
-    with pytest.raises(ValueError, match="not of this project"):
-        load_agent(path)
-    with pytest.raises(ValueError, match="holds no agent that can be built"):
-        load_agent(path, allow=["stillknowsnot"])
+    assert type(load_agent(path, allow=["somebodys"]).working_policy).__name__ == "Own"
 
 
-@pytest.mark.parametrize("place", [0, 3, 9, 200, 5000, -1])
+@pytest.mark.parametrize(
+    "told",
+    [
+        3,
+        {},
+        {"working": None, "story": [["a"]], "written": [0], "episode": 0},
+        {"working": "same", "story": [["a"], ["b"]], "written": [0], "episode": 0},
+        {"working": "same", "story": [[1]], "written": [0], "episode": 0},
+        {"working": "same", "story": [["a"]], "written": [2], "episode": 0},
+        {"working": "same", "story": [["a"]], "written": ["x"], "episode": 0},
+        {"working": "same", "story": [["a"]], "written": [0], "episode": "x"},
+    ],
+)
+def test_a_dialogue_that_cannot_go_on_is_told(tmp_path, told):
+    agent, _ = kept(tmp_path)
+    if isinstance(told, dict) and told.get("working") == "same":
+        told = {**told, "working": as_tree(agent.initial_state(1).working)}
+    write_agent(agent, tmp_path / "talk.safetensors", told)
+    with pytest.raises(ValueError, match="no dialogue that can go on"):
+        Dialogue.load(tmp_path / "talk.safetensors")
+
+
+@pytest.mark.parametrize("place", [0, 3, 9, 200])
 def test_a_damaged_file_is_refused_in_one_sentence(tmp_path, place):
     _, path = kept(tmp_path)
     content = bytearray(path.read_bytes())
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="broken"):
         load_agent(path)
-    if place >= 0 and place < 4000:  # header; what is flipped in the numbers is not noticed
-        content[place] ^= 0x55
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"broken|foreign|holds|fit") as caught:
-            load_agent(path)
-        assert "\n" not in str(caught.value)
+    content[place] ^= 0x55  # in the header: what is flipped among the numbers is not noticed
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken|foreign|holds|fit") as caught:
+        load_agent(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_foreign_files_are_refused(tmp_path):

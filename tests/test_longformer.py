@@ -81,9 +81,9 @@ def test_a_window_over_the_whole_text_is_full_attention(causal):
     present = torch.ones(3, 13, dtype=torch.bool)
     ours = block(x, present, torch.zeros_like(present))
     at = torch.arange(13)[None]
-    query, key, value = block._project(block.query_key_value, block.norm_attention(x), at)
+    query, key, value = block.turned(block.query_key_value, block.norm_attention(x), at)
     full = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    torch.testing.assert_close(ours, block._finish(x, full))
+    torch.testing.assert_close(ours, block.add(x, full))
 
 
 def test_what_is_out_of_reach_changes_nothing_and_a_global_token_reaches_all():

@@ -201,7 +201,7 @@ def test_the_checker_of_gymnasium_finds_nothing(name):
 )
 def test_rows_of_a_batch_are_plain_episodes(values, seed, rows, first, exam):
     values = values | {"split": "exam" if exam else "train", "task_start": min(first, 10)}
-    values["shortest"] = 0  # rows of different lengths wait for each other: tests/test_text.py
+    first = 32 * (first // 32)  # in one chapter: rows of different lengths would wait
     options = {"lived": first} if exam else None
     vector = MicroworldVectorEnv(num_envs=rows, first_episode=first, **values)
     plain = [Microworld(first_episode=first + row, stride=rows, **values) for row in range(rows)]
