@@ -27,6 +27,7 @@ from stillknows.agents.transformer_xl import TransformerXL
 from stillknows.envs.tasks import Task, make
 
 CONTROLLERS = Path(stillknows.configs.__path__[0]) / "controller"
+MEMORIES = CONTROLLERS.parent / "working_memory"
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
 
 
@@ -329,6 +330,15 @@ def test_an_agent_learns_and_answers_with_any_controller(name: str) -> None:
     again = examine(agent, tasks[1], number=1, episodes=4, rows=4, seed=0)
     assert result.correct == again.correct
     assert result.loss == pytest.approx(again.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("memory", sorted(p.stem for p in MEMORIES.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONTROLLERS.glob("*.yaml")))
+def test_any_controller_goes_with_any_memory(name: str, memory: str) -> None:
+    options = [f"controller={name}", f"working_memory={memory}", "working_policy=evict_oldest"]
+    agent, tasks = warmed(compose_config([*TINY, *options]), batches=1)
+    result = examine(agent, tasks[0], number=0, episodes=2, rows=2, seed=0)
+    assert np.isfinite(result.loss)
 
 
 CONTEXTUAL = ["transformer", "lstm", "transformer_xl", "longformer"]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from stillknows.agents import log
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.cli import main
@@ -22,6 +23,7 @@ from stillknows.agents.container import as_tree, read_tree, write_tree
 from stillknows.agents.dialogue import Dialogue, talk
 from stillknows.agents.episode import live
 from stillknows.agents.keeping import SCHEMA, load_agent, save_agent, write_agent
+from stillknows.agents.lifetime import AGENT, live_lifetime
 from stillknows.agents.tokenizer import PAD
 from stillknows.envs.tasks import make
 
@@ -100,6 +102,21 @@ def test_a_kept_agent_answers_and_remembers_as_before(tmp_path, options):
         for name, column in mine.pop("columns").items():
             assert torch.equal(column, other["columns"][name]), name
         assert mine == {key: other[key] for key in mine}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
+def test_a_lifetime_keeps_its_agent_and_says_whose_trees_it_read(tmp_path):
+    tiny = [*TINY, "stream.tasks.tasks=[where_person]", "controller=tree_lstm"]
+    for keep in ("true", "false"):
+        config = compose_config([*tiny, f"keep={keep}"])
+        live_lifetime(config, tmp_path / keep, lambda *_: None)
+    store = load_agent(tmp_path / "true" / AGENT).episodic_memory
+    assert store is not None
+    updates = [event for event in log.read(tmp_path / "true") if event["event"] == "update"]
+    assert len(store) == updates[-1]["entries"] > 0
+    assert not (tmp_path / "false" / AGENT).exists()
+    assert log.read(tmp_path / "true")[0]["sources"] == ["read as trees that the task gives"]
 
 
 def test_a_dialogue_goes_on_where_it_stood(tmp_path):

@@ -2,6 +2,7 @@
 
 import random
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -9,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillknows.agents.episode import bracketed
+from stillknows.agents.lifetime import _source
 from stillknows.agents.tokenizer import LEFT, PAD, RIGHT, WordTokenizer
 from stillknows.agents.tree_lstm import ChildSumCell, NaryCell, TreeLSTM, grow
 from stillknows.agents.trees import parse, plant
+from stillknows.envs.microworld import microworld_tasks
+from stillknows.envs.tasks import Task
+from stillknows.envs.text import text_space
 
 WORDS = [f"w{number}" for number in range(12)]
 TOKENIZER = WordTokenizer(WORDS, brackets=True)
@@ -127,6 +132,24 @@ def test_a_sentence_without_a_tree_gets_a_balanced_one():
     assert bracketed("a b c .", "") == "( ( a b ) ( c . ) )"
     assert bracketed("a b .", "((a b) .)") == "( ( a b ) . )"
     assert bracketed("", "(a b)") == ""
+
+
+class Plain(gymnasium.Env[str, str]):
+    """Says one sentence, and gives no tree."""
+
+    observation_space = action_space = text_space()
+
+    def reset(self, *, seed=None, options=None):
+        return "a b c .", {}
+
+
+def test_the_report_says_whose_trees_were_read():
+    gymnasium.register("PlainText-v0", entry_point=Plain)
+    plain = Task("plain", "PlainText-v0", {}, {}, source="from nowhere")
+    given_task = microworld_tasks(["route"])[0]
+    assert _source(plain, True) == "from nowhere; read as balanced binary trees"
+    assert _source(plain, False) == "from nowhere"
+    assert _source(given_task, True) == "read as trees that the task gives"
 
 
 # --- Cells -------------------------------------------------------------------------------------
