@@ -8,65 +8,27 @@ of the vocabulary.
 """
 
 import copy
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stillknows.agents.adaptation import LocalAdaptation
 from stillknows.agents.controller import Cache, Controller
-from stillknows.agents.tokenizer import END, PAD, WordTokenizer, pad
+from stillknows.agents.retrieve import read_sentences, recalled_sentences
+from stillknows.agents.thought import AgentState, Thought, put_rows
+from stillknows.agents.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.memory.episodic import Recall, p_store
-from stillknows.memory.interface import Policy, WorkingMemory, map_state
+from stillknows.memory.interface import Policy, Read, WorkingMemory, map_state
 from stillknows.memory.nec import NEC
-
-
-class AgentState(NamedTuple):
-    """What an agent carries through an episode: a value, one row an environment.
-
-    Attributes:
-        working: the working memory's state, None without one.
-        story: every sentence so far, a tuple for each row.
-        written: how many of them are in the working memory already, for each row.
-    """
-
-    working: Any
-    story: tuple[tuple[str, ...], ...]
-    written: tuple[int, ...]
-
-
-class Thought(NamedTuple):
-    """How the agent came to its answers, for the rows that were asked; the learner needs it.
-
-    Attributes:
-        rows: which rows were asked.
-        stories: the sentences each had read, the question last.
-        text_BL: the tokens of what the answer is read from, the question last.
-        cache: the controller's cache of them.
-        fused_BD: what was seen and remembered.
-        recall: what the episodic memory returned, None without recall.
-        trust_B: weight of the store in the answer (g of DESIGN), `[B]`, 0 without recall.
-        key_BD: the question's key in the episodic memory.
-        writes_B: share of the items so far that the working policy expected to write, `[B]`.
-    """
-
-    rows: tuple[int, ...]
-    stories: tuple[tuple[str, ...], ...]
-    text_BL: Tensor
-    cache: Cache
-    fused_BD: Tensor
-    recall: Recall | None
-    trust_B: Tensor
-    key_BD: Tensor
-    writes_B: Tensor
 
 
 class MemoryAgent(nn.Module):
     """A controller, a working memory, an episodic memory, and how they are joined.
 
     Args:
-        tokenizer: the controller's words.
+        tokenizer: of the controller.
         controller: reads a sentence, speaks an answer.
         working_memory: for the episode, or None.
         working_policy: what it writes and evicts.
@@ -77,12 +39,18 @@ class MemoryAgent(nn.Module):
         context: how many observations attention may reach when a question is answered, the
             question included. What was heard earlier is reachable only through memory; what is
             written there are sentences as they read alone.
+        retrieve: how many sentences of the working memory, and as many of the episodic memory,
+            go into the text that the answer is read from.
+        precision: of the controller: float32, or bfloat16 (mixed: its weights and what it returns
+            stay float32, memories compute in float32).
+        adaptation: moves the weights towards what was recalled for as long as one answer takes,
+            when nothing is to be learned from it (without gradients); None: they stay.
         slowness: how slowly the key encoder follows the controller, per update.
     """
 
     def __init__(
         self,
-        tokenizer: WordTokenizer,
+        tokenizer: Tokenizer,
         controller: Controller,
         working_memory: WorkingMemory | None,
         working_policy: Policy,
@@ -92,6 +60,9 @@ class MemoryAgent(nn.Module):
         recall: bool = True,
         answer_length: int = 4,
         context: int = 1,
+        retrieve: int = 0,
+        precision: str = "float32",
+        adaptation: LocalAdaptation | None = None,
         slowness: float = 0.99,
     ) -> None:
         super().__init__()
@@ -102,11 +73,22 @@ class MemoryAgent(nn.Module):
         self.episodic_memory = episodic_memory
         self.recall = recall and episodic_memory is not None
         self.answer_length, self.context, self.slowness = answer_length, context, slowness
+        self.retrieve, self.precision, self.adaptation = retrieve, precision, adaptation
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"agent.precision={precision}: choose float32 or bfloat16.")
+        if retrieve and not _is_told(working_memory):
+            raise ValueError(
+                f"agent.retrieve={retrieve} wants a working memory of sentences: "
+                "working_memory=slots, memory_network or none."
+            )
         if context < 1:
             raise ValueError(f"agent.context={context} leaves no question: give 1 or more.")
-        if context > 1 and controller.hears_trees:
-            raise ValueError("This controller reads one tree at a time: leave agent.context at 1.")
-        self.key_encoder = copy.deepcopy(controller).requires_grad_(False)
+        if (context > 1 or retrieve) and controller.hears_trees:
+            raise ValueError(
+                "This controller reads one tree at a time: leave agent.context at 1 and "
+                "agent.retrieve at 0."
+            )
+        self.key_encoder = _follower(controller)
         self.trust = nn.Linear(4, 1) if self.recall else None
         if self.trust is not None:
             nn.init.zeros_(self.trust.weight)
@@ -115,14 +97,14 @@ class MemoryAgent(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the agent computes."""
-        return self.controller.embedding.weight.device
+        return next(self.controller.parameters()).device
 
     def initial_state(self, batch: int, key_B: Tensor | None = None) -> AgentState:
         """Return the state before the first sentence; `key_B` (int64) names the episodes."""
         working = None
         if self.working_memory is not None:
             working = self.working_memory.initial_state(batch, self.device, key_B)
-        return AgentState(working, ((),) * batch, (0,) * batch)
+        return AgentState(working, ((),) * batch, (0,) * batch, ((),) * batch)
 
     def step(
         self, observations: Sequence[str], asked: Sequence[bool], state: AgentState
@@ -150,9 +132,21 @@ class MemoryAgent(nn.Module):
             return ("",) * len(observations), state, None
         state, thought = self._think(rows, state)
         answers = [""] * len(observations)
-        for row, answer in zip(rows, self.generate(thought), strict=True):
+        for row, answer in zip(rows, self._answers(thought, state), strict=True):
             answers[row] = answer
         return tuple(answers), state, thought
+
+    def _answers(self, thought: Thought, state: AgentState) -> list[str]:
+        """Speak; where weights adapt, each row thinks again with its own."""
+        if self.adaptation is None or thought.recall is None or torch.is_grad_enabled():
+            return self.generate(thought)
+        answers = []
+        for number, row in enumerate(thought.rows):
+            with self.adaptation.adapted(self, thought.recall, number):
+                story = (*state.items[row], thought.stories[number][-1])
+                again = self.initial_state(1)._replace(story=(story,))
+                answers.extend(self.generate(self._think((0,), again)[1]))
+        return answers
 
     def rehearse(self, stories: Sequence[tuple[str, ...]]) -> Thought:
         """Think again of questions, each the last sentence of its story, without recall."""
@@ -165,20 +159,40 @@ class MemoryAgent(nn.Module):
         """Encode, decide, read and write, and fuse, for the rows that were asked."""
         stories = tuple(state.story[row] for row in rows)
         waiting = [story[state.written[row] : -1] for row, story in zip(rows, stories, strict=True)]
-        text_BL, cache, query_BD = self._encode_questions(stories)
-        read_BRW, state = self._work(rows, waiting, query_BD, state)
-        written = list(state.written)
-        for row, story in zip(rows, stories, strict=True):
-            written[row] = len(story)
+        texts = [story[-self.context :] for story in stories]
+        text_BL, cache, query_BD = self._encode_questions(texts)
+        read, state = self._work(rows, waiting, query_BD, state)
+        written, items = list(state.written), list(state.items)
+        for row, story, new in zip(rows, stories, waiting, strict=True):
+            written[row], items[row] = len(story), (*items[row], *new)
+        state = state._replace(written=tuple(written), items=tuple(items))
         key_BD = self.key(self.tokenizer.batch([story[-1] for story in stories], self.device))
         found, trust_B = self._recall(key_BD) if recall else (None, query_BD.new_zeros(len(rows)))
         recalled_BV = None
         if found is not None:
             recalled_BV = (found.weights_BK[..., None] * found.vectors_BKV).sum(1)
-        fused_BD = self.fuse(query_BD, read_BRW, recalled_BV)
+        fused_BD = self.fuse(query_BD, None if read is None else read.values_BRW, recalled_BV)
+        if self.retrieve:
+            told = self._retrieve(rows, state, read, found)
+            both = [(*lines, *text) for lines, text in zip(told, texts, strict=True)]
+            text_BL, cache, _ = self._encode_questions(both)
         writes_B = _writes(state.working, rows, trust_B)
         thought = Thought(rows, stories, text_BL, cache, fused_BD, found, trust_B, key_BD, writes_B)
-        return state._replace(written=tuple(written)), thought
+        return state, thought
+
+    def _retrieve(
+        self, rows: tuple[int, ...], state: AgentState, read: Read | None, recall: Recall | None
+    ) -> list[tuple[str, ...]]:
+        """Return what goes into the prompt: of the life, then of the episode, for each row."""
+        told: list[tuple[str, ...]] = [()] * len(rows)
+        if recall is not None and self.episodic_memory is not None:
+            decode = self.tokenizer.decode
+            told = recalled_sentences(recall, self.episodic_memory, decode, self.retrieve)
+        if read is None:
+            return told
+        birth_BN = state.working.birth_BN[list(rows)]
+        heard = read_sentences(read, birth_BN, [state.items[row] for row in rows], self.retrieve)
+        return [(*life, *episode) for life, episode in zip(told, heard, strict=True)]
 
     def _work(
         self,
@@ -186,7 +200,7 @@ class MemoryAgent(nn.Module):
         waiting: Sequence[Sequence[str]],
         query_BD: Tensor,
         state: AgentState,
-    ) -> tuple[Tensor | None, AgentState]:
+    ) -> tuple[Read | None, AgentState]:
         """Write what waits and read with the query, on these rows of the working memory."""
         if self.working_memory is None:
             return None, state
@@ -197,28 +211,20 @@ class MemoryAgent(nn.Module):
         index_B = torch.tensor(rows, device=self.device)
         some = state.working if every else map_state(lambda part: part[index_B], state.working)
         some, read = self.working_memory.sequence(some, items_BTD, present_BT, self.working_policy)
-        working = some if every else _put_rows(state.working, some, index_B)
-        return read.values_BRW, state._replace(working=working)
+        working = some if every else put_rows(state.working, some, index_B)
+        return read, state._replace(working=working)
 
-    def _encode_questions(self, stories: Sequence[tuple[str, ...]]) -> tuple[Tensor, Cache, Tensor]:
+    def _encode_questions(self, texts: Sequence[tuple[str, ...]]) -> tuple[Tensor, Cache, Tensor]:
         """Return tokens `[B, L]`, cache and vectors `[B, D]`; each distinct text is read once."""
-        texts = [story[-self.context :] for story in stories]
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         index_B = torch.tensor([distinct[text] for text in texts], device=self.device)
-        encode = self.tokenizer.encode
-        tokens = [[encode(sentence) for sentence in text] for text in distinct]
-        tokens_UL = pad(
-            [[token for line in text for token in line] for text in tokens], self.device
-        )
-        own_UL = None
-        if self.context > 1:
-            own_UL = pad(
-                [[*[0] * sum(map(len, text[:-1])), *[1] * len(text[-1])] for text in tokens],
-                self.device,
-            ).bool()
-        vectors_UD, cache = self.controller.encode(tokens_UL, own_UL)
+        prompts = [self.tokenizer.prompt(text) for text in distinct]
+        tokens_UL = pad([tokens for tokens, _ in prompts], self.device)
+        own_UL = pad([own for _, own in prompts], self.device).bool()
+        with self._mixed():
+            vectors_UD, cache = self.controller.encode(tokens_UL, own_UL)
         taken = [(keys[index_B], values[index_B]) for keys, values in cache]
-        return tokens_UL[index_B], taken, vectors_UD[index_B]
+        return tokens_UL[index_B], taken, vectors_UD[index_B].float()
 
     def _encode_statements(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Return items `[B, T, D]` and which are present `[B, T]`; distinct texts are read once."""
@@ -235,8 +241,15 @@ class MemoryAgent(nn.Module):
             return torch.zeros(
                 len(texts), 0, self.controller.width, device=self.device
             ), index_BT >= 0
-        vectors_UD, _ = self.controller.encode(self.tokenizer.batch(list(distinct), self.device))
-        return vectors_UD[index_BT.clamp(min=0)], index_BT >= 0
+        with self._mixed():
+            tokens_UL = self.tokenizer.batch(list(distinct), self.device)
+            vectors_UD, _ = self.controller.encode(tokens_UL)
+        return vectors_UD[index_BT.clamp(min=0)].float(), index_BT >= 0
+
+    def _mixed(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
 
     def _recall(self, key_BD: Tensor) -> tuple[Recall | None, Tensor]:
         """Return what the episodic memory knows of the question, and how far to trust it.
@@ -273,10 +286,11 @@ class MemoryAgent(nn.Module):
         Returns:
             Log-probabilities of the mixture and of the controller alone, `[B, A + 1, V]` each.
         """
-        logits_BSV = self.controller.answer_logits(
-            thought.fused_BD, thought.text_BL, thought.cache, answer_BA
-        )
-        controller_BSV = logits_BSV.log_softmax(dim=-1)
+        with self._mixed():
+            logits_BSV = self.controller.answer_logits(
+                thought.fused_BD, thought.text_BL, thought.cache, answer_BA
+            )
+        controller_BSV = logits_BSV.float().log_softmax(dim=-1)
         if thought.recall is None:
             return controller_BSV, controller_BSV
         store = [
@@ -305,7 +319,7 @@ class MemoryAgent(nn.Module):
 
     def answer_tokens(self, targets: Sequence[str]) -> Tensor:
         """Return the tokens of answers with their end, `[B, A]`, `PAD` behind."""
-        rows = [[*self.tokenizer.encode(target), END][: self.answer_length] for target in targets]
+        rows = [[*self.tokenizer.answer(target), END][: self.answer_length] for target in targets]
         return pad(rows, self.device)
 
     def surprise(self, thought: Thought, target_BA: Tensor) -> tuple[Tensor, Tensor]:
@@ -320,20 +334,28 @@ class MemoryAgent(nn.Module):
     def key(self, question_BL: Tensor) -> Tensor:
         """Return the keys of questions, unit vectors `[B, D]`, the same for the same tokens."""
         distinct_UL, row_B = torch.unique(question_BL, dim=0, return_inverse=True)
-        vectors_UD, _ = self.key_encoder.encode(distinct_UL)
-        return nn.functional.normalize(vectors_UD, dim=1)[row_B]
+        with self._mixed():
+            vectors_UD, _ = self.key_encoder.encode(distinct_UL)
+        return nn.functional.normalize(vectors_UD.float(), dim=1)[row_B]
 
     @torch.no_grad()
     def follow(self) -> None:
         """Move the key encoder a little towards the controller (once an update)."""
         slow, fast = self.key_encoder.parameters(), self.controller.parameters()
         for mine, current in zip(slow, fast, strict=True):
-            mine.lerp_(current, 1 - self.slowness)
+            if mine is not current:
+                mine.lerp_(current, 1 - self.slowness)
 
 
-def identity(text: str) -> int:
-    """Return a 63-bit number that names a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+def _follower(controller: Controller) -> Controller:
+    """Return a copy of a controller that does not learn; what never learns it shares with it."""
+    shared = {id(p): p for p in controller.parameters() if not p.requires_grad}
+    return copy.deepcopy(controller, shared).requires_grad_(False)
+
+
+def _is_told(memory: Any) -> bool:
+    """Return whether a working memory, if there is one, knows which item each slot holds."""
+    return memory is None or getattr(memory, "holds_items", False)
 
 
 def _writes(working: Any, rows: tuple[int, ...], like_B: Tensor) -> Tensor:
@@ -342,10 +364,3 @@ def _writes(working: Any, rows: tuple[int, ...], like_B: Tensor) -> Tensor:
         return torch.zeros_like(like_B)
     share_B: Tensor = working.writes_B / working.step_B.clamp(min=1)
     return share_B[list(rows)]
-
-
-def _put_rows(state: Any, some: Any, index_B: Tensor) -> Any:
-    if isinstance(state, Tensor):
-        return state.index_copy(0, index_B, some.to(state.dtype))
-    parts: Callable[..., Any] = type(state)
-    return parts(*(_put_rows(a, b, index_B) for a, b in zip(state, some, strict=True)))

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import hydra.utils
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.tokenizer import WordTokenizer
+from stillknows.agents.controller import Controller
+from stillknows.agents.tokenizer import Tokenizer
 from stillknows.envs.tasks import Task, vocabulary
 
 PARTS = (
@@ -18,19 +20,24 @@ PARTS = (
     "episodic_policy",
     "fuse",
     "agent",
+    "adaptation",
     "seed",
 )
 
 
 def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
-    """Return the agent of a configuration, with a vocabulary from the stream's tasks."""
-    kind = hydra.utils.instantiate(config.controller, _partial_=True).func
-    hears_trees = getattr(kind, "hears_trees", False)
-    return assemble(config, WordTokenizer(vocabulary(tasks), brackets=hears_trees))
+    """Return the agent of a configuration: its controller's tokenizer knows the stream's words."""
+    partial = hydra.utils.instantiate(config.controller, _partial_=True)
+    tokenizer = getattr(partial.func, "tokenizer", Controller.tokenizer)
+    return assemble(config, tokenizer(vocabulary(tasks), **partial.keywords))
 
 
-def assemble(config: DictConfig, tokenizer: WordTokenizer) -> MemoryAgent:
-    """Return the agent of a configuration that knows the words of a tokenizer."""
+def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
+    """Return the agent of a configuration that reads with a tokenizer.
+
+    Raises:
+        ValueError: if the episodic memory has no room for the number of a token.
+    """
     new = hydra.utils.instantiate
     controller = new(config.controller, vocabulary=len(tokenizer))
     working = new(config.working_memory) if config.working_memory else None
@@ -38,6 +45,10 @@ def assemble(config: DictConfig, tokenizer: WordTokenizer) -> MemoryAgent:
     if config.episodic_memory:
         policy = new(config.episodic_policy)
         episodic = new(config.episodic_memory, policy=policy, key=config.seed)
+        if len(tokenizer) > torch.iinfo(episodic.columns["story_NTL"].dtype).max:
+            raise ValueError(
+                f"The tokenizer has {len(tokenizer)} tokens, too many for the store: token_bytes=4."
+            )
     recall = bool(config.agent.recall) and episodic is not None
     agent = MemoryAgent(
         tokenizer,
@@ -51,6 +62,7 @@ def assemble(config: DictConfig, tokenizer: WordTokenizer) -> MemoryAgent:
             word_size=working.word_size if working is not None else 0,
             recalled=config.controller.width if recall else 0,
         ),
+        adaptation=new(config.adaptation) if config.get("adaptation") else None,
         **config.agent,
     )
     settings: Any = OmegaConf.to_container(config, resolve=True)

@@ -49,6 +49,7 @@ class EpisodicControl(nn.Module):
         memory: values of its actions; its key size is D.
         key_size: D.
         width: of the embedding's hidden layer; 0 for a fixed random projection to D numbers.
+        embed: an embedding of your own, `[B, O]` to `[B, D]`, such as a `SpaceEncoder`.
         discount: gamma.
         steps: N of the N-step return; None for the whole episode (Monte Carlo).
         explore: share of random actions at first and at last.
@@ -67,6 +68,7 @@ class EpisodicControl(nn.Module):
         key_size: int,
         *,
         width: int = 64,
+        embed: nn.Module | None = None,
         discount: float = 0.99,
         steps: int | None = 100,
         explore: tuple[float, float] = (1.0, 0.01),
@@ -82,6 +84,8 @@ class EpisodicControl(nn.Module):
         if width:
             first = nn.Linear(observation_size, width)
             self.embed = nn.Sequential(first, nn.ReLU(), nn.Linear(width, key_size))
+        if embed is not None:
+            self.embed = embed
         self.memory, self.discount, self.steps = memory, discount, steps
         self.explore, self.explore_for = explore, explore_for
         self.batch, self.learn_every = batch, learn_every
@@ -179,7 +183,8 @@ def live_control(
         The episodes that ended, in order.
 
     Raises:
-        ValueError: if the actions are not discrete, or a reward is not a finite number.
+        ValueError: if the actions are not discrete, observations have no fixed size, or a reward
+            is not a finite number.
     """
     if not isinstance(envs[0].action_space, spaces.Discrete):
         raise ValueError(
@@ -187,6 +192,11 @@ def live_control(
             "gymnasium.spaces.Discrete."
         )
     space = envs[0].observation_space
+    if not space.is_np_flattenable:
+        raise ValueError(
+            f"{envs[0]} has the observation space {space}, which has no fixed size: wrap the "
+            "environment so that it has."
+        )
     seen = [_flat(space, env.reset(seed=seed + row)[0]) for row, env in enumerate(envs)]
     episodes: list[list[_Step]] = [[] for _ in envs]
     ended: list[Lived] = []

@@ -7,21 +7,22 @@ answer so far, V tokens of the vocabulary.
 """
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.tokenizer import PAD
+from stillknows.agents.tokenizer import PAD, Tokenizer, WordTokenizer
 
 Cache = list[tuple[Tensor, Tensor]]  # two tensors a layer, rows first
 
 
 class Controller(nn.Module):
-    """Words in, words out, with tied embeddings.
+    """A language model: text in, one answer out.
 
     Args:
-        vocabulary: number of tokens (V).
-        width: hidden size (D).
+        width: numbers of a vector (D).
 
     Attributes:
         hears_trees: whether it hears the bracketed trees of sentences instead of their words.
@@ -29,12 +30,19 @@ class Controller(nn.Module):
 
     hears_trees = False
 
-    def __init__(self, vocabulary: int, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
-        self.norm_sentence, self.norm_answer = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.sharpness = nn.Parameter(torch.tensor(3.0 / math.sqrt(width)))
+
+    @classmethod
+    def tokenizer(cls, vocabulary: Iterable[str], **settings: Any) -> Tokenizer:
+        """Return the tokenizer it reads with.
+
+        Args:
+            vocabulary: the words that the stream may say.
+            settings: the controller's own.
+        """
+        return WordTokenizer(vocabulary, brackets=cls.hears_trees)
 
     def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Read texts.
@@ -65,12 +73,29 @@ class Controller(nn.Module):
         """
         raise NotImplementedError
 
+
+class WordController(Controller):
+    """Words in, words out, with tied embeddings, trained from scratch.
+
+    Args:
+        vocabulary: number of tokens (V).
+        width: hidden size (D).
+    """
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__(width)
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
+        self.norm_sentence, self.norm_answer = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.sharpness = nn.Parameter(torch.tensor(3.0 / math.sqrt(width)))
+
     def _as_vector(self, hidden_BLD: Tensor, present_BL: Tensor) -> Tensor:
         """Return the normed mean over the tokens that are there, `[B, D]`."""
         weight_BL = present_BL / present_BL.sum(1, keepdim=True).clamp(min=1)
-        vector_BD: Tensor = self.norm_sentence((hidden_BLD * weight_BL[..., None]).sum(1))
+        mean_BD = (hidden_BLD * weight_BL[..., None]).sum(1).to(self.norm_sentence.weight.dtype)
+        vector_BD: Tensor = self.norm_sentence(mean_BD)
         return vector_BD
 
     def _as_logits(self, hidden_BSD: Tensor) -> Tensor:
-        logits_BSV: Tensor = self.norm_answer(hidden_BSD) @ self.embedding.weight.T
+        normed_BSD = self.norm_answer(hidden_BSD.to(self.norm_answer.weight.dtype))
+        logits_BSV: Tensor = normed_BSD @ self.embedding.weight.T
         return logits_BSV * self.sharpness

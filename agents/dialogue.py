@@ -7,24 +7,22 @@ agent.correct("garden")                 # remembered for life
 agent.save(Path("john.safetensors"))    # and Dialogue.load(...) in another program
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
-from stillknows.agents.agent import AgentState, MemoryAgent, Thought
+from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.container import as_state, as_tree
 from stillknows.agents.episode import bracketed
 from stillknows.agents.keeping import read_agent, write_agent
 from stillknows.agents.learner import Marked, candidates
-
-_WORD = re.compile(r"[a-z0-9'-]+|[.?,!]")
+from stillknows.agents.thought import AgentState, Thought
 
 
 class Dialogue:
-    """A conversation with one agent. Sentences are lower-cased and split into words.
+    """A conversation with one agent. Sentences are written as its tokenizer wants them.
 
     Args:
         agent: who listens and answers. Its weights stay as they are; what is corrected changes
@@ -48,7 +46,7 @@ class Dialogue:
         Raises:
             ValueError: if the question holds no words.
         """
-        if not _WORD.findall(question.lower()):
+        if not self.agent.tokenizer.plain(question):
             raise ValueError(f"The question {question!r} holds no words.")
         return self._step(question, asked=True)
 
@@ -64,7 +62,7 @@ class Dialogue:
             raise ValueError("Nothing was answered yet: ask a question first.")
         if store is None:
             raise ValueError("This agent has no episodic memory that could remember.")
-        target = " ".join(_WORD.findall(target.lower()))
+        target = self.agent.tokenizer.plain(target)
         target_BA = self.agent.answer_tokens([target])
         loss_B, _ = self.agent.surprise(thought, target_BA)
         right = float(self.agent.generate(thought)[0] == target)
@@ -81,6 +79,7 @@ class Dialogue:
         """Write the agent and where the dialogue stands into a file."""
         working = as_tree(self._state.working)
         told = {"working": working, "story": self._state.story, "written": self._state.written}
+        told["items"] = self._state.items
         write_agent(self.agent, path, {"episode": self.episode, **told})
 
     @classmethod
@@ -110,10 +109,11 @@ class Dialogue:
         if not all(isinstance(line, str) for line in story) or not 0 <= written <= len(story):
             raise ValueError("The story that was kept is broken.")
         self.episode = int(told["episode"])
-        self._state = AgentState(working, (tuple(story),), (int(written),))
+        (items,) = told.get("items", [story[:written]])
+        self._state = AgentState(working, (tuple(story),), (int(written),), (tuple(items),))
 
     def _step(self, text: str, asked: bool) -> str:
-        plain = " ".join(_WORD.findall(text.lower()))
+        plain = self.agent.tokenizer.plain(text)
         if not plain:
             return ""
         heard = bracketed(plain, "") if self.agent.controller.hears_trees else plain

@@ -9,14 +9,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from stillknows.agents.agent import MemoryAgent, Thought
+from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.learner import Marked
+from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import TextVector
 from stillknows.envs.text import balanced_tree
 
 
 class Listener(Protocol):
-    """Hears what was answered and what was right."""
+    """Hears what was answered and what was right.
+
+    One that learns may have a `horizon`: after so many steps `part()` is called, and gradients go
+    back no further.
+    """
 
     def mark(self, thought: Thought, marked: Marked) -> None:
         """Take the marks of one step."""
@@ -48,6 +53,7 @@ def live(
     keys_B = torch.tensor(np.asarray(info.get("episode", range(envs.num_envs))), dtype=torch.int64)
     state = agent.initial_state(envs.num_envs, keys_B)
     ended = np.zeros(envs.num_envs, dtype=bool)
+    horizon = getattr(listener, "horizon", None)
     turn = 0
     while not ended.all():
         asked = info.get("question", [text.endswith("?") for text in observations])
@@ -62,6 +68,9 @@ def live(
         if thought is not None:
             listener.mark(thought, _marked(thought, rewards, episodes, steps, info, task))
         turn += 1
+        if horizon and turn % horizon == 0:
+            listener.part()  # type: ignore[attr-defined]
+            state = state.detach()
 
 
 def bracketed(sentence: str, tree: str) -> str:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stillknows.agents.agent import MemoryAgent, Thought
+from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.episode import live
 from stillknows.agents.learner import Marked
+from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import Task, make
 
 ARMS = ("agent", "no_recall", "no_story")

@@ -13,13 +13,14 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import assemble
 from stillknows.agents.configuration import cause
 from stillknows.agents.container import read_tree, write_tree
 from stillknows.agents.controller import Controller
-from stillknows.agents.tokenizer import WordTokenizer
+from stillknows.agents.tokenizer import Tokenizer, WordTokenizer
 
 SCHEMA = "stillknows agent 1"
 _FOREIGN = (HydraException, ImportError, OmegaConfBaseException)
@@ -58,9 +59,8 @@ def write_agent(agent: MemoryAgent, path: Path, told: Any) -> None:
     policy: Any = None if store is None else store.policy
     tree = {
         "config": agent.settings,
-        "words": agent.tokenizer.vocabulary,
-        "brackets": agent.controller.hears_trees,
-        "weights": dict(agent.state_dict()),
+        "tokenizer": agent.tokenizer.kept(),
+        "weights": _learned(agent),
         "store": None if store is None else store.snapshot(),
         "policy": dict(policy.state_dict()) if hasattr(policy, "state_dict") else None,
         "told": told,
@@ -84,8 +84,10 @@ def _rebuild(tree: dict[str, Any], device: torch.device | str, allow: Sequence[s
     config = OmegaConf.create({**tree["config"], "device": str(device)})
     if config.episodic_memory:
         config.episodic_memory.device = str(device)
-    agent = assemble(config, WordTokenizer(tree["words"], brackets=tree["brackets"]))
-    agent.load_state_dict(tree["weights"])
+    agent = assemble(config, _tokenizer(tree))
+    if tree["weights"].keys() != _learned(agent).keys():
+        raise ValueError("its weights are not those of its parts.")
+    agent.load_state_dict(tree["weights"], strict=False)
     store = agent.episodic_memory
     if store is not None and tree["store"] is not None:
         columns = tree["store"]["columns"]
@@ -95,6 +97,24 @@ def _rebuild(tree: dict[str, Any], device: torch.device | str, allow: Sequence[s
             policy: Any = store.policy
             policy.load_state_dict(tree["policy"])
     return agent.eval()
+
+
+def _learned(agent: MemoryAgent) -> dict[str, Tensor]:
+    """Return weights by name: each once, and none that came with a model and does not learn."""
+    given = {id(p) for p in agent.controller.parameters() if not p.requires_grad}
+    learned = {name for name, p in agent.named_parameters() if id(p) not in given}
+    others = {name for name, _ in agent.named_parameters(remove_duplicate=False)} - learned
+    return {name: value for name, value in agent.state_dict().items() if name not in others}
+
+
+def _tokenizer(tree: dict[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a file; at first they had words only, and said so otherwise."""
+    kept = tree.get("tokenizer") or {"vocabulary": tree["words"], "brackets": tree["brackets"]}
+    if "vocabulary" in kept:
+        return WordTokenizer(**kept)
+    from stillknows.agents.model_tokenizer import ModelTokenizer
+
+    return ModelTokenizer.restored(kept)
 
 
 def _refuse(config: Any, allow: Sequence[str]) -> None:
@@ -124,6 +144,6 @@ def _is_part(target: str, allow: Sequence[str]) -> bool:
     kind = found if isinstance(found, type) else getattr(found, "__self__", None)
     if not isinstance(kind, type):
         return False
-    homes = ("stillknows.memory", "stillknows.agents.fuse", *allow)
+    homes = ("stillknows.memory", "stillknows.agents.fuse", "stillknows.agents.adaptation", *allow)
     at_home = any(f"{kind.__module__}.".startswith(f"{home}.") for home in homes)
     return at_home or issubclass(kind, Controller)

@@ -4,7 +4,8 @@ One update is one batch of episodes: every question adds its loss while the epis
 (the memory's state keeps its history until then), rehearsed questions add theirs, and the
 optimiser moves once. What is rehearsed is older than the experience, since what belongs to it is
 lived anyway (in the first experience, anything), and no fact where the store can recall it. The
-learner knows nothing of streams.
+learner knows nothing of streams. A batch may be learned from in parts, so that its history need not
+be kept whole: of some rows each (`accumulate`), or of some steps each (`horizon`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from stillknows.agents.agent import MemoryAgent, Thought, identity
-from stillknows.agents.optimizer import build_optimizer, height
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.optimizer import Optimizers, build_optimizer, build_schedules, height
+from stillknows.agents.thought import Thought, identity
 from stillknows.agents.tokenizer import PAD
 from stillknows.memory.episodic import Candidates, Written
 
@@ -57,6 +60,13 @@ class QuestionLearner:
         write_cost: price, in nats, of writing everything into the working memory; only policies
             that learn from the loss feel it.
         rekey_every: updates between two renewals of the episodic memory's keys.
+        horizon: steps of an episode through which gradients go back, at most (truncated
+            back-propagation through time, Williams and Peng 1990); None for all.
+        accumulate: into how many parts the rows of a batch are cut; the gradient is that of the
+            whole batch.
+        optimizer: makes an optimiser of parameters, instead of Muon and AdamW.
+        schedule: makes a schedule of PyTorch of an optimiser, anew in each experience, instead of
+            the rise and fall; see `optimizer.build_schedules`.
         seed: of the choice of what is rehearsed.
     """
 
@@ -74,12 +84,25 @@ class QuestionLearner:
         rehearse: int = 32,
         write_cost: float = 0.0,
         rekey_every: int = 50,
+        horizon: int | None = None,
+        accumulate: int = 1,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        schedule: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
     ) -> None:
         self.agent, self.clip = agent, clip
+        self.horizon, self.accumulate, self.schedule = horizon, accumulate, schedule
+        if min(accumulate, horizon or 1) < 1:
+            raise ValueError(f"horizon={horizon} and accumulate={accumulate}: each is at least 1.")
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
         self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
-        self.optimizer = build_optimizer(agent, learning_rate, matrix_rate, weight_decay)
+        if optimizer is None:
+            self.optimizer = build_optimizer(agent, learning_rate, matrix_rate, weight_decay)
+        else:
+            self.optimizer = Optimizers(
+                optimizer([p for p in agent.parameters() if p.requires_grad])
+            )
+        self._schedules: list[LRScheduler] = []
         self.warmup, self.fall, self.rest = warmup, fall, rest
         self.updates = self.begun = 0
         self.planned = 1
@@ -91,6 +114,8 @@ class QuestionLearner:
         self.begun, self.planned = self.updates, updates
         memory = self.agent.episodic_memory
         self._lived_before = 0 if memory is None else memory.seen
+        if self.schedule is not None:
+            self._schedules = build_schedules(self.optimizer, self.schedule, updates)
 
     def mark(self, thought: Thought, marked: Marked) -> None:
         """Take the marks of a step's answers: add to the loss, remember the outcome."""
@@ -109,16 +134,14 @@ class QuestionLearner:
         Args:
             before_backward: may add to the loss (Avalanche's regularisers do).
         """
-        loss = torch.cat(self._losses).mean()
+        if self._parts:
+            self.part()
+        loss, total = self._of_batch()
         rehearsed = self._rehearse()
-        total = loss + self.write_cost * torch.cat(self._writes).mean()
         total = before_backward(total if rehearsed is None else total + rehearsed)
-        self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        done = self.updates - self.begun
-        self.optimizer.set_height(height(done, self.planned, self.warmup, self.fall, self.rest))
-        nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
-        self.optimizer.step()
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+        self._move()
         self._finish()
         report = Update(
             loss=loss.item(),
@@ -129,6 +152,44 @@ class QuestionLearner:
         )
         self._forget_batch()
         return report
+
+    def part(self) -> None:
+        """Go back through what was lived since the last part, and let its history go."""
+        if not self._losses:
+            return
+        if not self._parts:
+            self.optimizer.zero_grad()
+        loss_B, writes_B = torch.cat(self._losses), torch.cat(self._writes)
+        (loss_B + self.write_cost * writes_B).sum().backward()  # type: ignore[no-untyped-call]
+        self._parts.append((loss_B.detach().mean(), len(loss_B)))
+        self._losses.clear()
+        self._writes.clear()
+
+    def _of_batch(self) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of the questions, and what is still to be gone back through.
+
+        After parts that is nothing: their gradients become those of the mean over all questions.
+        """
+        if not self._parts:
+            self.optimizer.zero_grad()
+            loss = torch.cat(self._losses).mean()
+            return loss, loss + self.write_cost * torch.cat(self._writes).mean()
+        questions = sum(count for _, count in self._parts)
+        for parameter in self.agent.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= questions
+        loss = torch.stack([part * (count / questions) for part, count in self._parts]).sum()
+        return loss, torch.zeros_like(loss)
+
+    def _move(self) -> None:
+        """Move the weights once, along a clipped gradient."""
+        if not self._schedules:
+            done = self.updates - self.begun
+            self.optimizer.set_height(height(done, self.planned, self.warmup, self.fall, self.rest))
+        nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
+        self.optimizer.step()
+        for schedule in self._schedules:
+            schedule.step()
 
     def rekey(self) -> float:
         """Renew the keys of the episodic memory; return the share of neighbours that stay."""
@@ -193,6 +254,7 @@ class QuestionLearner:
 
     def _forget_batch(self) -> None:
         self._losses: list[Tensor] = []
+        self._parts: list[tuple[Tensor, int]] = []
         self._writes: list[Tensor] = []
         self._rewards: list[float] = []
         self._trusts: list[Tensor] = []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.block import PreNormBlock
-from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
 
 
@@ -153,7 +153,7 @@ class LongformerBlock(PreNormBlock):
         return torch.where(global_BL[:, None, :, None], all_BHLE, read_BHLE)
 
 
-class Longformer(Controller):
+class Longformer(WordController):
     """A transformer over words whose cost is linear in the length.
 
     Args:

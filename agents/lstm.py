@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
 
 
-class LSTM(Controller):
+class LSTM(WordController):
     """An LSTM over words; forget gates begin open.
 
     Args:

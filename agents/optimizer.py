@@ -5,11 +5,14 @@ momentum with all singular values made equal. A small agent leaves the plateaus 
 questions several times sooner with it than with AdamW alone. This file knows nothing of agents.
 """
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 
 class Optimizers:
@@ -71,6 +74,27 @@ def height(
     fallen = (done / planned - (1 - fall)) / fall
     high = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fallen))))
     return min(1.0, (done + 1) / max(1, warmup)) * (rest + (1 - rest) * high)
+
+
+def build_schedules(
+    optimizer: Optimizers, schedule: Callable[..., LRScheduler], updates: int
+) -> list[LRScheduler]:
+    """Begin a schedule of PyTorch anew, on every part of an optimiser.
+
+    Args:
+        optimizer: its groups go back to their highest learning rates.
+        schedule: takes an optimiser, such as `partial(CosineAnnealingLR, eta_min=1e-5)`. Whichever
+            of T_max, total_steps and total_iters it asks for and was not given is `updates`.
+        updates: how many there will be.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["highest"]
+        group.pop("initial_lr", None)
+    given = getattr(schedule, "keywords", {})
+    asked = inspect.signature(schedule).parameters
+    length = {n: updates for n in ("T_max", "total_steps", "total_iters") if n in asked}
+    missing = {name: value for name, value in length.items() if name not in given}
+    return [schedule(part, **missing) for part in optimizer.parts]
 
 
 def build_optimizer(

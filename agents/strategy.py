@@ -56,6 +56,10 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         plugins: Sequence[BaseSGDPlugin] = (),
         progress: Progress = lambda name, update, accuracy: None,
     ) -> None:
+        if rows % learner.accumulate:
+            raise ValueError(
+                f"learner.accumulate={learner.accumulate} does not divide rows={rows}; change one."
+            )
         super().__init__(model=agent, device=agent.device, plugins=[*plugins, Clock()])
         self.clock = self.plugins[-1]
         self.agent, self.learner, self.log = agent, learner, log
@@ -69,18 +73,25 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
     def _train_exp(self, experience: EpisodeExperience, eval_streams: Any, **_: Any) -> None:
         """Live the experience: in turns, a batch of episodes of each task and one update."""
         trigger(self, "before_training_epoch")
-        envs = [make(task, self.rows, task.train) for task in experience.tasks]
+        parts = self.learner.accumulate
+        envs = [make(task, self.rows // parts, task.train) for task in experience.tasks]
         self.learner.begin(sum(budget // self.rows for budget in experience.budgets))
         for update, (turn, episode) in enumerate(experience.turns(self.rows)):
             trigger(self, "before_training_iteration")
-            live(
-                self.agent,
-                envs[turn],
-                self.learner,
-                task=experience.numbers[turn],
-                seed=self.seed * 1_000_003 + self.clock.train_iterations * self.rows,
-                options={"episode": episode, "task_start": experience.first_episodes[turn]},
-            )
+            for first in range(0, self.rows, self.rows // parts):
+                if first:
+                    self.learner.part()
+                live(
+                    self.agent,
+                    envs[turn],
+                    self.learner,
+                    task=experience.numbers[turn],
+                    seed=self.seed * 1_000_003 + self.clock.train_iterations * self.rows + first,
+                    options={
+                        "episode": episode + first,
+                        "task_start": experience.first_episodes[turn],
+                    },
+                )
             report = self.learner.update(self._add_penalties)
             trigger(self, "after_update")
             trigger(self, "after_training_iteration")

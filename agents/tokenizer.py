@@ -1,11 +1,13 @@
-"""A word tokenizer with letters to fall back on, built once from what a stream may say.
+"""Tokenizers, and the one of words with letters to fall back on, built once from a stream.
 
 A word of the vocabulary is one token; any other word is spelled letter by letter, so no text
 meets an undefined answer. It knows nothing of stories or tasks.
 """
 
+import re
 import string
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,56 @@ _LETTERS = tuple(f"'{letter}" for letter in string.ascii_lowercase + string.digi
 LEFT, RIGHT = (len(_SPECIAL) + len(_LETTERS) + side for side in range(2))  # of those with brackets
 
 
-class WordTokenizer:
+_WORD = re.compile(r"[a-z0-9'-]+|[.?,!]")
+
+
+class Tokenizer:
+    """Text to token ids and back; `PAD` and `END` are the first two ids, whatever follows."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        """Return how many tokens there are."""
+        raise NotImplementedError
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        if text not in self._known:
+            self._known[text] = self._encode(text)
+        return self._known[text]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of token ids, up to the first end."""
+        raise NotImplementedError
+
+    def answer(self, text: str) -> list[int]:
+        """Return the token ids of an answer."""
+        return self.encode(text)
+
+    def prompt(self, lines: Sequence[str]) -> tuple[list[int], list[bool]]:
+        """Return the tokens of lines, the question last, and which of them are the question's."""
+        tokens = [self.encode(line) for line in lines]
+        own = [number == len(lines) for number, line in enumerate(tokens, start=1) for _ in line]
+        return [token for line in tokens for token in line], own
+
+    def plain(self, text: str) -> str:
+        """Return a text that a person wrote as the stream would write it, "" if nothing is left."""
+        raise NotImplementedError
+
+    def kept(self) -> dict[str, Any]:
+        """Return what it can be made of again."""
+        raise NotImplementedError
+
+    def batch(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
+        """Return int64 `[B, L]`, padded behind; L is the longest text's length, at least 1."""
+        return pad([self.encode(text) for text in texts], device)
+
+    def _encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+
+class WordTokenizer(Tokenizer):
     """Turns text into token ids and back.
 
     Args:
@@ -25,21 +76,16 @@ class WordTokenizer:
     """
 
     def __init__(self, vocabulary: Iterable[str], brackets: bool = False) -> None:
+        super().__init__()
+        self.brackets = brackets
         first = ("(", ")") if brackets else ()
         self.vocabulary = tuple(sorted({*vocabulary}))
         self.words = (*_SPECIAL, *_LETTERS, *first, *(w for w in self.vocabulary if w not in first))
         self.ids = {word: number for number, word in enumerate(self.words)}
-        self._known: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         """Return how many tokens there are."""
         return len(self.words)
-
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text: words are separated by white space."""
-        if text not in self._known:
-            self._known[text] = [token for word in text.split() for token in self._word(word)]
-        return self._known[text]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of token ids, up to the first end."""
@@ -58,9 +104,16 @@ class WordTokenizer:
                 words.append(self.words[token])
         return " ".join(words)
 
-    def batch(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-        """Return int64 `[B, L]`, padded behind; L is the longest text's length, at least 1."""
-        return pad([self.encode(text) for text in texts], device)
+    def plain(self, text: str) -> str:
+        """Return the words and marks of a text in lower case, set apart by spaces."""
+        return " ".join(_WORD.findall(text.lower()))
+
+    def kept(self) -> dict[str, Any]:
+        """Return the arguments it was built from."""
+        return {"vocabulary": self.vocabulary, "brackets": self.brackets}
+
+    def _encode(self, text: str) -> list[int]:
+        return [token for word in text.split() for token in self._word(word)]
 
     def _word(self, word: str) -> list[int]:
         if word in self.ids:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.block import PreNormBlock
-from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
 
 
@@ -43,7 +43,7 @@ class Block(PreNormBlock):
         return self.add(x_BLD, read), (key, value)
 
 
-class Transformer(Controller):
+class Transformer(WordController):
     """A causal transformer over words.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.block import PreNormBlock
-from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
 
 
@@ -86,7 +86,7 @@ class RelativeBlock(PreNormBlock):
         return self.add(x_BLD, read_BHLE)
 
 
-class TransformerXL(Controller):
+class TransformerXL(WordController):
     """A causal transformer over words with segment recurrence.
 
     Args:

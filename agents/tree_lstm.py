@@ -9,7 +9,7 @@ one level, E children of these, N places of children, A tokens of an answer so f
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.trees import Forest, Level, parse, plant
 
 
@@ -93,7 +93,7 @@ def grow(cell: ChildSumCell | NaryCell, x_MD: Tensor, forest: Forest) -> tuple[T
     return h_MD, c_MD
 
 
-class TreeLSTM(Controller):
+class TreeLSTM(WordController):
     """A Tree-LSTM that reads and an LSTM that speaks.
 
     The vector of a sentence is the normed mean over all nodes of its tree.

@@ -63,6 +63,8 @@ class MemoryNetwork(Slots):
         ValueError: if a size is less than 1, the share is none, or the tying is unknown.
     """
 
+    holds_items = True  # a slot is one item, whose number is its birth
+
     def __init__(
         self,
         slots: int,

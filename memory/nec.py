@@ -41,6 +41,7 @@ class NEC:
         policy: decides what is written and who leaves.
         answer_length: the most tokens of an answer (A).
         story_shape: the most sentences and tokens of a sentence that are kept (T, L).
+        token_bytes: of a token of a story, 2, or 4 for vocabularies beyond 32,767.
         neighbours: how many entries a read takes (K; 50 in the paper).
         delta: of the kernel.
         update_rate: how far an update moves a stored vector to the new one. 1 for answers; for
@@ -65,6 +66,7 @@ class NEC:
         *,
         answer_length: int = 4,
         story_shape: tuple[int, int] = (32, 16),
+        token_bytes: int = 2,
         neighbours: int = 8,
         delta: float = 1e-3,
         update_rate: float = 1.0,
@@ -83,7 +85,7 @@ class NEC:
         self.story_shape = (story_shape[0], story_shape[1])
         self.neighbours, self.delta, self.key = neighbours, delta, key
         self.columns = episodic.blank_columns(
-            capacity, key_size, vector_size, answer_length, self.story_shape, device
+            capacity, key_size, vector_size, answer_length, self.story_shape, device, token_bytes
         )
         self.seen = self.clock = self.next_id = self.size = 0
         self.names = Names()

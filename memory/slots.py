@@ -103,6 +103,8 @@ class Slots(nn.Module):
         ValueError: if the heads do not divide the word size, or `recency` does not fit them.
     """
 
+    holds_items = True  # a slot is one item, whose number is its birth
+
     recency: Tensor
     query_mark: nn.Parameter
 

@@ -36,6 +36,15 @@ def tasks_of(config: DictConfig) -> list[Task]:
     return found
 
 
+def controller(name: str, request: pytest.FixtureRequest) -> list[str]:
+    """Return the options that choose a controller; a pretrained one is tiny and random."""
+    if name != "huggingface":
+        return [f"controller={name}"]
+    model = request.getfixturevalue("tiny_model")
+    narrow = ["controller.width=16", "controller.trained=full"]
+    return ["controller=huggingface", "learner=pretrained", f"controller.model={model}", *narrow]
+
+
 def warmed(config: DictConfig, batches: int = 3) -> tuple[MemoryAgent, list[Task]]:
     """Return an agent that has learned for some batches, so that its store holds something."""
     torch.manual_seed(0)
@@ -318,8 +327,10 @@ def test_what_is_rehearsed_is_older_than_the_experience(
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONTROLLERS.glob("*.yaml")))
-def test_an_agent_learns_and_answers_with_any_controller(name: str) -> None:
-    config = compose_config([*TINY, f"controller={name}", "fuse=cross_attention"])
+def test_an_agent_learns_and_answers_with_any_controller(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    config = compose_config([*TINY, *controller(name, request), "fuse=cross_attention"])
     agent, tasks = warmed(config)
     assert agent.episodic_memory is not None
     stories = agent.episodic_memory.entries(torch.arange(4)).story_BTL
@@ -334,8 +345,14 @@ def test_an_agent_learns_and_answers_with_any_controller(name: str) -> None:
 
 @pytest.mark.parametrize("memory", sorted(p.stem for p in MEMORIES.glob("*.yaml")))
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONTROLLERS.glob("*.yaml")))
-def test_any_controller_goes_with_any_memory(name: str, memory: str) -> None:
-    options = [f"controller={name}", f"working_memory={memory}", "working_policy=evict_oldest"]
+def test_any_controller_goes_with_any_memory(
+    name: str, memory: str, request: pytest.FixtureRequest
+) -> None:
+    options = [
+        *controller(name, request),
+        f"working_memory={memory}",
+        "working_policy=evict_oldest",
+    ]
     agent, tasks = warmed(compose_config([*TINY, *options]), batches=1)
     result = examine(agent, tasks[0], number=0, episodes=2, rows=2, seed=0)
     assert np.isfinite(result.loss)

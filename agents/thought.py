@@ -1,0 +1,75 @@
+"""What an agent carries through an episode, and how it came to an answer.
+
+Letters: B rows, L tokens of a text, D hidden size.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from stillknows.agents.controller import Cache
+from stillknows.memory.episodic import Recall
+from stillknows.memory.interface import map_state
+
+
+class AgentState(NamedTuple):
+    """What an agent carries through an episode: a value, one row an environment.
+
+    Attributes:
+        working: the working memory's state, None without one.
+        story: every sentence so far, a tuple for each row.
+        written: how many of them are in the working memory already, for each row.
+        items: what the working memory was given, in its order, a tuple for each row.
+    """
+
+    working: Any
+    story: tuple[tuple[str, ...], ...]
+    written: tuple[int, ...]
+    items: tuple[tuple[str, ...], ...]
+
+    def detach(self) -> "AgentState":
+        """Return the same without history: no gradient goes further back."""
+        if self.working is None:
+            return self
+        return self._replace(working=map_state(Tensor.detach, self.working))
+
+
+class Thought(NamedTuple):
+    """How the agent came to its answers, for the rows that were asked; the learner needs it.
+
+    Attributes:
+        rows: which rows were asked.
+        stories: the sentences each had read, the question last.
+        text_BL: the tokens of what the answer is read from, the question last.
+        cache: the controller's cache of them.
+        fused_BD: what was seen and remembered.
+        recall: what the episodic memory returned, None without recall.
+        trust_B: weight of the store in the answer (g of DESIGN), `[B]`, 0 without recall.
+        key_BD: the question's key in the episodic memory.
+        writes_B: share of the items so far that the working policy expected to write, `[B]`.
+    """
+
+    rows: tuple[int, ...]
+    stories: tuple[tuple[str, ...], ...]
+    text_BL: Tensor
+    cache: Cache
+    fused_BD: Tensor
+    recall: Recall | None
+    trust_B: Tensor
+    key_BD: Tensor
+    writes_B: Tensor
+
+
+def identity(text: str) -> int:
+    """Return a 63-bit number that names a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def put_rows(state: Any, some: Any, index_B: Tensor) -> Any:
+    """Return a state with some rows, `index_B`, taken from another."""
+    if isinstance(state, Tensor):
+        return state.index_copy(0, index_B, some.to(state.dtype))
+    parts: Callable[..., Any] = type(state)
+    return parts(*(put_rows(a, b, index_B) for a, b in zip(state, some, strict=True)))
