@@ -9,6 +9,7 @@ of the vocabulary.
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -246,10 +247,10 @@ class MemoryAgent(nn.Module):
             vectors_UD, _ = self.controller.encode(tokens_UL)
         return vectors_UD[index_BT.clamp(min=0)].float(), index_BT >= 0
 
-    def _mixed(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
-        )
+    def _mixed(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _recall(self, key_BD: Tensor) -> tuple[Recall | None, Tensor]:
         """Return what the episodic memory knows of the question, and how far to trust it.

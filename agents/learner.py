@@ -9,7 +9,7 @@ be kept whole: of some rows each (`accumulate`), or of some steps each (`horizon
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -291,10 +291,11 @@ def _story_tokens(agent: MemoryAgent, stories: Sequence[Sequence[str]]) -> Tenso
     """Return the newest T sentences of each story, question last, `[B, T, L]`."""
     assert agent.episodic_memory is not None
     steps, length = agent.episodic_memory.story_shape
-    encode = agent.tokenizer.encode
+    texts = dict.fromkeys(text for story in stories for text in story[-steps:])
+    number = {text: row for row, text in enumerate(texts, start=1)}
     blank = [PAD] * length
-    rows: list[Any] = []
-    for story in stories:
-        lines = [(encode(text) + blank)[:length] for text in story[-steps:]]
-        rows.append(lines + [blank] * (steps - len(lines)))
-    return torch.tensor(rows)
+    lines_UL = torch.tensor(
+        [blank, *((agent.tokenizer.encode(text) + blank)[:length] for text in texts)]
+    )
+    rows = [[number[text] for text in story[-steps:]] for story in stories]
+    return lines_UL[torch.tensor([row + [0] * (steps - len(row)) for row in rows])]
