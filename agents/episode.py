@@ -66,7 +66,8 @@ def live(
         observations, rewards, terminated, truncated, info = envs.step(answers)
         ended = ended | terminated | truncated
         if thought is not None:
-            listener.mark(thought, _marked(thought, rewards, episodes, steps, info, task))
+            marked = _marked(thought, rewards, episodes, steps, info, task)
+            listener.mark(thought, marked._replace(answers=tuple(answers[r] for r in thought.rows)))
         turn += 1
         if horizon and turn % horizon == 0:
             listener.part()  # type: ignore[attr-defined]

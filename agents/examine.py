@@ -21,12 +21,16 @@ _EXAM_SEED = 1 << 40  # far from every seed of training
 
 
 class Result(NamedTuple):
-    """Marks of an examination, one entry a question, in the order they were asked."""
+    """Marks of an examination, one entry a question, in the order they were asked.
+
+    `by_token` is the share of the answer's tokens that are right, each in its place.
+    """
 
     episodes: list[int]
     steps: list[int]
     correct: list[int]
     carried: list[int]
+    by_token: list[float]
     loss: float
 
     @property
@@ -46,11 +50,13 @@ class Examiner:
         self.agent = agent
         self._rows: list[tuple[int, int, int, int]] = []
         self._losses: list[float] = []
+        self._by_token: list[float] = []
 
     def mark(self, thought: Thought, marked: Marked) -> None:
         """Count the marks of one step."""
         target_BA = self.agent.answer_tokens(marked.targets)
         self._losses.extend(self.agent.surprise(thought, target_BA)[0].tolist())
+        self._by_token.extend(map(self._share, marked.answers, marked.targets))
         self._rows.extend(
             (episode, step, int(reward == 1.0), int(carried))
             for episode, step, reward, carried in zip(
@@ -62,7 +68,13 @@ class Examiner:
         """Return all marks so far."""
         episodes, steps, correct, carried = ([row[i] for row in self._rows] for i in range(4))
         loss = sum(self._losses) / max(1, len(self._losses))
-        return Result(episodes, steps, correct, carried, loss)
+        return Result(episodes, steps, correct, carried, self._by_token, loss)
+
+    def _share(self, answer: str, target: str) -> float:
+        """Return the share of tokens that agree, of the longer of the two."""
+        said, right = (self.agent.tokenizer.answer(text) for text in (answer, target))
+        agreeing = sum(a == b for a, b in zip(said, right, strict=False))
+        return round(agreeing / max(1, len(said), len(right)), 4)
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ class Marked(NamedTuple):
     episodes: tuple[int, ...]
     steps: tuple[int, ...]
     task: int
+    answers: tuple[str, ...] = ()
 
 
 class Update(NamedTuple):

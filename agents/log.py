@@ -11,7 +11,7 @@ Events, each with `event` and `time` (seconds since the epoch):
   `entries`; and the decisions of the episodic memory in columns: `actions` (a letter each: s skip,
   a add, u update, m merge), `written` and `evicted` (ids of entries, -1 for none).
 - `examination`: `after` (experiences lived), `task`, `name`, `arm`, `loss`, and columns with an
-  entry a question: `episodes`, `steps`, `correct`, `carried`.
+  entry a question: `episodes`, `steps`, `correct`, `carried`, `by_token` (share of its tokens).
 - `floor`: `task`, `majority`, `last_mentioned`.
 - `rekey`: `experience`, `overlap` (share of neighbours that stay).
 - `end`: `updates`, `parameters`, `memory_bytes`.

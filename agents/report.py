@@ -62,6 +62,7 @@ def summarise(events: Sequence[Event]) -> Life:
         metrics = summary(matrix, trained)
     last = [event for event in exams if event["after"] == len(matrix) - 1]
     metrics["carried"] = _share_right([event for event in last if event["arm"] == "agent"], 1)
+    metrics["by_token"] = _by_token([event for event in last if event["arm"] == "agent"])
     metrics["of_this_episode"] = _share_right([e for e in last if e["arm"] == "agent"], 0)
     return Life(
         name=head["name"],
@@ -144,7 +145,7 @@ def _sections(arms: Mapping[str, list[Life]]) -> list[str]:
 
 
 def _metric_table(arms: Mapping[str, list[Life]]) -> str:
-    shown = [*SHOWN, "of_this_episode", "carried"]
+    shown = [*SHOWN, "by_token", "of_this_episode", "carried"]
     rows = []
     for name, lives in arms.items():
         cells = [str(_metric(lives, metric)) for metric in shown]
@@ -186,6 +187,8 @@ def _definitions() -> str:
     return "\n".join(
         [
             *lines,
+            "- **by token**: average accuracy at the end, counting the tokens of answers that are "
+            "right in their places.",
             "- **of this episode**, **carried**: accuracy at the end in questions whose supports "
             "lie in their own episode, or in earlier episodes of the same life. Without carried "
             "questions (`carry=0`) a store can help only by rehearsal or by similar episodes.",
@@ -223,6 +226,12 @@ def _share_right(exams: Sequence[Event], carried: int) -> float:
         for e in exams
     ]
     return float(np.mean([np.mean(s) for s in shares if s])) if any(shares) else float("nan")
+
+
+def _by_token(exams: Sequence[Event]) -> float:
+    """Return the mean over tasks of the share of right tokens; older logs do not tell."""
+    shares = [event["by_token"] for event in exams if event.get("by_token")]
+    return float(np.mean([np.mean(share) for share in shares])) if shares else float("nan")
 
 
 def _by_arm(exams: Sequence[Event], tasks: int) -> dict[str, list[float]]:

@@ -17,7 +17,7 @@ from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.controller import Controller
 from stillknows.agents.episode import live
-from stillknows.agents.examine import examine
+from stillknows.agents.examine import Examiner, examine
 from stillknows.agents.fuse import Concatenation, CrossAttention, Gate
 from stillknows.agents.longformer import Longformer
 from stillknows.agents.lstm import LSTM
@@ -401,3 +401,21 @@ def test_contexts_that_cannot_be_are_told() -> None:
             build_agent(config, tasks_of(config))
     with pytest.raises(ValueError, match=r"raise controller\.longest, or lower"):
         Transformer(20, width=16, longest=4).encode(torch.full((1, 5), 7))
+
+
+def test_answers_are_counted_by_token_as_well(tiny: DictConfig) -> None:
+    agent, tasks = warmed(tiny)
+    examiner = Examiner(agent)
+    pairs = [
+        ("north east", "north east", 1.0),
+        ("north", "north east", 0.5),
+        ("east north west", "north north", 1 / 3),
+        ("", "two", 0.0),
+    ]
+    assert [examiner._share(said, right) for said, right, _ in pairs] == pytest.approx(
+        [share for _, _, share in pairs], abs=1e-4
+    )
+    result = examine(agent, tasks[0], number=0, episodes=8, rows=4, seed=0)
+    assert len(result.by_token) == len(result.correct)
+    for share, right in zip(result.by_token, result.correct, strict=True):
+        assert (share == 1.0) == bool(right)
