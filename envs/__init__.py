@@ -45,6 +45,12 @@ gymnasium.register(
     vector_entry_point="stillknows.envs.babi:BabiVectorEnv",
 )
 
+gymnasium.register(
+    "stillknows/KeyValueRecall-v0",
+    entry_point="stillknows.envs.recall:KeyValueRecall",
+    vector_entry_point="stillknows.envs.recall:KeyValueRecallVectorEnv",
+)
+
 for _name, _dials in ALGORITHMIC.items():
     gymnasium.register(
         _name,

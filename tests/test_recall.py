@@ -1,0 +1,104 @@
+"""Key-value recall: every answer by reading the story again, and three ways to be told it."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillknows.agents.configuration import compose_config
+from stillknows.envs.recall import ID, KeyValueRecall, KeyValueRecallVectorEnv, recall_tasks
+
+STORIES = st.builds(
+    lambda key, facts, share, distance: (
+        key,
+        {"facts": facts, "updates": int(share * facts), "distance": distance},
+    ),
+    st.integers(0, 2**62),
+    st.integers(1, 20),
+    st.floats(0, 1),
+    st.integers(0, 40),
+)
+
+
+@settings(max_examples=60)
+@given(STORIES)
+def test_the_last_code_told_is_the_answer_and_the_distance_holds(drawn):
+    key, dials = drawn
+    task = KeyValueRecall(**dials)
+    story = task.tell(key, 7, {})
+    codes, where, questions, last_fact = {}, {}, 0, 0
+    for step, (sentence, answer) in enumerate(zip(story.sentences, story.answers, strict=True)):
+        words = sentence.split()
+        assert set(words) <= set(task.vocabulary)
+        if words[:3] == ["the", "code", "of"]:
+            assert answer is None
+            codes[words[3]], where[words[3]], last_fact = words[5], step, step
+        elif words[-1] == "?":
+            if not questions:
+                assert step - last_fact == dials["distance"] + 1
+            questions += 1
+            assert answer.target == codes[words[5]]
+            assert answer.supports == ((7, where[words[5]]),)
+            assert not answer.carried
+        else:
+            assert answer is None
+            assert words[2] == "a"
+    assert questions == len(codes) == dials["facts"]
+    assert len(story.sentences) == 2 * dials["facts"] + dials["updates"] + dials["distance"]
+
+
+def test_distances_are_drawn_by_their_order_of_magnitude():
+    task = KeyValueRecall(facts=1, distance=99, shortest=0)
+    lengths = np.array([len(task.tell(key, 0, {}).sentences) - 2 for key in range(2000)])
+    assert lengths.min() == 0
+    assert lengths.max() == 99
+    assert np.mean(lengths < 9) == pytest.approx(np.log(10) / np.log(101), abs=0.04)
+
+
+def test_it_is_an_environment_and_a_batch_tells_the_same():
+    env = gymnasium.make(ID, distance=5, facts=3)
+    check_env(env.unwrapped, skip_render_check=True)
+    batch = gymnasium.make_vec(ID, num_envs=3, distance=5, facts=3)
+    assert isinstance(batch.unwrapped, KeyValueRecallVectorEnv)
+    observations, _ = batch.reset(seed=4)
+    told = [[text] for text in observations]
+    for _ in range(11):
+        observations, _, ended, _, _ = batch.step([""] * 3)
+        for row, text in zip(told, observations, strict=True):
+            row.append(text)
+    assert ended.all()
+    for row in range(3):
+        alone = KeyValueRecall(first_episode=row, stride=3, distance=5, facts=3)
+        text, _ = alone.reset(seed=4 + row)
+        mine = [text]
+        for _ in range(len(told[row]) - 1):
+            text, reward, over, _, info = alone.step("amber")
+            mine.append(text)
+            assert reward == float(info.get("target") == "amber")
+        assert over
+        assert mine == told[row]
+
+
+@pytest.mark.parametrize(
+    ("dials", "words"),
+    [
+        ({"facts": 0}, "choose 1 to 20"),
+        ({"updates": 5}, "choose 0 to facts=4"),
+        ({"distance": 3, "shortest": 4}, "shortest is not the longer"),
+        ({"distanz": 3}, "Did you mean 'distance'"),
+    ],
+)
+def test_a_dial_that_is_wrong_is_one_sentence(dials, words):
+    with pytest.raises(ValueError, match=words):
+        KeyValueRecall(**dials)
+
+
+def test_a_stream_has_one_training_and_an_examination_a_distance():
+    config = compose_config(["stream=recall", "stream.tasks.distances=[4,400]"])
+    assert config.stream.joint
+    near, far = recall_tasks([4, 400], trained=16, facts=2)
+    assert near.train == far.train == {"facts": 2, "distance": 16, "shortest": 0}
+    assert (near.exam["distance"], far.exam["distance"]) == (4, 400)
+    assert far.name == "recall_400"
