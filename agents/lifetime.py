@@ -32,7 +32,8 @@ def episodes_of(config: DictConfig) -> list[int]:
     Raises:
         ValueError: if there are not as many budgets as tasks, or one is less than a batch.
     """
-    tasks = config.stream.tasks.get("tasks", config.stream.get("ids", ()))
+    named = (config.stream.tasks.get(key) for key in ("tasks", "ids", "distances"))
+    tasks = next((names for names in named if names is not None), ())
     given = config.stream.episodes
     budgets = [given] * len(tasks) if isinstance(given, int) else list(given)
     if len(budgets) != len(tasks):

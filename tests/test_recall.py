@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.lifetime import episodes_of
 from stillknows.envs.recall import ID, KeyValueRecall, KeyValueRecallVectorEnv, recall_tasks
 
 STORIES = st.builds(
@@ -98,6 +99,7 @@ def test_a_dial_that_is_wrong_is_one_sentence(dials, words):
 def test_a_stream_has_one_training_and_an_examination_a_distance():
     config = compose_config(["stream=recall", "stream.tasks.distances=[4,400]"])
     assert config.stream.joint
+    assert episodes_of(config) == [6400, 6400]
     near, far = recall_tasks([4, 400], trained=16, facts=2)
     assert near.train == far.train == {"facts": 2, "distance": 16, "shortest": 0}
     assert (near.exam["distance"], far.exam["distance"]) == (4, 400)
