@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features, Policy
+from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features
 from stillknows.memory.names import Holding, Name, Names
 
 PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
@@ -109,15 +109,6 @@ class Departures:
         ahead = min(entries, max(64 * count, entries // 64))
         order_Q = order_N.topk(ahead, largest=False).values
         self._slots_Q, self._ranks_Q = order_Q % entries, order_Q // entries
-
-
-def leaves_first(policy: Policy) -> str | None:
-    """Return the provenance by which entries leave, lowest first, if that is all a policy decides.
-
-    A class that says so, `leaves_first = "birth"` in its own body, writes everything, and is not
-    asked about every slot; a class derived from it is, unless it says so again.
-    """
-    return vars(type(policy)).get("leaves_first")
 
 
 def blank_columns(

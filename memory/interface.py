@@ -102,6 +102,15 @@ def needs(policy: Policy, feature: str) -> bool:
     return bool(getattr(policy, f"needs_{feature}", True))
 
 
+def leaves_first(policy: Policy) -> str | None:
+    """Return the provenance by which entries leave, lowest first, if that is all a policy decides.
+
+    A class that says so, `leaves_first = "birth"` in its own body, writes everything, and is not
+    asked about every slot; a class derived from it is, unless it says so again.
+    """
+    return vars(type(policy)).get("leaves_first")
+
+
 def noise_for(policy: Policy, key_B: Tensor, step_B: Tensor, slots: int) -> Tensor:
     """Return `noise_BM` of `Features`, `[B, N + 1]`; zeros for a policy that does not need it."""
     if needs(policy, "noise"):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stillknows.memory import episodic, interface, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
-from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, leaves_first
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Holding, Name, Names
 
@@ -186,7 +186,7 @@ class NEC:
         candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
         known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
-        if episodic.leaves_first(self.policy) and len(names) <= self.capacity:
+        if leaves_first(self.policy) and len(names) <= self.capacity:
             slots, written = self._place_in_order(known, names)
         else:
             features = self._features(candidates, torch.tensor(known), names)
@@ -328,7 +328,7 @@ class NEC:
         self, known: list[int], names: list[Name]
     ) -> tuple[list[int], list[Written]]:
         """Do what a rule decides that `leaves_first` knows, as `_settle` does for any policy."""
-        rows, size, column = len(names), self.size, episodic.leaves_first(self.policy)
+        rows, size, column = len(names), self.size, leaves_first(self.policy)
         known = known if getattr(self.policy, "refresh", True) else [-1] * rows
         rank_N = self.provenance(str(column))[:size]
         leaving = self._departures.first(max(0, rows - (self.capacity - size)), rank_N)

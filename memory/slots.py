@@ -27,6 +27,7 @@ from stillknows.memory.interface import (
     Features,
     Policy,
     Read,
+    leaves_first,
     needs,
     noise_for,
 )
@@ -161,7 +162,8 @@ class Slots(nn.Module):
 
         The scan moves no vectors: it keeps, for every slot, where in the pool of old slots and
         items its content stands (`source_BN`, in a pool of M = N + T), and fetches them at the end.
-        Only a merge changes the pool: the item moves halfway to what it meets.
+        Only a merge changes the pool: the item moves halfway to what it meets. A policy that only
+        says who leaves is not asked while there is room for all.
 
         Args:
             state: the memory before; it stays as it is.
@@ -172,6 +174,8 @@ class Slots(nn.Module):
         Returns:
             The memory after.
         """
+        if leaves_first(policy) and _has_room(state, present_BT):
+            return _append(state, items_BTW, present_BT)
         batch, steps = present_BT.shape
         pool_BMW = torch.cat([state.values_BNW, items_BTW], dim=1)
         similarity_BMT = _cosine(pool_BMW, items_BTW) if needs(policy, "similarity") else None
@@ -257,6 +261,32 @@ class Slots(nn.Module):
             known_B=torch.full_like(state.step_B, -1),
             strength_BN=state.strength_BN.detach(),
         )
+
+
+def _has_room(state: SlotsState, present_BT: Tensor) -> bool:
+    """Return whether every row has a free slot for each of its items."""
+    free_B = (state.birth_BN < 0).sum(dim=1)
+    return bool((present_BT.sum(dim=1) <= free_B).all())
+
+
+def _append(state: SlotsState, items_BTW: Tensor, present_BT: Tensor) -> SlotsState:
+    """Write all items that are there into the first free slots, in their order."""
+    free_first_BN = (state.birth_BN >= 0).long().argsort(dim=1, stable=True)
+    rank_BT = (present_BT.cumsum(dim=1) - 1).clamp(min=0, max=free_first_BN.shape[1] - 1)
+    row, time = present_BT.nonzero(as_tuple=True)
+    where = row, free_first_BN.gather(1, rank_BT)[row, time]
+    birth = (state.step_B[:, None] + rank_BT)[row, time]
+    one, nothing = state.strength_BN.new_ones(()), state.usage_BN.new_zeros(())
+    count_B = present_BT.sum(dim=1)
+    return state._replace(
+        values_BNW=state.values_BNW.index_put(where, items_BTW[row, time]),
+        strength_BN=state.strength_BN.index_put(where, one),
+        birth_BN=state.birth_BN.index_put(where, birth),
+        last_read_BN=state.last_read_BN.index_put(where, birth),
+        usage_BN=state.usage_BN.index_put(where, nothing),
+        writes_B=state.writes_B + count_B,
+        step_B=state.step_B + count_B,
+    )
 
 
 def _pick(values_BNW: Tensor, order_BN: Tensor) -> Tensor:

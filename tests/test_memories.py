@@ -81,6 +81,35 @@ class MergeAlike:
         )
 
 
+class AskedOldest(EvictOldest):
+    """The same rule, which does not say that it only decides who leaves: every item is asked."""
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**30), st.integers(2, 9), st.integers(0, 8))
+def test_writing_where_there_is_room_is_writing_one_by_one(
+    seed: int, slots: int, steps: int
+) -> None:
+    torch.manual_seed(seed)
+    memory = Slots(slots, 4, hops=1, heads=2, recency=(1.0, 0.0))
+    states = [memory.initial_state(3), memory.initial_state(3)]
+    items = torch.randn(2, 3, steps, 4, requires_grad=True)
+    present = torch.rand(2, 3, steps) < 0.6
+    for part in range(2):
+        for number, policy in enumerate((EvictOldest(), AskedOldest())):
+            states[number] = memory.write(states[number], items[part], present[part], policy)
+    for one, other in zip(*states, strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+    if states[0].values_BNW.requires_grad:
+        weights = torch.randn(3, slots, 4)
+        grads = [
+            torch.autograd.grad((state.values_BNW * weights).sum(), items, retain_graph=True)[0]
+            for state in states
+        ]
+        assert torch.equal(*grads)
+
+
 def test_merges_equal_a_loop_and_carry_a_gradient() -> None:
     memory, rows, steps = slots(3), 4, 9
     x = items(rows, steps, 8, seed=1).requires_grad_()
