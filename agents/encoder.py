@@ -45,42 +45,49 @@ class SpaceEncoder(nn.Module):
         return joined_BD
 
 
-class Vector(nn.Module):
-    """Numbers, those with bounds scaled to [-1, 1], through a hidden layer."""
+class Scaled(nn.Module):
+    """Numbers of a box; those with bounds are scaled to [-1, 1], the others stay."""
 
     low_N: Tensor
     span_N: Tensor
 
-    def __init__(self, space: spaces.Box, width: int) -> None:
+    def __init__(self, space: spaces.Box) -> None:
         super().__init__()
         low_N, span_N = _bounds(space)
         self.register_buffer("low_N", low_N)
         self.register_buffer("span_N", span_N)
+
+    def scaled(self, flat_BN: Tensor) -> Tensor:
+        """Return `[B, N]`."""
+        bounded_N = self.span_N > 0
+        scaled_BN = 2 * (flat_BN - self.low_N) / torch.where(bounded_N, self.span_N, 1.0) - 1
+        return torch.where(bounded_N, scaled_BN, flat_BN)
+
+
+class Vector(Scaled):
+    """Scaled numbers through a hidden layer."""
+
+    def __init__(self, space: spaces.Box, width: int) -> None:
+        super().__init__(space)
         self.layers = nn.Sequential(
-            nn.Linear(len(low_N), 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+            nn.Linear(len(self.low_N), 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
         )
 
     def forward(self, flat_BN: Tensor) -> Tensor:
         """Return `[B, D]`."""
-        embedded_BD: Tensor = self.layers(_scaled(flat_BN, self.low_N, self.span_N))
+        embedded_BD: Tensor = self.layers(self.scaled(flat_BN))
         return embedded_BD
 
 
-class Image(nn.Module):
+class Image(Scaled):
     """Convolutions: those of Mnih et al. 2015 from 36 pixels on, two of 3 x 3 below.
 
     The channels are the last dimension where that is the smallest, else the first; an image of two
     dimensions has one.
     """
 
-    low_N: Tensor
-    span_N: Tensor
-
     def __init__(self, space: spaces.Box, width: int) -> None:
-        super().__init__()
-        low_N, span_N = _bounds(space)
-        self.register_buffer("low_N", low_N)
-        self.register_buffer("span_N", span_N)
+        super().__init__(space)
         self.shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
         self.last = self.shape[2] <= min(self.shape[:2])
         channels = self.shape[2] if self.last else self.shape[0]
@@ -92,7 +99,7 @@ class Image(nn.Module):
 
     def forward(self, flat_BN: Tensor) -> Tensor:
         """Return `[B, D]`."""
-        image = _scaled(flat_BN, self.low_N, self.span_N).view(-1, *self.shape)
+        image = self.scaled(flat_BN).view(-1, *self.shape)
         embedded_BD: Tensor = self.layers(image.permute(0, 3, 1, 2) if self.last else image)
         return embedded_BD
 
@@ -165,12 +172,6 @@ def _bounds(space: spaces.Box) -> tuple[Tensor, Tensor]:
     span_N = np.where(bounded_N, np.where(bounded_N, high_N, 0) - np.where(bounded_N, low_N, 0), -1)
     low_N = np.where(bounded_N, low_N, 0.0)
     return torch.tensor(low_N, dtype=torch.float32), torch.tensor(span_N, dtype=torch.float32)
-
-
-def _scaled(flat_BN: Tensor, low_N: Tensor, span_N: Tensor) -> Tensor:
-    bounded_N = span_N > 0
-    scaled_BN = 2 * (flat_BN - low_N) / torch.where(bounded_N, span_N, 1.0) - 1
-    return torch.where(bounded_N, scaled_BN, flat_BN)
 
 
 def _nature(channels: int) -> list[nn.Module]:
