@@ -209,11 +209,11 @@ class Slots(nn.Module):
             query after each hop; the weights are means over heads, without what fell on the
             query itself.
         """
-        filled_BN = state.birth_BN >= 0
-        held = int(filled_BN.sum(dim=1).max())
-        order_BN = state.birth_BN.argsort(dim=1, stable=True)[:, self.slots - held :]
+        order_BN, strength_BN = self._taking_part(state, query_BW)
+        filled_BN = state.birth_BN.gather(1, order_BN) >= 0
+        held = order_BN.shape[1]
         values_BNW = _pick(state.values_BNW, order_BN)
-        bias_BHSS = self._bias(state.strength_BN.gather(1, order_BN), filled_BN.gather(1, order_BN))
+        bias_BHSS = self._bias(strength_BN, filled_BN)
         ages_N = torch.arange(held, 0, -1, device=query_BW.device)
         x_BSW = torch.cat(
             [values_BNW + self.ages(ages_N), (query_BW + self.query_mark)[:, None]], dim=1
@@ -230,6 +230,12 @@ class Slots(nn.Module):
             torch.stack(values, dim=1), order_BN[:, None].expand_as(weights_BRN), weights_BRN
         )
         return _count(state, read), read
+
+    def _taking_part(self, state: SlotsState, query_BW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which slots a read looks at, in the order of writing, and their strengths."""
+        held = int((state.birth_BN >= 0).sum(dim=1).max())
+        order_BN = state.birth_BN.argsort(dim=1, stable=True)[:, self.slots - held :]
+        return order_BN, state.strength_BN.gather(1, order_BN)
 
     def _bias(self, strength_BN: Tensor, filled_BN: Tensor) -> Tensor:
         """Return what is added to the scores `[B, H, N + 1, N + 1]`: time, strength, emptiness."""
