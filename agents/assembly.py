@@ -40,9 +40,9 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     """
     new = hydra.utils.instantiate
     controller = new(config.controller, vocabulary=len(tokenizer))
-    working = new(config.working_memory) if config.working_memory else None
+    working = new(config.working_memory) if _chosen(config, "working_memory") else None
     episodic = None
-    if config.episodic_memory:
+    if _chosen(config, "episodic_memory"):
         policy = new(config.episodic_policy)
         episodic = new(config.episodic_memory, policy=policy, key=config.seed)
         if len(tokenizer) > torch.iinfo(episodic.columns["story_NTL"].dtype).max:
@@ -68,3 +68,13 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     agent.settings = {part: settings[part] for part in PARTS}
     return agent.to(config.device)
+
+
+def _chosen(config: DictConfig, name: str) -> bool:
+    """Return whether there is such a memory; refuse options of one that is none."""
+    options = config[name]
+    if options and "_target_" not in options:
+        raise ValueError(
+            f"{name}=none has no option '{next(iter(options))}': leave it away, or choose a memory."
+        )
+    return bool(options)
