@@ -136,22 +136,26 @@ def make_dials(dials: dict[str, Any]) -> Dials:
     return Dials(**dials)
 
 
-def recall_tasks(distances: list[int], trained: int, **dials: Any) -> list[Task]:
-    """Return one task a distance of the examination, all with the same training.
+def recall_tasks(distances: list[int], trained: int | list[int], **dials: Any) -> list[Task]:
+    """Return one task a distance of the examination.
 
     Args:
         distances: of the examinations.
-        trained: the longest distance in training; shorter ones are drawn as well.
+        trained: the longest distance in training, of all tasks, or one a task; shorter ones are
+            drawn as well.
         **dials: of `Dials`, in training and examinations.
 
     Raises:
-        ValueError: if a dial is unknown or out of range.
+        ValueError: if a dial is unknown or out of range, or there are fewer `trained` than tasks.
     """
-    train = {**dials, "distance": trained, "shortest": 0}
-    make_dials(train)
+    longest = [trained] * len(distances) if isinstance(trained, int) else trained
+    if len(longest) != len(distances):
+        raise ValueError(f"trained={trained} for distances={distances}: give one, or one each.")
     tasks = []
-    for distance in distances:
+    for distance, most in zip(distances, longest, strict=True):
+        train = {**dials, "distance": most, "shortest": 0}
         exam = {**dials, "distance": distance}
+        make_dials(train)
         make_dials(exam)
         tasks.append(Task(f"recall_{distance}", ID, train, exam))
     return tasks

@@ -98,6 +98,7 @@ class DNC(Recurrent):
         least_mask: the lowest value of a mask; above 0 the mask of a new DNC learns sooner.
         deallocate: the contents of a slot fade as it is freed.
         sharp: each head sharpens what the links lead to.
+        think: blank items after a sequence, before its read.
 
     Raises:
         ValueError: if a size is below 1 or the least mask is not in [0, 1).
@@ -119,6 +120,7 @@ class DNC(Recurrent):
         least_mask: float = 0.0,
         deallocate: bool = False,
         sharp: bool = False,
+        think: int = 0,
     ) -> None:
         super().__init__()
         sizes = {"slots": slots, "word_size": word_size, "read_heads": read_heads}
@@ -130,7 +132,7 @@ class DNC(Recurrent):
         self.slots, self.word_size, self.read_heads = slots, word_size, read_heads
         self.write_heads, self.link = write_heads, link or ExactLink()
         self.masked, self.least_mask, self.deallocate = masked, least_mask, deallocate
-        self.reads, self.sharp = read_heads + 1, sharp
+        self.reads, self.sharp, self.think = read_heads + 1, sharp, think
         seen = input_size + read_heads * word_size
         self.controller: Any = controller or default_controller(seen, hidden_size, feed_forward)
         self.sizes = self._sizes()

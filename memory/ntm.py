@@ -141,6 +141,7 @@ class NTM(Recurrent):
         hidden_size: of the controller, where none is given.
         feed_forward: whether that is one layer instead of an LSTM.
         controller: any controller; its input is the item and all reads, `input_size + R W`.
+        think: blank items after a sequence, before its read.
 
     Raises:
         ValueError: if a size is less than 1 or `shifts` is even.
@@ -159,6 +160,7 @@ class NTM(Recurrent):
         hidden_size: int = 128,
         feed_forward: bool = False,
         controller: Any = None,
+        think: int = 0,
     ) -> None:
         super().__init__()
         _check(
@@ -170,6 +172,7 @@ class NTM(Recurrent):
             shifts=shifts,
         )
         self.input_size, self.slots, self.word_size = input_size, slots, word_size
+        self.think = think
         self.read_heads, self.write_heads, self.reads = read_heads, write_heads, read_heads + 1
         seen = input_size + read_heads * word_size
         self.controller: Any = controller or default_controller(seen, hidden_size, feed_forward)

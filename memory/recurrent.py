@@ -116,10 +116,14 @@ class Recurrent(nn.Module):
     Attributes:
         slots: N.
         word_size: W.
+        think: blank items after the last of a sequence, before the read that counts (Csordas and
+            Schmidhuber 2019, arXiv:1904.10278, take 3 before an answer): what was read first can
+            lead to what is read next.
     """
 
     slots: int
     word_size: int
+    think: int
 
     def initial_state(
         self, batch: int, device: torch.device | str = "cpu", key_B: Tensor | None = None
@@ -134,7 +138,7 @@ class Recurrent(nn.Module):
     def sequence(
         self, state: Any, items_BTI: Tensor, present_BT: Tensor, policy: Policy | None = None
     ) -> tuple[Any, Read]:
-        """Take T items one by one; return the read of the last, which every row has.
+        """Take T items one by one, then think; return the last read. Every row has the last item.
 
         Args:
             state: before the first; it stays as it was.
@@ -151,6 +155,8 @@ class Recurrent(nn.Module):
             state = after if every else reset_rows(after, state, ~present_BT[:, t])
         if read is None:
             raise ValueError("A sequence of no items has no read: give at least one.")
+        for _ in range(self.think):
+            state, read = self.step(state, torch.zeros_like(items_BTI[:, -1]), policy)
         return state, read
 
     def outputs(

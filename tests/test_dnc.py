@@ -7,6 +7,7 @@ import torch
 from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import SKIP, UPDATE, Decision, detach, map_state, reset_rows
 from stillknows.memory.links import ExactLink, FactoredLink, Link, SparseLink
+from stillknows.memory.ntm import NTM
 from stillknows.memory.rules import EvictOldest
 
 B, N, W, R, INPUT, HIDDEN = 2, 5, 3, 2, 4, 6
@@ -287,3 +288,18 @@ def _leaves(state) -> list[torch.Tensor]:
     found = []
     map_state(lambda z: found.append(z) or z, state)
     return found
+
+
+@pytest.mark.parametrize("kind", [DNC, NTM])
+def test_thinking_is_blank_items_before_the_read(kind: type[DNC] | type[NTM]) -> None:
+    torch.manual_seed(0)
+    memory = kind(5, slots=6, word_size=4, read_heads=2, hidden_size=7, think=2)
+    items, here = torch.randn(3, 4, 5), torch.ones(3, 4, dtype=torch.bool)
+    after, read = memory.sequence(memory.initial_state(3), items, here)
+    memory.think = 0
+    blank, more = torch.zeros(3, 2, 5), torch.ones(3, 6, dtype=torch.bool)
+    expected, also = memory.sequence(memory.initial_state(3), torch.cat([items, blank], 1), more)
+    torch.testing.assert_close(tuple(read), tuple(also))
+    torch.testing.assert_close(after.memory_BNW, expected.memory_BNW)
+    at_once = memory.sequence(memory.initial_state(3), items, here)[1]
+    assert not torch.equal(read.values_BRW, at_once.values_BRW)

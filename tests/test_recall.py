@@ -104,3 +104,10 @@ def test_a_stream_has_one_training_and_an_examination_a_distance():
     assert near.train == far.train == {"facts": 2, "distance": 16, "shortest": 0}
     assert (near.exam["distance"], far.exam["distance"]) == (4, 400)
     assert far.name == "recall_400"
+
+
+def test_each_distance_may_have_its_own_training() -> None:
+    near, far = recall_tasks([4, 400], trained=[2, 16])
+    assert (near.train["distance"], far.train["distance"]) == (2, 16)
+    with pytest.raises(ValueError, match=r"trained=\[2\] for distances=\[4, 400\]: give one"):
+        recall_tasks([4, 400], trained=[2])
