@@ -275,9 +275,7 @@ class MemoryAgent(nn.Module):
         trust_B1 = torch.sigmoid(self.trust(torch.stack(known, dim=1).detach()))
         return recall, trust_B1[:, 0] * present_B
 
-    def log_probabilities(
-        self, thought: Thought, answer_BA: Tensor, since: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def log_probabilities(self, thought: Thought, answer_BA: Tensor) -> tuple[Tensor, Tensor]:
         """Score every next token after each prefix of an answer.
 
         `p = (1 - g) p_controller + g p_store`; where no neighbour agrees with the prefix, g = 0.
@@ -285,22 +283,24 @@ class MemoryAgent(nn.Module):
         Args:
             thought: how the question was understood.
             answer_BA: tokens of the answer, `[B, A]`.
-            since: the shortest prefix that is of interest.
 
         Returns:
-            Log-probabilities of the mixture and of the controller alone, `[B, A + 1 - since, V]`
-            each.
+            Log-probabilities of the mixture and of the controller alone, `[B, A + 1, V]` each.
         """
         with self._mixed():
-            logits_BSV = self.controller.answer_logits(
-                thought.fused_BD, thought.text_BL, thought.cache, answer_BA
-            )
-        controller_BSV = logits_BSV[:, since:].float().log_softmax(dim=-1)
+            logits_BSV = self.controller.answer_logits(*thought.heard, answer_BA)
+        return self._with_store(thought, logits_BSV, answer_BA, range(logits_BSV.shape[1]))
+
+    def _with_store(
+        self, thought: Thought, logits_BSV: Tensor, answer_BA: Tensor, positions: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities at some positions of an answer, of mixture and controller."""
+        controller_BSV = logits_BSV.float().log_softmax(dim=-1)
         if thought.recall is None:
             return controller_BSV, controller_BSV
         store = [
             p_store(thought.recall, answer_BA[:, :position], position, logits_BSV.shape[2])
-            for position in range(since, logits_BSV.shape[1])
+            for position in positions
         ]
         store_BSV = torch.stack([probabilities for probabilities, _ in store], dim=1)
         supported_BS = torch.stack([supported for _, supported in store], dim=1)
@@ -313,9 +313,12 @@ class MemoryAgent(nn.Module):
         """Speak the most probable answers, token by token, greedily."""
         answer_BA = thought.text_BL[:, :0]
         ended_B = torch.zeros(len(thought.rows), dtype=torch.bool, device=self.device)
-        for _ in range(self.answer_length):
-            mixture_BSV, _ = self.log_probabilities(thought, answer_BA, answer_BA.shape[1])
-            token_B = mixture_BSV[:, -1].argmax(dim=1).masked_fill(ended_B, END)
+        spoken = None
+        for position in range(self.answer_length):
+            with self._mixed():
+                logits_BV, spoken = self.controller.next_logits(*thought.heard, answer_BA, spoken)
+            mixture_B1V, _ = self._with_store(thought, logits_BV[:, None], answer_BA, [position])
+            token_B = mixture_B1V[:, 0].argmax(dim=1).masked_fill(ended_B, END)
             answer_BA = torch.cat([answer_BA, token_B[:, None]], dim=1)
             ended_B = ended_B | (token_B == END)
             if ended_B.all():

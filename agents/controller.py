@@ -73,6 +73,25 @@ class Controller(nn.Module):
         """
         raise NotImplementedError
 
+    def next_logits(
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor, spoken: Any
+    ) -> tuple[Tensor, Any]:
+        """Score what follows an answer so far, while it grows token by token; without a gradient.
+
+        Args:
+            fused_BD: as in `answer_logits`, like the next three.
+            text_BL: the text's tokens.
+            cache: what `encode` returned for them.
+            answer_BA: the answer so far.
+            spoken: what the call before returned, for the answer without its last token; None at
+                the first.
+
+        Returns:
+            Logits `[B, V]`, and what the next call goes on from. Here that is nothing: a short
+            answer is read again.
+        """
+        return self.answer_logits(fused_BD, text_BL, cache, answer_BA)[:, -1], None
+
 
 class WordController(Controller):
     """Words in, words out, with tied embeddings, trained from scratch.

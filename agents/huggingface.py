@@ -114,46 +114,79 @@ class HuggingFace(Controller):
         self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
     ) -> Tensor:
         """Score the next tokens, `[B, A + 1, V]`; see `Controller.answer_logits`."""
-        present_BC = self._present(text_BL)
-        new_BSM, present_BC, position_BS = self._begin(fused_BD, text_BL, present_BC)
+        new_BSM, seen_BC, position_BS = self._begin(fused_BD, text_BL, cache)
         steps = answer_BA.shape[1]
         answer_BAM = self.model.get_input_embeddings()(self._ids(answer_BA))
         new_BSM = torch.cat([new_BSM, answer_BAM.to(new_BSM.dtype)], dim=1)
         after_A = torch.arange(1, steps + 1, device=text_BL.device)
         position_BS = torch.cat([position_BS, position_BS[:, -1:] + after_A], dim=1)
-        seen_BC = torch.cat([present_BC, present_BC.new_ones(new_BSM.shape[:2])], dim=1)
+        seen_BC = torch.cat([seen_BC, torch.ones_like(answer_BA, dtype=torch.bool)], dim=1)
+        return self._speak(fused_BD, new_BSM, seen_BC, position_BS, _as_cache(cache), steps + 1)
+
+    def next_logits(
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor, spoken: Any
+    ) -> tuple[Tensor, Any]:
+        """Score what follows an answer so far, `[B, V]`, reading its last token alone."""
         if not cache:
-            new_BSM = torch.cat([self._embed(text_BL), new_BSM], dim=1)
-            position_BS = torch.cat([_positions(present_BC), position_BS], dim=1)
+            return super().next_logits(fused_BD, text_BL, cache, answer_BA, spoken)
+        if spoken is None:
+            new_BSM, seen_BC, position_BS = self._begin(fused_BD, text_BL, cache)
+            kept = _as_cache(cache)
+        else:
+            kept, seen_BC, position_BS = spoken
+            new_BSM = self.model.get_input_embeddings()(self._ids(answer_BA[:, -1:]))
+            seen_BC = nn.functional.pad(seen_BC, (0, 1), value=True)
+            position_BS = position_BS[:, -1:] + 1
+        logits_B1V = self._speak(fused_BD, new_BSM, seen_BC, position_BS, kept, 1)
+        return logits_B1V[:, -1], (kept, seen_BC, position_BS)
+
+    def _speak(
+        self,
+        fused_BD: Tensor,
+        new_BSM: Tensor,
+        seen_BC: Tensor,
+        position_BS: Tensor,
+        kept: Any,
+        scored: int,
+    ) -> Tensor:
+        """Read what is new after what is kept; score what follows its last, `[B, scored, V]`."""
         self._expect_room(int(position_BS.max()) + 1)
-        with self._met(fused_BD, steps + 1):
+        with self._met(fused_BD, scored):
             out = self.model(
                 inputs_embeds=new_BSM,
                 attention_mask=seen_BC.long(),
                 position_ids=position_BS,
-                cache=_as_cache(cache),
-                use_cache=bool(cache),
-                logits_to_keep=steps + 1,
+                cache=kept,
+                use_cache=kept is not None,
+                logits_to_keep=scored,
             )
         return self._as_ours(out.logits.float())
 
     def _begin(
-        self, fused_BD: Tensor, text_BL: Tensor, present_BC: Tensor
+        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what stands between text and answer, which of the text is seen, and positions.
+        """Return what stands before the answer and is not cached, what is seen, and positions.
 
         Soft tokens follow the text. Without any, its last token is read once more, in its place.
         """
+        present_BC = self._present(text_BL)
         length_B1 = present_BC.sum(dim=1, keepdim=True)
         if self.memory == "soft_tokens":
             assert self.up is not None
-            soft_BIM = self.up(fused_BD).unflatten(1, (self.items, -1)).to(self.model.dtype)
-            places_I = torch.arange(self.items, device=text_BL.device)
-            return soft_BIM, present_BC, length_B1 + places_I
-        last_B1 = length_B1 - 1
-        ids_B1 = self._with_beginning(text_BL).gather(1, last_B1)
-        unseen_BC = present_BC.scatter(1, last_B1, torch.zeros_like(last_B1, dtype=torch.bool))
-        return self.model.get_input_embeddings()(ids_B1), unseen_BC, last_B1
+            new_BSM = self.up(fused_BD).unflatten(1, (self.items, -1)).to(self.model.dtype)
+            position_BS = length_B1 + torch.arange(self.items, device=text_BL.device)
+            seen_BC = present_BC
+        else:
+            position_BS = length_B1 - 1
+            ids_B1 = self._with_beginning(text_BL).gather(1, position_BS)
+            new_BSM = self.model.get_input_embeddings()(ids_B1)
+            unseen_B1 = torch.zeros_like(position_BS, dtype=torch.bool)
+            seen_BC = present_BC.scatter(1, position_BS, unseen_B1)
+        seen_BC = torch.cat([seen_BC, seen_BC.new_ones(new_BSM.shape[:2])], dim=1)
+        if not cache:
+            new_BSM = torch.cat([self._embed(text_BL), new_BSM], dim=1)
+            position_BS = torch.cat([_positions(present_BC), position_BS], dim=1)
+        return new_BSM, seen_BC, position_BS
 
     @contextmanager
     def _met(self, fused_BD: Tensor, last: int) -> Iterator[None]:

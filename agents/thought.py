@@ -61,6 +61,11 @@ class Thought(NamedTuple):
     key_BD: Tensor
     writes_B: Tensor
 
+    @property
+    def heard(self) -> tuple[Tensor, Tensor, Cache]:
+        """What the controller speaks after: the soft token, the text, the cache of the text."""
+        return self.fused_BD, self.text_BL, self.cache
+
 
 def identity(text: str) -> int:
     """Return a 63-bit number that names a text, the same in every process."""

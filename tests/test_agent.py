@@ -101,6 +101,8 @@ def test_an_answer_is_scored_the_same_token_by_token_and_at_once(
     for length in range(4):
         part = controller.answer_logits(fused, question, cache, answer[:, :length])
         torch.testing.assert_close(part, whole[:, : length + 1], rtol=1e-4, atol=1e-5)
+        last, _ = controller.next_logits(fused, question, cache, answer[:, :length], None)
+        assert torch.equal(last, part[:, -1])
 
 
 @pytest.mark.parametrize("kind", [Transformer, LSTM, TransformerXL, Longformer])

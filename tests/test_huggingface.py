@@ -151,6 +151,29 @@ def test_an_answer_is_scored_as_one_reading_would(model: str, memory: str) -> No
         assert torch.equal(before, after)  # a cache serves many answers
 
 
+@pytest.mark.parametrize("memory", ["soft_tokens", "cross_attention", "none"])
+def test_an_answer_grows_token_by_token_and_each_is_read_once(model: str, memory: str) -> None:
+    controller, tokenizer = controller_of(model, trained="frozen", memory=memory, every=2)
+    for cross in controller.cross:
+        torch.nn.init.constant_(cross.gate, 0.7)
+    tokens, fused = pad([tokenizer.encode(text) for text in TEXTS[:3]]), torch.randn(3, 16)
+    answer = torch.tensor([[9, 5, 12, 7], [6, 6, 8, 3], [11, 4, 4, 9]])
+    read: list[int] = []
+    controller.model.base_model.register_forward_pre_hook(
+        lambda _, args, options: read.append(options["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    with torch.no_grad():
+        _, cache = controller.encode(tokens)
+        whole = controller.answer_logits(fused, tokens, cache, answer)
+        read.clear()
+        spoken = None
+        for length in range(5):
+            heard = fused, tokens, cache, answer[:, :length]
+            logits, spoken = controller.next_logits(*heard, spoken)
+            torch.testing.assert_close(logits, whole[:, length], rtol=1e-4, atol=1e-5)
+    assert read == [controller.items if memory == "soft_tokens" else 1, 1, 1, 1, 1]
+
+
 def test_a_sentence_is_the_mean_of_its_last_hidden_states(model: str) -> None:
     controller, tokenizer = controller_of(model, trained="frozen")
     texts = [tokenizer.encode(text) for text in TEXTS[:2]]
