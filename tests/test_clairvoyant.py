@@ -1,0 +1,100 @@
+"""The best that could have been kept: against trying everything, and against other rules."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillknows.agents.clairvoyant import (
+    Clairvoyant,
+    Keeping,
+    Need,
+    Trace,
+    best_keeping,
+    trace_of,
+)
+from stillknows.envs.recall import KeyValueRecall
+from stillknows.memory.rules import EvictIdle, EvictOldest, EvictUniformly
+from stillknows.memory.slots import Slots
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    items = draw(st.integers(1, 7))
+    needs = []
+    for after in sorted(draw(st.lists(st.integers(1, items), max_size=5))):
+        some = draw(st.frozensets(st.integers(0, after - 1), min_size=1, max_size=3))
+        needs.append(Need(after, some))
+    return Trace(items, tuple(needs))
+
+
+def tried(trace: Trace, capacity: int) -> int:
+    """Return the most needs that any sequence of decisions meets: all of them are tried."""
+
+    def after(offered: int, held: frozenset[int]) -> int:
+        met = sum(need.after == offered and need.items <= held for need in trace.needs)
+        if offered == trace.items:
+            return met
+        pool = held | {offered}
+        sizes = range(min(capacity, len(pool)) + 1)
+        kept = (frozenset(some) for size in sizes for some in combinations(sorted(pool), size))
+        return met + max(after(offered + 1, some) for some in kept)
+
+    return after(0, frozenset())
+
+
+@settings(max_examples=150, deadline=None)
+@given(trace=traces(), capacity=st.integers(1, 3))
+def test_no_other_decisions_meet_more(trace: Trace, capacity: int) -> None:
+    assert best_keeping(trace, capacity).met == tried(trace, capacity)
+
+
+def met_by(policy: object, trace: Trace, capacity: int) -> int:
+    """Return how many needs a policy meets in real slots."""
+    memory = Slots(capacity, 4, hops=1, heads=1, recency=(0.0,))
+    state, met = memory.initial_state(1), 0
+    items = torch.randn(1, trace.items, 4, generator=torch.Generator().manual_seed(0))
+    for offered in range(trace.items + 1):
+        held = set(state.birth_BN[0].tolist()) - {-1}
+        met += sum(need.after == offered and need.items <= held for need in trace.needs)
+        if offered < trace.items:
+            here = torch.ones(1, 1, dtype=torch.bool)
+            state = memory.write(state, items[:, offered : offered + 1], here, policy)
+    return met
+
+
+@settings(max_examples=80, deadline=None)
+@given(trace=traces(), capacity=st.integers(1, 4))
+def test_the_policy_does_what_was_planned_and_no_rule_does_better(
+    trace: Trace, capacity: int
+) -> None:
+    plan = best_keeping(trace, capacity)
+    assert met_by(Clairvoyant([plan]), trace, capacity) == plan.met
+    for rule in (EvictOldest(), EvictIdle(), EvictUniformly()):
+        assert met_by(rule, trace, capacity) <= plan.met
+
+
+def test_to_leave_what_is_needed_last_is_not_best_where_nothing_comes_back() -> None:
+    # One slot: Belady's rule keeps item 1, whose need is nearer, and loses both of item 0.
+    trace = Trace(3, (Need(2, frozenset({1})), Need(3, frozenset({0})), Need(3, frozenset({0}))))
+    assert best_keeping(trace, 1) == Keeping(2, (3, 0, 0))
+
+
+def test_a_story_becomes_a_trace() -> None:
+    env = KeyValueRecall(facts=2, updates=1, distance=1)
+    story = env.tell(5, 7, {})
+    trace = trace_of(story)
+    assert trace.items == 4
+    assert [need.after for need in trace.needs] == [4, 4]
+    for need, answer in zip(trace.needs, story.answers[4:], strict=True):
+        assert answer is not None
+        assert need.items == {step for _, step in answer.supports}
+    assert best_keeping(trace, 1).met == 1
+    assert best_keeping(trace, 2).met == 2
+
+
+def test_without_a_slot_there_is_no_plan() -> None:
+    with pytest.raises(ValueError, match="at least one slot"):
+        best_keeping(Trace(1, ()), 0)
