@@ -52,6 +52,9 @@ class Transformer(WordController):
         layers: blocks.
         heads: attention heads (H).
         longest: how many tokens a text may have.
+        absolute: whether tokens know their number in the text as well, by a learned vector each,
+            which helps to tell apart the words of one sentence; texts of many sentences are
+            learned sooner without.
 
     Raises:
         ValueError: if the width is no multiple of twice the heads, or a text is longer.
@@ -64,11 +67,13 @@ class Transformer(WordController):
         layers: int = 1,
         heads: int = 4,
         longest: int = 128,
+        absolute: bool = True,
     ) -> None:
         super().__init__(vocabulary, width)
         if width % (2 * heads):
             raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
-        self.positions = nn.Parameter(torch.randn(longest, width) * 0.5)
+        self.longest = longest
+        self.positions = nn.Parameter(torch.randn(longest, width) * 0.5) if absolute else None
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
 
     def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
@@ -90,8 +95,7 @@ class Transformer(WordController):
     ) -> Tensor:
         """Score the next tokens, `[B, A + 1, V]`; padding of the text is not attended to."""
         present_BL = text_BL != PAD
-        spoken_BAD = self.embedding(answer_BA) + self.positions[: answer_BA.shape[1]]
-        x_BSD = torch.cat([fused_BD[:, None], spoken_BAD], dim=1)
+        x_BSD = torch.cat([fused_BD[:, None], self._placed(answer_BA)], dim=1)
         steps = x_BSD.shape[1]
         own_SS = torch.ones(steps, steps, dtype=torch.bool, device=x_BSD.device).tril()
         seen_BSL = present_BL[:, None].expand(-1, steps, -1)
@@ -102,11 +106,15 @@ class Transformer(WordController):
         return self._as_logits(x_BSD)
 
     def _embed(self, tokens_BL: Tensor) -> Tensor:
-        longest = len(self.positions)
-        if tokens_BL.shape[1] > longest:
+        if tokens_BL.shape[1] > self.longest:
             raise ValueError(
-                f"A text has {tokens_BL.shape[1]} tokens, and this controller reads {longest}: "
-                "raise controller.longest, or lower agent.context."
+                f"A text has {tokens_BL.shape[1]} tokens, and this controller reads "
+                f"{self.longest}: raise controller.longest, or lower agent.context."
             )
-        embedded: Tensor = self.embedding(tokens_BL) + self.positions[: tokens_BL.shape[1]]
-        return embedded
+        return self._placed(tokens_BL)
+
+    def _placed(self, tokens_BL: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(tokens_BL)
+        if self.positions is None:
+            return embedded
+        return embedded + self.positions[: tokens_BL.shape[1]]
