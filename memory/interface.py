@@ -54,6 +54,8 @@ class Features(NamedTuple):
         namesakes_BM: only for a lifelong store whose policy `needs_namesakes`: how many entries
             hold the question that each slot holds, itself included, 0 where empty, and last how
             many hold the candidate's, `[B, N + 1]`.
+        content_BNW: what each slot holds, `[B, N, W]`; None for a policy that does not say
+            `needs_content = True`, and in a lifelong store.
     """
 
     candidate_BW: Tensor
@@ -68,6 +70,7 @@ class Features(NamedTuple):
     outcome_BF: Tensor | None = None
     strength_BN: Tensor | None = None
     namesakes_BM: Tensor | None = None
+    content_BNW: Tensor | None = None
 
 
 class Decision(NamedTuple):
@@ -100,6 +103,11 @@ def needs(policy: Policy, feature: str) -> bool:
     It does unless it says otherwise, by an attribute such as `needs_similarity = False`.
     """
     return bool(getattr(policy, f"needs_{feature}", True))
+
+
+def needs_content(policy: Policy) -> bool:
+    """Return whether a policy looks at what the slots hold; it does not unless it says so."""
+    return bool(getattr(policy, "needs_content", False))
 
 
 def leaves_first(policy: Policy) -> str | None:

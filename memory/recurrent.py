@@ -23,6 +23,7 @@ from stillknows.memory.interface import (
     Policy,
     Read,
     needs,
+    needs_content,
     noise_for,
     reset_rows,
 )
@@ -218,6 +219,7 @@ class Recurrent(nn.Module):
             noise_BM=noise_for(policy, state.key_B, state.step_B, self.slots),
             known_B=torch.full_like(state.step_B, -1),
             strength_BN=strength_BN.detach(),
+            content_BNW=memory_BNW if needs_content(policy) else None,
         )
 
     def _as_read(self, state: Any, output_BW: Tensor) -> Read:

@@ -29,6 +29,7 @@ from stillknows.memory.interface import (
     Read,
     leaves_first,
     needs,
+    needs_content,
     noise_for,
 )
 
@@ -185,6 +186,9 @@ class Slots(nn.Module):
             if similarity_BMT is not None:
                 seen_BN = similarity_BMT[..., t].gather(1, source_BN)
             features = self._features(state, items_BTW[:, t], seen_BN, policy)
+            if needs_content(policy):
+                content_BNW = _pick(pool_BMW, source_BN).detach()
+                features = features._replace(content_BNW=content_BNW)
             target_BN, merge_B, strength_B = _resolve(policy.decide(features), features)
             target_BN = target_BN & present_BT[:, t, None]
             if merge_B.any():

@@ -1,0 +1,98 @@
+"""An actor over factored actions: it samples what to do, and tells how likely that was.
+
+P(decision) = P(action) P(slot | action): the action is one of those it may take; an add into a full
+memory names who leaves, an update or a merge names where. What a policy gradient needs of it
+(Williams 1992, REINFORCE) is the log-probability of the whole decision; the samples come from the
+noise among the features, so that decisions replay.
+
+Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.memory.interface import ACTIONS, ADD, Decision, Features, one_hot
+from stillknows.memory.scorer import Scorer
+
+_NEVER = -1e9  # the logit of what cannot be
+
+
+class ActorPolicy(nn.Module):
+    """Samples decisions in training, takes the likeliest otherwise.
+
+    Args:
+        word_size: width of a candidate (W).
+        hidden: width of its network.
+        actions: what it may do beside `skip` and `add`: `update`, `merge`.
+
+    Raises:
+        ValueError: if an action is unknown.
+    """
+
+    needs_similarity = False
+    needs_content = True
+
+    def __init__(self, word_size: int, hidden: int = 32, actions: Sequence[str] = ()) -> None:
+        super().__init__()
+        for action in actions:
+            if action not in ACTIONS:
+                raise ValueError(f"actions: '{action}' is none of {', '.join(ACTIONS)}.")
+        self.scorer = Scorer(word_size, hidden, outputs=6)  # four actions, leaving, being met
+        self.allowed = [name in ("skip", "add", *actions) for name in ACTIONS]
+        last = self.scorer.network[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+            last.bias[ADD] = 2.0  # at first nearly everything is written
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it samples."""
+        return self.training
+
+    def decide(self, features: Features) -> Decision:
+        """Return one-hot decisions and their log-probabilities, with a gradient."""
+        scores_BM6 = self.scorer(features)
+        filled_BN = features.filled_BN
+        full_B, some_B = filled_BN.all(dim=1), filled_BN.any(dim=1)
+        may_B4 = torch.tensor(self.allowed, device=full_B.device).expand(len(full_B), 4).clone()
+        may_B4[:, ADD + 1 :] &= some_B[:, None]
+        actions_B4 = scores_BM6[:, -1, :4].masked_fill(~may_B4, _NEVER).log_softmax(dim=1)
+        leaving_BN, met_BN = (
+            scores_BM6[:, :-1, place].masked_fill(~filled_BN, _NEVER).log_softmax(dim=1)
+            for place in (4, 5)
+        )
+        action_B = self._pick(actions_B4, features.noise_BM[:, -1:])
+        slots_BN = torch.where((action_B == ADD)[:, None], leaving_BN, met_BN)
+        slot_B = self._pick(slots_BN, features.noise_BM[:, :-1])
+        adds_B, names_B = action_B == ADD, action_B > ADD
+        evicts_B = adds_B & full_B
+        log_prob_B = actions_B4.gather(1, action_B[:, None])[:, 0]
+        of_slot_B = slots_BN.gather(1, slot_B[:, None])[:, 0]
+        log_prob_B = log_prob_B + torch.where(evicts_B | names_B, of_slot_B, 0.0)
+        free_B = (~filled_BN).float().argmax(dim=1)
+        where_B = torch.where(names_B, slot_B, torch.where(adds_B & ~full_B, free_B, -1))
+        slots = filled_BN.shape[1]
+        return Decision(
+            one_hot(action_B, 4),
+            one_hot(where_B, slots),
+            one_hot(torch.where(evicts_B, slot_B, -1), slots),
+            log_prob_B,
+        )
+
+    def _pick(self, log_probs: Tensor, noise: Tensor) -> Tensor:
+        """Return an index a row: sampled in training, else the likeliest.
+
+        One number of noise is inverted along the cumulative probabilities; one for each choice
+        makes Gumbel noise.
+        """
+        if not self.training:
+            return log_probs.argmax(dim=1)
+        if noise.shape[1] == 1:
+            passed = log_probs.exp().cumsum(dim=1) < noise
+            return passed.sum(dim=1).clamp(max=log_probs.shape[1] - 1)
+        gumbel = -(-noise.clamp(1e-7, 1 - 1e-7).log()).log()
+        return (log_probs.detach() + gumbel).argmax(dim=1)

@@ -1,0 +1,69 @@
+"""A critic of the worth of what is held: what is worth least leaves.
+
+The worth of an item is what the answers to come lose without it, over random sets of what else is
+kept (a Banzhaf value; leaving one out alone would give nothing to either of two duplicates). Who
+trains it measures that and moves `worth` towards it (`stillknows.agents.policy_learning`).
+
+Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, one_hot
+from stillknows.memory.scorer import Scorer
+
+
+class CriticPolicy(nn.Module):
+    """Keeps what is worth most.
+
+    Args:
+        word_size: width of a candidate (W).
+        hidden: width of its network.
+        threshold: worth in nats below which nothing is written even if there is room.
+        exploration: scale of the noise on worths in training, in nats.
+    """
+
+    needs_similarity = False
+    needs_content = True
+
+    def __init__(
+        self,
+        word_size: int,
+        hidden: int = 32,
+        threshold: float = -float("inf"),
+        exploration: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.scorer = Scorer(word_size, hidden)
+        self.threshold, self.exploration = threshold, exploration
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether it explores."""
+        return self.training
+
+    def worth(self, features: Features) -> Tensor:
+        """Return the worth of each slot and, last, of the candidate, in nats, `[B, M]`."""
+        worth_BM: Tensor = self.scorer(features)[..., 0]
+        return worth_BM
+
+    @torch.no_grad()
+    def decide(self, features: Features) -> Decision:
+        """Return one-hot decisions; among equals the candidate stays: it is the later word."""
+        worth_BM = self.worth(features)
+        if self.training:
+            noise_BM = features.noise_BM.logit(eps=1e-6)
+            worth_BM = worth_BM + self.exploration * noise_BM
+        held_BN = worth_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
+        full_B = features.filled_BN.all(dim=1)
+        kept_B = ~full_B | (worth_BM[:, -1] >= held_BN.amin(dim=1))
+        kept_B = kept_B & (worth_BM[:, -1] > self.threshold)
+        slots = features.filled_BN.shape[1]
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        return Decision(
+            one_hot(torch.where(kept_B, ADD, SKIP), 4),
+            one_hot(torch.where(full_B | ~kept_B, -1, free_B), slots),
+            one_hot(torch.where(full_B & kept_B, held_BN.argmin(dim=1), -1), slots),
+            torch.zeros_like(worth_BM[:, -1]),
+        )

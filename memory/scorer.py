@@ -1,0 +1,68 @@
+"""A number for each slot and for the candidate, from what they hold and when they came.
+
+The network that learned policies share: contents and ages are embedded, each attends to what came
+after it (a fact loses its worth to a later word), and a layer gives a number. It knows no task.
+
+Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size, H hidden size.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.memory.interface import Features
+
+
+class Scorer(nn.Module):
+    """Scores whatever is held, and the candidate beside it.
+
+    Args:
+        word_size: width of a content (W).
+        hidden: width of the network (H).
+        outputs: numbers for each.
+    """
+
+    def __init__(self, word_size: int, hidden: int = 32, outputs: int = 1) -> None:
+        super().__init__()
+        self.content = nn.Linear(word_size, hidden)
+        self.when = nn.Linear(3, hidden)
+        self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.value, self.out = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.network = nn.Sequential(
+            nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, outputs)
+        )
+
+    def forward(self, features: Features) -> Tensor:
+        """Return the numbers, `[B, M, outputs]`; those of empty slots mean nothing.
+
+        Args:
+            features: with contents.
+
+        Raises:
+            ValueError: if the memory gives no contents.
+        """
+        if features.content_BNW is None:
+            raise ValueError("This policy looks at contents: use it with a memory that shows them.")
+        vectors_BMW = torch.cat([features.content_BNW, features.candidate_BW[:, None]], dim=1)
+        here_BM = nn.functional.pad(features.filled_BN, (0, 1), value=True)
+        age_BM = nn.functional.pad(features.age_BN, (0, 1))
+        new_BM = torch.zeros_like(age_BM)
+        new_BM[:, -1] = 1
+        full_BM = features.filled_BN.float().mean(dim=1, keepdim=True).expand_as(age_BM)
+        when_BM3 = torch.stack([torch.log1p(age_BM), new_BM, full_BM], dim=2)
+        x_BMH = self.content(vectors_BMW) + self.when(when_BM3)
+        x_BMH = x_BMH + self.out(self._later(self.norm(x_BMH), age_BM, here_BM))
+        scores: Tensor = self.network(x_BMH)
+        return scores
+
+    def _later(self, x_BMH: Tensor, age_BM: Tensor, here_BM: Tensor) -> Tensor:
+        """Return what each reads from those that came after it, and from itself."""
+        scores_BMM = self.query(x_BMH) @ self.key(x_BMH).transpose(1, 2)
+        scores_BMM = scores_BMM / math.sqrt(x_BMH.shape[2])
+        later_BMM = (age_BM[:, None] < age_BM[:, :, None]) & here_BM[:, None]
+        own_MM = torch.eye(age_BM.shape[1], dtype=torch.bool, device=age_BM.device)
+        weights_BMM = scores_BMM.masked_fill(~(later_BMM | own_MM), -torch.inf).softmax(dim=2)
+        read_BMH: Tensor = weights_BMM @ self.value(x_BMH)
+        return read_BMH
