@@ -33,6 +33,7 @@ class ActorPolicy(nn.Module):
 
     needs_similarity = False
     needs_content = True
+    learns_by = "log_prob"
 
     def __init__(self, word_size: int, hidden: int = 32, actions: Sequence[str] = ()) -> None:
         super().__init__()

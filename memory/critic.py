@@ -26,6 +26,7 @@ class CriticPolicy(nn.Module):
 
     needs_similarity = False
     needs_content = True
+    learns_by = "worth"
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class RetentionPolicy(nn.Module):
     """
 
     needs_similarity = False
+    learns_by = "loss"
 
     def __init__(
         self, word_size: int, hidden: int = 32, threshold: float = 0.0, exploration: float = 1.0

@@ -1,7 +1,8 @@
 """A number for each slot and for the candidate, from what they hold and when they came.
 
-The network that learned policies share: contents and ages are embedded, each attends to what came
-after it (a fact loses its worth to a later word), and a layer gives a number. It knows no task.
+The network that learned policies share: contents and ages are embedded, each is told how like it the
+most alike of what came after it is and attends to what did (a fact loses its worth to a later
+word), and a layer gives a number. It knows no task.
 
 Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size, H hidden size.
 """
@@ -26,7 +27,7 @@ class Scorer(nn.Module):
     def __init__(self, word_size: int, hidden: int = 32, outputs: int = 1) -> None:
         super().__init__()
         self.content = nn.Linear(word_size, hidden)
-        self.when = nn.Linear(3, hidden)
+        self.when = nn.Linear(4, hidden)
         self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
         self.value, self.out = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
         self.norm = nn.LayerNorm(hidden)
@@ -51,18 +52,20 @@ class Scorer(nn.Module):
         new_BM = torch.zeros_like(age_BM)
         new_BM[:, -1] = 1
         full_BM = features.filled_BN.float().mean(dim=1, keepdim=True).expand_as(age_BM)
-        when_BM3 = torch.stack([torch.log1p(age_BM), new_BM, full_BM], dim=2)
-        x_BMH = self.content(vectors_BMW) + self.when(when_BM3)
-        x_BMH = x_BMH + self.out(self._later(self.norm(x_BMH), age_BM, here_BM))
+        later_BMM = (age_BM[:, None] < age_BM[:, :, None]) & here_BM[:, None]
+        normal_BMW = nn.functional.normalize(vectors_BMW, dim=2)
+        alike_BMM = (normal_BMW @ normal_BMW.transpose(1, 2)).masked_fill(~later_BMM, 0.0)
+        when = [torch.log1p(age_BM), new_BM, full_BM, alike_BMM.amax(dim=2)]
+        x_BMH = self.content(vectors_BMW) + self.when(torch.stack(when, dim=2))
+        x_BMH = x_BMH + self.out(self._later(self.norm(x_BMH), later_BMM))
         scores: Tensor = self.network(x_BMH)
         return scores
 
-    def _later(self, x_BMH: Tensor, age_BM: Tensor, here_BM: Tensor) -> Tensor:
+    def _later(self, x_BMH: Tensor, later_BMM: Tensor) -> Tensor:
         """Return what each reads from those that came after it, and from itself."""
         scores_BMM = self.query(x_BMH) @ self.key(x_BMH).transpose(1, 2)
         scores_BMM = scores_BMM / math.sqrt(x_BMH.shape[2])
-        later_BMM = (age_BM[:, None] < age_BM[:, :, None]) & here_BM[:, None]
-        own_MM = torch.eye(age_BM.shape[1], dtype=torch.bool, device=age_BM.device)
+        own_MM = torch.eye(later_BMM.shape[1], dtype=torch.bool, device=later_BMM.device)
         weights_BMM = scores_BMM.masked_fill(~(later_BMM | own_MM), -torch.inf).softmax(dim=2)
         read_BMH: Tensor = weights_BMM @ self.value(x_BMH)
         return read_BMH

@@ -1,0 +1,283 @@
+"""Policies that learn before a frozen reader: credits, gradients, and that each way teaches."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stillknows.agents.policy_learning import Pool, Watcher, credit, heard, pools, teach
+from stillknows.agents.trial import Question, Trial, stories_of
+from stillknows.memory.actor import ActorPolicy
+from stillknows.memory.critic import CriticPolicy
+from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Features
+from stillknows.memory.learned import RetentionPolicy
+from stillknows.memory.rules import EvictOldest
+from stillknows.memory.scorer import Scorer
+from stillknows.memory.slots import Slots, SlotsState
+
+
+class Known(Trial):
+    """A trial whose reader is a formula: the answer's loss is known from what is held.
+
+    A story offers items; item n has the vector `one_hot(n % kinds)`, and the only question, at the
+    end, loses `1` nat unless a slot holds an item of kind 0, and `2` unless one holds kind 1.
+    """
+
+    def __init__(self, stories: int, items: int, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        self.stories = [None] * stories  # type: ignore[list-item]
+        kind_BT = torch.randint(4, (stories, items), generator=draw)
+        self.items_BTD = torch.nn.functional.one_hot(kind_BT, 4).float()
+        self.present_BT = torch.ones(stories, items, dtype=torch.bool)
+        after_B, asked_B = torch.full((stories,), items), torch.ones(stories, dtype=torch.bool)
+        thought = _Thought(torch.zeros(stories, 4))
+        self.questions = [Question(after_B, thought, torch.zeros(stories, 1), asked_B)]  # type: ignore[arg-type]
+
+    def memory(self, slots: int) -> Slots:
+        return Slots(slots, 4, hops=1, heads=1, recency=(0.0,))
+
+    def _keys(self) -> Tensor:
+        return torch.arange(len(self.stories))
+
+    def answered(
+        self, memory: Slots, state: SlotsState, question: Question
+    ) -> tuple[SlotsState, Tensor, Tensor]:
+        strength_BN = state.strength_BN * (state.birth_BN >= 0)
+        held_B4 = (state.values_BNW * strength_BN[..., None]).amax(dim=1)
+        loss_B = (1 - held_B4[:, 0]) + 2 * (1 - held_B4[:, 1])
+        return state, loss_B, (held_B4[:, 1] > 0).float()
+
+
+class _Thought:
+    def __init__(self, fused_BD: Tensor) -> None:
+        self.fused_BD = self.text_BL = fused_BD
+        self.cache: list[tuple[Tensor, Tensor]] = []
+
+    def _replace(self, **parts: Tensor) -> "_Thought":
+        return _Thought(parts["fused_BD"])
+
+
+def pool_of(items: list[int], time: int, steps: int) -> Pool:
+    in_BT = torch.zeros(1, steps, dtype=torch.bool)
+    in_BT[0, [*items, time]] = True
+    filled = torch.ones(1, len(items), dtype=torch.bool)
+    return Pool(torch.tensor([time]), torch.tensor([[*items, time]]), filled, in_BT)
+
+
+def test_credit_is_the_mean_gain_over_random_sets_and_duplicates_share_it() -> None:
+    trial = Known(1, 6, seed=1)
+    kinds = (0, 2, 1, 0, 3, 2)
+    trial.items_BTD = torch.eye(4)[torch.tensor([kinds])]
+    pool = pool_of([0, 2, 3], 4, 6)
+    draw = torch.Generator().manual_seed(0)
+    found = credit(trial, trial.questions[0], pool, 3, 20_000, draw)[0]
+    chance = {0: 0.75, 2: 0.75, 3: 0.75, 4: 0.75, 5: 0.5}  # 5 is told later
+
+    def mean_gain(item: int, kept: bool) -> float:
+        total = 0.0
+        others = [each for each in chance if each != item]
+        for ins in itertools.product((False, True), repeat=len(others)):
+            held = {kinds[each] for each, stays in zip(others, ins, strict=True) if stays}
+            held |= {kinds[item]} if kept else set()
+            p = np.prod(
+                [chance[e] if i else 1 - chance[e] for e, i in zip(others, ins, strict=True)]
+            )
+            total += float(p) * (1.0 * (0 in held) + 2.0 * (1 in held))
+        return total
+
+    expected = [0.0] * 6
+    for item in (0, 2, 3, 4):
+        expected[item] = mean_gain(item, True) - mean_gain(item, False)
+    assert expected[0] == expected[3] == pytest.approx(0.25)  # leaving one out alone gives 0
+    np.testing.assert_allclose(found.numpy(), expected, atol=0.05)
+
+
+def test_pools_are_half_the_policys_own_and_half_of_anything_before() -> None:
+    trial = Known(400, 8, seed=0)
+    pool = pools(EvictOldest(), trial, 3, torch.Generator().manual_seed(0))
+    own = others = 0
+    for row in range(400):
+        time = int(pool.time_B[row])
+        held = {int(n) for n, f in zip(pool.item_BM[row], pool.filled_BN[row], strict=False) if f}
+        assert len(held) == min(3, time)
+        assert all(item < time for item in held)
+        assert {int(n) for n in pool.in_BT[row].nonzero()[:, 0]} == held | {time}
+        newest = set(range(max(0, time - 3), time))
+        own += time > 4 and held == newest
+        others += time > 4 and held != newest
+    assert abs(own - others) < 60
+    features = pool.features(trial)
+    assert features.content_BNW is not None
+    rows = torch.arange(400)[:, None]
+    filled = pool.filled_BN[..., None]
+    expected = trial.items_BTD[rows, pool.item_BM[:, :-1]] * filled
+    torch.testing.assert_close(features.content_BNW, expected)
+    assert ((features.age_BN > 0) == pool.filled_BN).all()
+
+
+def test_the_shadow_holds_every_statement_in_its_own_slot() -> None:
+    trial = Known(3, 5, seed=0)
+    memory, state = heard(trial, trial.questions[0])
+    assert memory.slots == 5
+    assert torch.equal(state.values_BNW, trial.items_BTD)
+    assert state.birth_BN.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_reward_teaches_the_actor_what_to_keep() -> None:
+    torch.manual_seed(0)
+    policy, exam = ActorPolicy(4), Known(64, 12, seed=999)
+    by_rule = exam.run(EvictOldest(), 2).accuracy
+    teach(policy, lambda n: Known(32, 12, n), [2], updates=120, learning_rate=1e-2)
+    assert not policy.training
+    assert by_rule < 0.6
+    assert exam.run(policy, 2).accuracy > 0.9
+
+
+def test_credit_teaches_the_critic_what_to_keep_and_to_drop_duplicates() -> None:
+    torch.manual_seed(0)
+    policy, exam = CriticPolicy(4), Known(64, 12, seed=999)
+    by_rule = float(exam.run(EvictOldest(), 2).loss_BQ.mean())
+    teach(policy, lambda n: Known(64, 12, n), [2], updates=150, learning_rate=1e-2)
+    reached = float(exam.run(policy, 2).loss_BQ.mean())
+    assert by_rule > 1.2
+    assert reached < 0.4
+
+
+def test_reading_teaches_retention_which_items_are_worth_their_price() -> None:
+    torch.manual_seed(0)
+    policy = RetentionPolicy(4)
+    trials = lambda n: Known(32, 12, n)  # noqa: E731
+    teach(policy, trials, [6], updates=100, learning_rate=1e-2, write_cost=1.0)
+    worth = policy.network(torch.eye(4))[:, 0]
+    assert worth[:2].min() > worth[2:].max() + 1.0
+
+
+def features_of(filled: list[bool], seed: int = 0, width: int = 5) -> Features:
+    draw, slots = torch.Generator().manual_seed(seed), len(filled)
+    filled_BN = torch.tensor([filled])
+    age_BN = torch.arange(slots, 0, -1)[None].float() * filled_BN
+    zeros = torch.zeros(1, slots)
+    return Features(
+        candidate_BW=torch.randn(1, width, generator=draw),
+        similarity_BN=zeros,
+        usage_BN=zeros,
+        age_BN=age_BN,
+        idle_BN=age_BN,
+        filled_BN=filled_BN,
+        seen_B=torch.tensor([slots]),
+        noise_BM=torch.rand(1, slots + 1, generator=draw),
+        known_B=torch.tensor([-1]),
+        content_BNW=torch.randn(1, slots, width, generator=draw) * filled_BN[..., None],
+    )
+
+
+def test_scores_do_not_mind_where_things_stand_nor_what_is_not_there() -> None:
+    torch.manual_seed(0)
+    scorer = Scorer(5)
+    features = features_of([True, True, False, True])
+    scores = scorer(features)
+    order = torch.tensor([3, 0, 2, 1])
+    moved = features._replace(
+        content_BNW=features.content_BNW[:, order],  # type: ignore[index]
+        age_BN=features.age_BN[:, order],
+        filled_BN=features.filled_BN[:, order],
+    )
+    again = scorer(moved)
+    torch.testing.assert_close(again[:, :-1], scores[:, order])
+    torch.testing.assert_close(again[:, -1], scores[:, -1])
+    other = features._replace(content_BNW=features.content_BNW.clone())  # type: ignore[union-attr]
+    other.content_BNW[:, 2] = 9.0  # type: ignore[index]
+    torch.testing.assert_close(scorer(other)[:, [0, 1, 3, 4]], scores[:, [0, 1, 3, 4]])
+
+
+def test_what_came_before_does_not_change_the_score_of_what_came_after() -> None:
+    torch.manual_seed(0)
+    scorer, features = Scorer(5), features_of([True] * 3)
+    other = features._replace(content_BNW=features.content_BNW.clone())  # type: ignore[union-attr]
+    other.content_BNW[:, 0] += 1.0  # type: ignore[index]
+    before, after = scorer(features), scorer(other)
+    torch.testing.assert_close(after[:, 1:], before[:, 1:])
+    later = features._replace(candidate_BW=features.candidate_BW + 1.0)
+    assert not torch.allclose(scorer(later)[:, 0], before[:, 0])
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_actor_samples_what_it_says_and_says_how_likely_that_is(full: bool) -> None:
+    torch.manual_seed(0)
+    actor = ActorPolicy(5, actions=("update", "merge"))
+    torch.nn.init.normal_(actor.scorer.network[-1].weight, std=1.0)  # type: ignore[arg-type]
+    features = features_of([True, True, full])
+    count, draws = 40_000, torch.Generator().manual_seed(3)
+    wide = Features(*(None if x is None else x.expand(count, *x.shape[1:]) for x in features))
+    wide = wide._replace(noise_BM=torch.rand(count, 4, generator=draws))
+    with torch.no_grad():
+        decision = actor.decide(wide)
+    names = list(
+        zip(
+            decision.action_B4.argmax(1).tolist(),
+            decision.slot_BN.argmax(1).tolist(),
+            decision.victim_BN.argmax(1).tolist(),
+            strict=True,
+        )
+    )
+    total = 0.0
+    for name in set(names):
+        rows = [row for row, each in enumerate(names) if each == name]
+        said = decision.log_prob_B[rows].exp()
+        assert said.max() - said.min() < 1e-5
+        assert abs(len(rows) / count - float(said[0])) < 0.01
+        total += float(said[0])
+    assert total == pytest.approx(1.0, abs=1e-3)
+    adds = decision.action_B4[:, ADD] == 1
+    assert (decision.victim_BN[adds].sum(1) == (1.0 if full else 0.0)).all()
+    assert (decision.slot_BN[adds].sum(1) == (0.0 if full else 1.0)).all()
+    named = decision.action_B4[:, [UPDATE, MERGE]].sum(1) == 1
+    assert (decision.slot_BN[named][:, : 3 if full else 2].sum(1) == 1).all()
+    assert (decision.slot_BN[decision.action_B4[:, SKIP] == 1] == 0).all()
+
+
+def test_an_actor_in_an_empty_memory_names_nothing() -> None:
+    torch.manual_seed(0)
+    actor = ActorPolicy(5, actions=("update", "merge"))
+    for seed in range(50):
+        decision = actor.decide(features_of([False, False], seed))
+        assert decision.action_B4[0, [UPDATE, MERGE]].sum() == 0
+        assert decision.victim_BN.sum() == 0
+        assert decision.log_prob_B.isfinite().all()
+
+
+def test_a_critic_lets_the_least_leave() -> None:
+    torch.manual_seed(0)
+    critic = CriticPolicy(5).eval()
+    for seed in range(30):
+        features = features_of([True] * 3, seed)
+        worth = critic.worth(features)[0]
+        decision = critic.decide(features)
+        least = int(worth[:-1].argmin())
+        if worth[-1] >= worth[least]:
+            assert decision.action_B4[0, ADD] == 1
+            assert int(decision.victim_BN[0].argmax()) == least
+        else:
+            assert decision.action_B4[0, SKIP] == 1
+            assert decision.victim_BN.sum() == 0
+
+
+def test_what_does_not_learn_is_not_taught() -> None:
+    with pytest.raises(ValueError, match="EvictOldest learns by None"):
+        teach(EvictOldest(), lambda n: Known(2, 3, n), [1], updates=1)
+
+
+def test_contents_are_shown_to_those_who_ask() -> None:
+    trial = Known(2, 6, seed=0)
+    torch.manual_seed(0)
+    watcher = Watcher(CriticPolicy(4))
+    trial.run(watcher, 3)
+    last = watcher.features[-1]
+    assert last.content_BNW is not None
+    born_BN = 5 - last.age_BN.long()
+    for row in range(2):
+        torch.testing.assert_close(last.content_BNW[row], trial.items_BTD[row, born_BN[row]])
+    real = stories_of("stillknows/WherePerson-v0", {"sentences": 4, "questions": 1}, [1])
+    assert len(real) == 1
