@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory import addressing
-from stillknows.memory.interface import Decision, Features, Policy, Read
+from stillknows.memory.interface import Decision, Features, Policy, Read, decided
 from stillknows.memory.links import ExactLink, Link
 from stillknows.memory.recurrent import (
     WEIGHTY,
@@ -169,7 +169,7 @@ class DNC(Recurrent):
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         interface = self._parse(self.interface(hidden_BH))
         decision = (
-            None if policy is None else policy.decide(self._features(state, interface, policy))
+            None if policy is None else decided(policy, self._features(state, interface, policy))
         )
         state = self._write(state._replace(controller=controller), interface, decision)
         state = self._read(state, interface)

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features
+from stillknows.memory.interface import (
+    ADD,
+    MERGE,
+    SKIP,
+    UPDATE,
+    Decision,
+    Features,
+    Policy,
+    decided,
+)
 from stillknows.memory.names import Holding, Name, Names
 
 PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
@@ -171,6 +180,41 @@ def places(decision: Decision) -> list[int]:
     )
     slot_B = place_BN.argmax(dim=1)
     return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()
+
+
+def plan(
+    policy: Policy, decision: Decision, features: Features, size: int
+) -> list[tuple[int, int]]:
+    """Return what each row does, in order: the action, and the slot, -1 where it does nothing.
+
+    Free slots go to adds in their order. Where the room ended within this step, or the slot went to
+    another entry, the policy is asked again for that row, with what has changed.
+
+    Args:
+        policy: who decided.
+        decision: about all rows, which did not see each other.
+        features: that it decided from.
+        size: how many slots were ever filled; these are the first.
+    """
+    actions, slots = decision.action_B4.argmax(dim=1).tolist(), places(decision)
+    capacity = features.filled_BN.shape[1]
+    changed: set[int] = set()
+    planned = []
+    for row, (action, slot) in enumerate(zip(actions, slots, strict=True)):
+        if action == ADD and size < capacity:
+            slot = size
+        elif slot in changed or (action == ADD and slot < 0):
+            again = decided(policy, with_changes(features, row, changed))
+            action, slot = int(again.action_B4.argmax()), places(again)[0]
+        old = slot >= 0 and bool(features.filled_BN[row, slot]) and slot not in changed
+        if action == SKIP or slot < 0 or (action != ADD and not old):
+            planned.append((SKIP, -1))
+            continue
+        if action == ADD:
+            changed.add(slot)
+            size = max(size, slot + 1)
+        planned.append((action, slot))
+    return planned
 
 
 def place_in_order(

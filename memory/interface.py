@@ -97,6 +97,51 @@ class Policy(Protocol):
         ...
 
 
+def decided(policy: Policy, features: Features) -> Decision:
+    """Return what a policy decides, if it can be done.
+
+    Numbers are looked at on the CPU only: on a GPU that would wait for each step.
+
+    Raises:
+        ValueError: with the name of the policy and the number of the candidate, if the decision has
+            other shapes, holds NaN, infinity or less than nothing, lets an empty slot leave, or
+            updates or merges an empty one. The memory is as it was.
+    """
+    decision = policy.decide(features)
+    rows, slots = features.filled_BN.shape
+    wanted = ((rows, 4), (rows, slots), (rows, slots), (rows,))
+    if tuple(tuple(part.shape) for part in decision) != wanted:
+        raise ValueError(
+            f"{type(policy).__name__} names slots or actions that are not there: its decision has "
+            f"the shapes {[list(part.shape) for part in decision]} instead of "
+            f"{[list(shape) for shape in wanted]}."
+        )
+    if features.filled_BN.device.type == "cpu":
+        _expect_possible(type(policy).__name__, decision, features)
+    return decision
+
+
+def _expect_possible(name: str, decision: Decision, features: Features) -> None:
+    action_B4, slot_BN, victim_BN, log_prob_B = (part.detach() for part in decision)
+    empty_BN = ~features.filled_BN
+    lowest_B = torch.cat([action_B4, slot_BN, victim_BN], dim=1).amin(dim=1)
+    whole_B = action_B4.sum(1) + slot_BN.sum(1) + victim_BN.sum(1) + log_prob_B
+    action_B = action_B4.argmax(dim=1)
+    meets_B = (action_B == UPDATE) | (action_B == MERGE)
+    evicts_B = (action_B == ADD) & (slot_BN.sum(dim=1) <= 0)  # else nobody needs to leave
+    faults = {
+        "holds a number that is NaN, infinite or below 0": ~whole_B.isfinite() | (lowest_B < 0),
+        "lets an empty slot leave": evicts_B & ((victim_BN * empty_BN).sum(dim=1) > 0),
+        "updates or merges an empty slot": meets_B & ((slot_BN * empty_BN).sum(dim=1) > 0),
+    }
+    if not torch.stack(list(faults.values())).any():
+        return
+    for fault, wrong_B in faults.items():
+        if wrong_B.any():
+            step = int(features.seen_B[wrong_B.nonzero()[0, 0]])
+            raise ValueError(f"{name} {fault}, at candidate {step}: the memory is left as it was.")
+
+
 def needs(policy: Policy, feature: str) -> bool:
     """Return whether a policy looks at `similarity` or `noise`, which take time to compute.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stillknows.memory import episodic, interface, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
-from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, leaves_first
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, leaves_first
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Holding, Name, Names
 
@@ -182,15 +182,15 @@ class NEC:
         key_size, vector_size = (self.columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
         episodic.refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
         episodic.refuse(vector=(candidates.vector_BV, vector_size))
-        self.clock += 1
         candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
         known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
         if leaves_first(self.policy) and len(names) <= self.capacity:
+            self.clock += 1
             slots, written = self._place_in_order(known, names)
         else:
             features = self._features(candidates, torch.tensor(known), names)
-            slots, written = self._settle(self.policy.decide(features), features, names)
+            slots, written = self._settle(decided(self.policy, features), features, names)
         last = {slot: row for row, slot in enumerate(slots) if slot >= 0}
         episodic.fill(self.columns, last, candidates, written, self.update_rate, self.clock)
         added = {slot: row for slot, row in last.items() if written[row].action == ADD}
@@ -299,7 +299,7 @@ class NEC:
             similarity_BN = normal(candidates.key_BD) @ normal(columns["keys_ND"]).T * filled_N
         seen_B = torch.arange(self.seen, self.seen + rows, device=device)
         age_N = ((self.seen - self.provenance("birth")) * filled_N).float()
-        idle_N = ((self.clock - self.provenance("last_use")) * filled_N).float()
+        idle_N = ((self.clock + 1 - self.provenance("last_use")) * filled_N).float()
         return Features(
             candidate_BW=candidates.key_BD,
             similarity_BN=similarity_BN,
@@ -344,38 +344,23 @@ class NEC:
     def _settle(
         self, decision: Decision, features: Features, names: list[Name]
     ) -> tuple[list[int], list[Written]]:
-        """Give every row its slot, in order, and keep count of who holds what.
-
-        Free slots go to adds in their order. Where the room ended within this step, or the slot
-        went to another entry, the policy is asked again for that row, with what has changed.
-
-        Returns:
-            Slots (-1 for none), and what became of the candidates.
-        """
-        actions, slots = decision.action_B4.argmax(dim=1).tolist(), episodic.places(decision)
-        changed: set[int] = set()
-        written = [_NOTHING] * len(names)
-        for row, (name, answer) in enumerate(names):
-            action, slot = actions[row], slots[row]
-            if action == ADD and self.size < self.capacity:
-                slot = self.size
-            elif slot in changed or (action == ADD and slot < 0):
-                again = self.policy.decide(episodic.with_changes(features, row, changed))
-                action, slot = int(again.action_B4.argmax()), episodic.places(again)[0]
-            old = slot >= 0 and bool(self.columns["filled_N"][slot]) and slot not in changed
-            if action == SKIP or slot < 0 or (action != ADD and not old):
-                slots[row] = -1
+        """Give every row its slot, in order, and keep count of who holds what."""
+        planned = episodic.plan(self.policy, decision, features, self.size)
+        self.clock += 1
+        slots, written = [], []
+        for (action, slot), (name, answer) in zip(planned, names, strict=True):
+            slots.append(slot)
+            if slot < 0:
+                written.append(_NOTHING)
                 continue
             gone, entry = self._clear(slot), self.next_id
             if action == ADD:
                 self._stamp([slot], [name])
-                changed.add(slot)
             else:
                 entry = gone
             self.provenance("hash")[slot] = name
             self.names.add(name, slot, Holding(entry, answer))
-            slots[row] = slot
-            written[row] = Written(action, entry, gone if action == ADD else -1)
+            written.append(Written(action, entry, gone if action == ADD else -1))
         return slots, written
 
     def _clear(self, slot: int) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from stillknows.memory import addressing
-from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read
+from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read, decided
 from stillknows.memory.recurrent import (
     WEIGHTY,
     Recurrent,
@@ -259,7 +259,7 @@ class NTM(Recurrent):
         decision = None
         if policy is not None:
             candidate_BW = add_BVW.mean(dim=1)
-            decision = policy.decide(self._features(state, candidate_BW, policy))
+            decision = decided(policy, self._features(state, candidate_BW, policy))
         weights_BVN = focus(state.memory_BNW, state.write_weights_BVN, heads)
         memory_BNW = state.memory_BNW
         if decision is not None:

@@ -86,6 +86,19 @@ class EvictRare(WriteEverything):
         return -features.usage_BN
 
 
+class EvictRead(WriteEverything):
+    """What was read most is done with and leaves, the oldest where nothing was read.
+
+    As the DNC with its free gates open (Graves et al. 2016, Nature 538:471, Methods): a slot counts
+    as used from its write on, and less with every weight it is read with.
+    """
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return the weight of all reads, and where that is equal, the age."""
+        oldest_B1 = features.age_BN.amax(dim=1, keepdim=True).clamp(min=1)
+        return features.usage_BN + 1e-4 * features.age_BN / oldest_B1
+
+
 class EvictUniformly(WriteEverything):
     """Every slot is as likely to be left: the `random` policy of the reports."""
 

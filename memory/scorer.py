@@ -1,7 +1,7 @@
 """A number for each slot and for the candidate, from what they hold and when they came.
 
-The network that learned policies share: contents and ages are embedded, each is told how like it the
-most alike of what came after it is and attends to what did (a fact loses its worth to a later
+The network that learned policies share: contents and ages are embedded, each is told how alike the
+most alike of what came after it is, and attends to what did (a fact loses its worth to a later
 word), and a layer gives a number. It knows no task.
 
 Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size, H hidden size.

@@ -27,6 +27,7 @@ from stillknows.memory.interface import (
     Features,
     Policy,
     Read,
+    decided,
     leaves_first,
     needs,
     needs_content,
@@ -189,7 +190,7 @@ class Slots(nn.Module):
             if needs_content(policy):
                 content_BNW = _pick(pool_BMW, source_BN).detach()
                 features = features._replace(content_BNW=content_BNW)
-            target_BN, merge_B, strength_B = _resolve(policy.decide(features), features)
+            target_BN, merge_B, strength_B = _resolve(decided(policy, features), features)
             target_BN = target_BN & present_BT[:, t, None]
             if merge_B.any():
                 met_B1 = source_BN.gather(1, target_BN.long().argmax(dim=1, keepdim=True))

@@ -253,12 +253,14 @@ class Obey(Say):
 
 def test_nothing_updates_an_entry_of_its_own_step():
     memory = store(Obey(), capacity=2)
-    actions = torch.tensor([ADD, ADD, ADD, UPDATE])
-    outcome_BF = one_hot(torch.ones(4, dtype=torch.int64), 3) * actions[:, None]
-    candidates = offer((1, 5), (2, 6), (3, 7), (4, 8))._replace(outcome_BF=outcome_BF)
-    written = memory.remember(candidates)
-    assert written == [(ADD, 0, -1), (ADD, 1, -1), (ADD, 2, 0), (SKIP, -1, -1)]
-    assert torch.equal(memory.columns["keys_ND"][0], candidates.key_BD[2])
+
+    def told(*actions: int) -> torch.Tensor:
+        return one_hot(torch.ones(2, dtype=torch.int64), 3) * torch.tensor(actions)[:, None]
+
+    memory.remember(offer((1, 5), (2, 6))._replace(outcome_BF=told(ADD, ADD)))
+    candidates = offer((3, 7), (4, 8))._replace(outcome_BF=told(ADD, UPDATE))
+    assert memory.remember(candidates) == [(ADD, 2, 0), (SKIP, -1, -1)]
+    assert torch.equal(memory.columns["keys_ND"][0], candidates.key_BD[0])
 
 
 def test_an_update_of_any_slot_renames_it():
@@ -276,10 +278,11 @@ def test_an_update_of_any_slot_renames_it():
     assert policy.features.known_B.tolist() == [-1]  # nothing is left under the first name
 
 
-def test_a_merge_is_halfway_and_an_update_of_nothing_is_nothing():
+def test_a_merge_is_halfway_and_an_update_of_nothing_is_refused():
     policy = Say(UPDATE, slot=1)
     memory = store(policy, capacity=3)
-    assert memory.remember(offer((1, 5))) == [(SKIP, -1, -1)]
+    with pytest.raises(ValueError, match="Say updates or merges an empty slot, at candidate 0"):
+        memory.remember(offer((1, 5)))
     assert len(memory) == 0
     policy.action, policy.slot = ADD, 0
     first, second = offer((1, 5), seed=1), offer((2, 6), seed=2)

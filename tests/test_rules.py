@@ -17,6 +17,7 @@ EVERY: list[Callable[[], rules.WriteEverything]] = [
     rules.EvictOldest,
     rules.EvictIdle,
     rules.EvictRare,
+    rules.EvictRead,
     rules.EvictUniformly,
     rules.Reservoir,
     rules.Surprise,
@@ -69,6 +70,10 @@ def expected_victim(rule: rules.WriteEverything, features: Features, row: int) -
         order = features.idle_BN[row].tolist()
     elif isinstance(rule, rules.EvictRare):
         order = [-use for use in features.usage_BN[row].tolist()]
+    elif isinstance(rule, rules.EvictRead):
+        order = list(
+            zip(features.usage_BN[row].tolist(), features.age_BN[row].tolist(), strict=True)
+        )
     else:
         order = features.age_BN[row].tolist()
     return order.index(max(order))  # the lowest of equals
