@@ -17,9 +17,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.optimizer import Optimizers, build_optimizer, build_schedules, height
+from stillknows.agents.policy_learning import Lived, Teacher
 from stillknows.agents.thought import Thought, identity
 from stillknows.agents.tokenizer import PAD
+from stillknows.agents.trial import Trial
 from stillknows.memory.episodic import Candidates, Written
+from stillknows.memory.slots import Slots
 
 
 class Marked(NamedTuple):
@@ -58,8 +61,8 @@ class QuestionLearner:
         weight_decay: of matrices.
         clip: largest norm of the gradient.
         rehearse: how many questions are rehearsed in an update; 0 for none.
-        write_cost: price, in nats, of writing everything into the working memory; only policies
-            that learn from the loss feel it.
+        write_cost: price, in nats (or in rewards, for a policy that learns from these), of writing
+            everything into the working memory; only policies that learn feel it.
         rekey_every: updates between two renewals of the episodic memory's keys.
         horizon: steps of an episode through which gradients go back, at most (truncated
             back-propagation through time, Williams and Peng 1990); None for all.
@@ -103,6 +106,16 @@ class QuestionLearner:
             self.optimizer = Optimizers(
                 optimizer([p for p in agent.parameters() if p.requires_grad])
             )
+        policy = agent.working_policy
+        self.teacher: Teacher | None = None
+        if getattr(policy, "learns_by", "loss") != "loss":
+            if not isinstance(agent.working_memory, Slots):
+                raise ValueError(
+                    f"{type(policy).__name__} learns before a working memory of slots: choose "
+                    "working_memory=slots, or working_policy=retention or a rule."
+                )
+            self.teacher = Teacher(policy, agent.controller.width, write_cost=write_cost, seed=seed)
+        self._lived = Lived()
         self._schedules: list[LRScheduler] = []
         self.warmup, self.fall, self.rest = warmup, fall, rest
         self.updates = self.begun = 0
@@ -127,6 +140,9 @@ class QuestionLearner:
         self._rewards.extend(marked.rewards)
         self._trusts.append(thought.trust_B.detach())
         self._credit(thought, (controller_B - mixture_B).detach())
+        if self.teacher is not None:
+            where = marked.targets, marked.carried, marked.episodes
+            self._lived.hear(thought.stories, *where)
         self._remember(thought, target_BA, mixture_B.detach(), marked)
 
     def update(self, before_backward: Callable[[Tensor], Tensor] = lambda loss: loss) -> Update:
@@ -205,6 +221,9 @@ class QuestionLearner:
         policy = None if self.agent.episodic_memory is None else self.agent.episodic_memory.policy
         if policy is not None and hasattr(policy, "learn"):
             policy.learn()
+        if self.teacher is not None:
+            trial = Trial(self.agent, self._lived.take())
+            self.teacher.update(trial, self.agent.working_memory.slots)
         if self.agent.recall and self.updates % self.rekey_every == 0:
             self.rekey()
 

@@ -1,4 +1,4 @@
-"""Teaching a memory policy before a frozen reader: three ways, one for each kind of policy.
+"""Teaching a memory policy: three ways, one for each kind of policy.
 
 - `loss`: the answer's loss, through the strength with which an item was written;
 - `log_prob`: a policy gradient on the reward to come (Williams 1992, REINFORCE), with a baseline
@@ -9,7 +9,8 @@
   of what a decision is about, and of what is told after it; the worth that the policy gives is
   moved towards the credit in the questions that follow.
 
-A policy says by its attribute `learns_by` which of them is its own.
+The reader stays as it is; while it learns as well, a policy learns from the stories that were just
+lived (`Lived`). A policy says by its attribute `learns_by` which of them is its own.
 
 Letters: B stories, T statements, Q questions, G random sets, N slots, M = N + 1, D width.
 """
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from stillknows.agents.progress import Bar
 from stillknows.agents.trial import Question, Trial
+from stillknows.envs.text import Answer, Story
 from stillknows.memory.interface import Decision, Features, Policy, map_state
 from stillknows.memory.rules import EvictOldest
 from stillknows.memory.slots import Slots, SlotsState
@@ -50,60 +52,89 @@ class Baseline(nn.Module):
         return torch.stack(expected, dim=1)
 
 
+class Teacher:
+    """Trains a policy in place, an update at a time.
+
+    Args:
+        policy: a module whose `learns_by` is one of `WAYS`.
+        width: of the reader's vectors (D).
+        learning_rate: of Adam.
+        write_cost: price, in the unit of what is learned from, of writing everything.
+        sets: random sets of a question, for `worth`.
+        seed: of these.
+
+    Raises:
+        ValueError: if the policy says no way to learn.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        width: int,
+        *,
+        learning_rate: float = 3e-3,
+        write_cost: float = 0.0,
+        sets: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self.way = getattr(policy, "learns_by", None)
+        if self.way not in WAYS:
+            raise ValueError(
+                f"{type(policy).__name__} learns by {self.way}: learns_by is one of "
+                f"{', '.join(WAYS)}."
+            )
+        self.policy, self.write_cost, self.sets = policy, write_cost, sets
+        self.baseline = Baseline(width)
+        self.parameters = [*policy.parameters(), *self.baseline.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
+        self.draw = torch.Generator().manual_seed(seed)
+
+    def update(self, trial: Trial, slots: int) -> float:
+        """Learn from some stories with a budget of so many slots; return the loss."""
+        if self.way == "loss":
+            loss = _through_reading(self.policy, trial, slots, self.write_cost)
+        elif self.way == "log_prob":
+            loss = _through_reward(self.policy, self.baseline, trial, slots, self.write_cost)
+        else:
+            loss = _through_credit(self.policy, trial, slots, self.write_cost, self.sets, self.draw)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
 def teach(
     policy: Any,
     trials: Callable[[int], Trial],
     slots: Sequence[int],
     *,
     updates: int,
-    learning_rate: float = 3e-3,
-    write_cost: float = 0.0,
-    sets: int = 16,
-    seed: int = 0,
     bar: Bar | None = None,
+    **settings: Any,
 ) -> None:
-    """Train a policy in place.
+    """Train a policy in place, before a reader that stays as it is.
 
     Args:
         policy: a module whose `learns_by` is one of `WAYS`.
         trials: gives the stories of an update, by its number.
         slots: budgets, one after another.
-        updates: how many.
-        learning_rate: of Adam; it falls to a tenth along half a cosine.
-        write_cost: price, in the unit of what is learned from, of writing everything.
-        sets: random sets of a question, for `worth`.
-        seed: of these.
+        updates: how many; the learning rate falls to a tenth along half a cosine.
         bar: shows how far it is.
+        **settings: of `Teacher`.
 
     Raises:
         ValueError: if the policy says no way to learn.
     """
-    way = getattr(policy, "learns_by", None)
-    if way not in WAYS:
-        raise ValueError(
-            f"{type(policy).__name__} learns by {way}: learns_by is one of {', '.join(WAYS)}."
-        )
-    first = trials(0)
-    baseline = Baseline(first.items_BTD.shape[2])
-    optimizer = torch.optim.Adam([*policy.parameters(), *baseline.parameters()], lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates, learning_rate / 10)
-    draw = torch.Generator().manual_seed(seed)
+    teacher = Teacher(policy, trials(0).items_BTD.shape[2], **settings)
+    highest = teacher.optimizer.param_groups[0]["lr"]
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(teacher.optimizer, updates, highest / 10)
     policy.train()
     for number in range(updates):
-        trial, room = trials(number), slots[number % len(slots)]
-        if way == "loss":
-            loss = _through_reading(policy, trial, room, write_cost)
-        elif way == "log_prob":
-            loss = _through_reward(policy, baseline, trial, room, write_cost)
-        else:
-            loss = _through_credit(policy, trial, room, write_cost, sets, draw)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
+        loss = teacher.update(trials(number), slots[number % len(slots)])
         schedule.step()
         if bar is not None:
-            bar(type(policy).__name__, number + 1, loss.item())
+            bar(type(policy).__name__, number + 1, loss)
     policy.eval()
 
 
@@ -162,7 +193,7 @@ class Pool(NamedTuple):
 
     def features(self, trial: Trial) -> Features:
         """Return what a policy sees of it: contents and ages."""
-        rows_B1 = torch.arange(len(self.time_B))[:, None]
+        rows_B1 = torch.arange(len(self.time_B), device=self.time_B.device)[:, None]
         content_BMW = trial.items_BTD[rows_B1, self.item_BM]
         age_BN = (self.time_B[:, None] - self.item_BM[:, :-1]).float() * self.filled_BN
         zeros_BN = torch.zeros_like(age_BN)
@@ -187,31 +218,35 @@ def pools(policy: Policy, trial: Trial, slots: int, draw: torch.Generator) -> Po
     In the other half, any of what came before is held, so that what a policy refuses or lets go
     goes on earning credit.
     """
-    watcher = Watcher(policy)
-    trial.run(watcher, slots)
+    device = trial.items_BTD.device
     batch, steps = trial.present_BT.shape
     count_B = torch.stack([question.after_B for question in trial.questions]).amax(dim=0)
-    time_B = (torch.rand(batch, generator=draw) * count_B).long()
-    seen_BT = torch.stack([features.seen_B for features in watcher.features], dim=1)
-    at_B = (seen_BT == time_B[:, None]).long().argmax(dim=1)
-    age_BTN = torch.stack([features.age_BN for features in watcher.features], dim=1)
-    filled_BTN = torch.stack([features.filled_BN for features in watcher.features], dim=1)
-    rows_B = torch.arange(batch)
-    held_BN = time_B[:, None] - age_BTN[rows_B, at_B].long()
-    filled_BN = filled_BTN[rows_B, at_B]
-    order_BT = torch.rand(batch, steps, generator=draw)
-    before_BT = torch.arange(steps) < time_B[:, None]
-    order_BT = order_BT.masked_fill(~before_BT, 2.0)
+    time_B = (torch.rand(batch, generator=draw).to(device) * count_B).long()
+    before_BT = torch.arange(steps, device=device) < time_B[:, None]
+    order_BT = torch.rand(batch, steps, generator=draw).to(device).masked_fill(~before_BT, 2.0)
     any_BN = order_BT.argsort(dim=1)[:, :slots]
     any_BN = nn.functional.pad(any_BN, (0, slots - any_BN.shape[1]))
-    there_BN = torch.arange(slots) < time_B[:, None]
-    own_B1 = torch.rand(batch, 1, generator=draw) < 0.5
+    there_BN = torch.arange(slots, device=device) < time_B[:, None]
+    held_BN, filled_BN = _held(policy, trial, slots, time_B)
+    own_B1 = torch.rand(batch, 1, generator=draw).to(device) < 0.5
     held_BN = torch.where(own_B1, held_BN, any_BN)
     filled_BN = torch.where(own_B1, filled_BN, there_BN)
     item_BM = torch.cat([held_BN.clamp(min=0) * filled_BN, time_B[:, None]], dim=1)
     in_BM = nn.functional.pad(filled_BN, (0, 1), value=True)
-    in_BT = torch.zeros(batch, steps).scatter_add(1, item_BM, in_BM.float()) > 0
+    in_BT = torch.zeros(batch, steps, device=device).scatter_add(1, item_BM, in_BM.float()) > 0
     return Pool(time_B, item_BM, filled_BN, in_BT)
+
+
+def _held(policy: Policy, trial: Trial, slots: int, time_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which statement each slot holds when one is offered, and which slots hold any."""
+    watcher = Watcher(policy)
+    trial.run(watcher, slots)
+    seen_BT = torch.stack([features.seen_B for features in watcher.features], dim=1)
+    at_B = (seen_BT == time_B[:, None]).long().argmax(dim=1)
+    age_BTN = torch.stack([features.age_BN for features in watcher.features], dim=1)
+    filled_BTN = torch.stack([features.filled_BN for features in watcher.features], dim=1)
+    rows_B = torch.arange(len(time_B), device=time_B.device)
+    return time_B[:, None] - age_BTN[rows_B, at_B].long(), filled_BTN[rows_B, at_B]
 
 
 @torch.no_grad()
@@ -232,11 +267,12 @@ def credit(
         draw: where they come from.
     """
     memory, shadow = heard(trial, question)
-    number_T = torch.arange(shadow.birth_BN.shape[1])
+    device = shadow.birth_BN.device
+    number_T = torch.arange(shadow.birth_BN.shape[1], device=device)
     later_BT = (number_T > pool.time_B[:, None]) & (number_T < question.after_B[:, None])
     room_B1 = (slots / question.after_B.clamp(min=1)).clamp(max=0.75)[:, None]
     share_BT = 0.75 * pool.in_BT + room_B1 * later_BT
-    in_GBT = torch.rand(sets, *share_BT.shape, generator=draw) < share_BT
+    in_GBT = torch.rand(sets, *share_BT.shape, generator=draw).to(device) < share_BT
     some = map_state(lambda part: part.repeat(sets, *[1] * (part.dim() - 1)), shadow)
     some = some._replace(birth_BN=some.birth_BN.masked_fill(~in_GBT.flatten(0, 1), -1))
     loss_B = trial.answered(memory, some, _repeated(question, sets))[1]
@@ -290,3 +326,40 @@ class Watcher:
         self.features.append(features)
         decision: Decision = self.policy.decide(features)
         return decision
+
+
+class Lived:
+    """Collects the stories of a batch as they are lived, for a policy to learn from."""
+
+    def __init__(self) -> None:
+        self._stories: dict[int, tuple[str, ...]] = {}
+        self._answers: dict[int, dict[int, Answer]] = {}
+
+    def hear(
+        self,
+        stories: Sequence[tuple[str, ...]],
+        targets: Sequence[str],
+        carried: Sequence[bool],
+        episodes: Sequence[int],
+    ) -> None:
+        """Take the marks of a step: stories up to their questions, and what was right."""
+        rows = zip(stories, targets, carried, episodes, strict=True)
+        for story, target, elsewhere, episode in rows:
+            self._stories[episode] = story
+            supports = ((-1 if elsewhere else episode, 0),)
+            answers = self._answers.setdefault(episode, {})
+            answers[len(story) - 1] = Answer(target, supports, elsewhere)
+
+    def take(self) -> list[Story]:
+        """Return the stories so far, and begin anew."""
+        told = [
+            Story(
+                episode,
+                story,
+                ("",) * len(story),
+                tuple(self._answers[episode].get(step) for step in range(len(story))),
+            )
+            for episode, story in self._stories.items()
+        ]
+        self._stories, self._answers = {}, {}
+        return told

@@ -129,7 +129,7 @@ class Trial:
         return Outcome(loss_BQ, right_BQ, writes_B, log_prob_BQ)
 
     def memory(self, slots: int) -> Slots:
-        """Return the reader's memory with so many slots, as many at most as it learned to read."""
+        """Return the reader's memory with so many slots."""
         memory: Slots = copy.copy(self.reader.working_memory)
         memory.slots = slots
         return memory

@@ -130,6 +130,7 @@ class Slots(nn.Module):
         self.hops = nn.ModuleList(Hop(word_size, heads) for _ in range(hops))
         self.register_buffer("recency", torch.tensor(tuple(recency)))
         self.query_mark = nn.Parameter(torch.randn(word_size) * 0.1)
+        self.oldest = slots  # among more, older ones are not told apart by age
         self.ages = nn.Embedding(slots + 1, word_size)
         nn.init.normal_(self.ages.weight, std=0.3)
 
@@ -219,7 +220,7 @@ class Slots(nn.Module):
         held = order_BN.shape[1]
         values_BNW = _pick(state.values_BNW, order_BN)
         bias_BHSS = self._bias(strength_BN, filled_BN)
-        ages_N = torch.arange(held, 0, -1, device=query_BW.device)
+        ages_N = torch.arange(held, 0, -1, device=query_BW.device).clamp(max=self.oldest)
         x_BSW = torch.cat(
             [values_BNW + self.ages(ages_N), (query_BW + self.query_mark)[:, None]], dim=1
         )

@@ -1,14 +1,20 @@
 """Policies that learn before a frozen reader: credits, gradients, and that each way teaches."""
 
 import itertools
+from typing import Any
 
+import hydra.utils
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from stillknows.agents.policy_learning import Pool, Watcher, credit, heard, pools, teach
+from stillknows.agents.assembly import build_agent
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.episode import live
+from stillknows.agents.policy_learning import Lived, Pool, Watcher, credit, heard, pools, teach
 from stillknows.agents.trial import Question, Trial, stories_of
+from stillknows.envs.tasks import make
 from stillknows.memory.actor import ActorPolicy
 from stillknows.memory.critic import CriticPolicy
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Features
@@ -16,6 +22,8 @@ from stillknows.memory.learned import RetentionPolicy
 from stillknows.memory.rules import EvictOldest
 from stillknows.memory.scorer import Scorer
 from stillknows.memory.slots import Slots, SlotsState
+
+WHERE = "stillknows/WherePerson-v0"
 
 
 class Known(Trial):
@@ -281,3 +289,49 @@ def test_contents_are_shown_to_those_who_ask() -> None:
         torch.testing.assert_close(last.content_BNW[row], trial.items_BTD[row, born_BN[row]])
     real = stories_of("stillknows/WherePerson-v0", {"sentences": 4, "questions": 1}, [1])
     assert len(real) == 1
+
+
+def lived_with(policy: str, *options: str) -> tuple[Any, Any]:
+    """Return an agent and its learner after three updates."""
+    config = compose_config(["debug=tiny", "arm=none", f"working_policy={policy}", *options])
+    torch.manual_seed(0)
+    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    agent = build_agent(config, tasks)
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0)
+    learner.begin(3)
+    envs = make(tasks[0], 8, tasks[0].train)
+    for update in range(3):
+        live(agent, envs, learner, task=0, seed=update, options={"episode": 8 * update})
+        learner.update()
+    return agent, learner
+
+
+@pytest.mark.parametrize("policy", ["actor", "critic"])
+def test_a_policy_learns_beside_its_agent_and_moves_nothing_else(policy: str) -> None:
+    agent, learner = lived_with(policy, "working_memory.slots=4", "learner.write_cost=0.01")
+    other, _ = lived_with(policy, "working_memory.slots=4", "learner.write_cost=0.01")
+    for one, two in zip(agent.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+    before = {name: p.detach().clone() for name, p in agent.named_parameters()}
+    trial = Trial(agent, stories_of(WHERE, {"sentences": 9, "questions": 3}, range(4)))
+    agent.train()
+    learner.teacher.update(trial, 4)
+    moved = {n for n, p in agent.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert all(name.startswith("working_policy.") for name in moved)
+
+
+def test_what_was_lived_becomes_stories() -> None:
+    lived = Lived()
+    lived.hear([("a .", "b ?"), ("c ?",)], ["x", "y"], [False, True], [4, 5])
+    lived.hear([("a .", "b ?", "d .", "e ?")], ["z"], [False], [4])
+    first, second = lived.take()
+    assert first.sentences == ("a .", "b ?", "d .", "e ?")
+    assert [answer and answer.target for answer in first.answers] == [None, "x", None, "z"]
+    assert [answer and answer.carried for answer in second.answers] == [True]
+    assert lived.take() == []
+
+
+def test_what_learns_before_slots_wants_slots() -> None:
+    with pytest.raises(Exception, match="ActorPolicy learns before a working memory of slots"):
+        lived_with("actor", "working_memory=dnc")
