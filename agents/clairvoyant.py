@@ -8,13 +8,14 @@ not merged. No policy that learns sees any of this.
 Letters: B rows, T items, N slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
+from torch import Tensor
 
 from stillknows.envs.text import Story
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, one_hot
@@ -148,6 +149,77 @@ def _constraints(rows: list[tuple[dict[int, float], float]], unknowns: int) -> L
     return LinearConstraint(matrix.tocsr(), ub=np.array([bound for _, bound in filled]))
 
 
+Futures = Callable[[Story, int], Sequence[Story]]
+
+
+def expected_needs(stories: Sequence[Story], futures: Futures) -> Tensor:
+    """Return how many of the questions to come stand on each item, on average over futures.
+
+    Args:
+        stories: what is told.
+        futures: of a story, told up to a number of statements: ways in which it may go on.
+
+    Returns:
+        For each story, number of statements told and item: `[B, T + 1, T]`.
+    """
+    traces = [trace_of(story) for story in stories]
+    longest = max(trace.items for trace in traces)
+    expected_BTT = torch.zeros(len(stories), longest + 1, longest)
+    for row, (story, trace) in enumerate(zip(stories, traces, strict=True)):
+        for told in range(1, trace.items + 1):
+            ways = futures(story, told)
+            for way in ways:
+                for need in trace_of(way).needs:
+                    known = [item for item in need.items if item < told]
+                    if need.after >= told:
+                        expected_BTT[row, told, known] += 1 / len(ways)
+    return expected_BTT
+
+
+class Expecting:
+    """A policy that knows how stories go on in general: what is least needed from now on leaves.
+
+    It is causal, and where each question stands on one item, the best there is but for what a
+    longer plan could gain; where questions stand on several, it counts each of them alone.
+
+    Args:
+        expected_BTT: `expected_needs` of the rows, in their order.
+    """
+
+    needs_similarity = False
+    needs_noise = False
+
+    def __init__(self, expected_BTT: Tensor) -> None:
+        self.expected_BTT = expected_BTT
+
+    def decide(self, features: Features) -> Decision:
+        """Return one-hot decisions; what nothing needs is not written."""
+        seen_B, rows_B = features.seen_B, torch.arange(len(features.seen_B))
+        told_B = (seen_B + 1).clamp(max=self.expected_BTT.shape[1] - 1)
+        need_BT = self.expected_BTT.to(features.age_BN.device)[rows_B, told_B]
+        items = need_BT.shape[1]
+        born_BN = (seen_B[:, None] - features.age_BN.long()).clamp(0, items - 1)
+        held_BN = need_BT.gather(1, born_BN).masked_fill(~features.filled_BN, torch.inf)
+        own_B = need_BT.gather(1, seen_B[:, None].clamp(max=items - 1))[:, 0]
+        full_B = features.filled_BN.all(dim=1)
+        kept_B = (own_B > 0) & (~full_B | (own_B >= held_BN.amin(dim=1)))
+        return _one_hot(features, kept_B, held_BN.argmin(dim=1))
+
+
+def _one_hot(features: Features, kept_B: Tensor, leaver_B: Tensor) -> Decision:
+    """Return to write what is kept: where there is room, else instead of who leaves."""
+    full_B = features.filled_BN.all(dim=1)
+    free_B = torch.where(full_B | ~kept_B, -1, (~features.filled_BN).float().argmax(dim=1))
+    victim_B = torch.where(full_B & kept_B, leaver_B, -1)
+    slots = features.filled_BN.shape[1]
+    return Decision(
+        one_hot(torch.where(kept_B, ADD, SKIP), 4),
+        one_hot(free_B, slots),
+        one_hot(victim_B, slots),
+        torch.zeros_like(features.usage_BN[:, 0]),
+    )
+
+
 class Clairvoyant:
     """A policy that follows a plan for each row: writes what will be needed, while it will be.
 
@@ -172,13 +244,4 @@ class Clairvoyant:
         born_BN = (seen_B1 - features.age_BN.long()).clamp(min=0)
         until_BN = until_BT.gather(1, born_BN)
         until_BN = until_BN.masked_fill(~features.filled_BN, until_BT.shape[1] + 1)
-        full_B = features.filled_BN.all(dim=1)
-        free_B = torch.where(full_B | ~wanted_B, -1, (~features.filled_BN).float().argmax(dim=1))
-        victim_B = torch.where(full_B & wanted_B, until_BN.argmin(dim=1), -1)
-        slots = features.filled_BN.shape[1]
-        return Decision(
-            one_hot(torch.where(wanted_B, ADD, SKIP), 4),
-            one_hot(free_B, slots),
-            one_hot(victim_B, slots),
-            torch.zeros_like(features.usage_BN[:, 0]),
-        )
+        return _one_hot(features, wanted_B, until_BN.argmin(dim=1))

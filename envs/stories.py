@@ -7,7 +7,7 @@ of the episode, the dials and how much of the life has been lived.
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from numbers import Integral, Real
@@ -200,11 +200,38 @@ def write_story(key: int, episode: int, dials: Dials, lived: int = 0) -> Story:
     Raises:
         ValueError: if the dials leave so few stories that the split has none.
     """
+    return _accepted(Random(key), episode, dials, lived)[0]
+
+
+def continuations(
+    key: int, episode: int, dials: Dials, after: int, seeds: Sequence[int], lived: int = 0
+) -> list[Story]:
+    """Return stories that begin as the one of `write_story` and go on in other ways.
+
+    Args:
+        key: of the story.
+        episode: its id.
+        dials: see `Dials`.
+        after: how many of its statements (and the questions between them) are told as they were.
+        seeds: each decides what comes then, as the microworld draws it.
+        lived: as in `write_story`.
+    """
     random = Random(key)
+    begin = _accepted(random, episode, dials, lived)[1]
+    stories = []
+    for seed in seeds:
+        random.setstate(begin)
+        stories.append(_draft(random, episode, dials, lived, (after, seed))[0])
+    return stories
+
+
+def _accepted(random: Random, episode: int, dials: Dials, lived: int) -> tuple[Story, Any]:
+    """Return the first draft that belongs to the split, and the random state it began with."""
     for _ in range(MOST_DRAFTS):
+        begin = random.getstate()
         story, events = _draft(random, episode, dials, lived)
         if _in_exam(events) == (dials.split == "exam"):
-            return story
+            return story, begin
     raise ValueError(
         f"{MOST_DRAFTS} drafts held no story of the {dials.split} split: with these dials there "
         "are too few different stories; raise sentences, people or places."
@@ -216,8 +243,17 @@ def _in_exam(events: str) -> bool:
     return int.from_bytes(digest, "big") % EXAM_SHARE == 0
 
 
-def _draft(random: Random, episode: int, dials: Dials, lived: int) -> tuple[Story, str]:
-    """Return a story of either split, and the text of its statements without the life's fact."""
+def _draft(
+    random: Random,
+    episode: int,
+    dials: Dials,
+    lived: int,
+    turn: tuple[int, int] | None = None,
+) -> tuple[Story, str]:
+    """Return a story of either split, and the text of its statements without the life's fact.
+
+    A `turn` is after how many statements a seed decides what comes.
+    """
     told = dials.facts.told_in(episode)[1] if dials.tells and dials.split == "train" else -1
     ends = dials.ends(episode)
     narrator = _Narrator(random, dials, ends[-1] - (told >= 0))
@@ -232,6 +268,8 @@ def _draft(random: Random, episode: int, dials: Dials, lived: int) -> tuple[Stor
             else:
                 events.append(narrator.tell(len(trees), end - number - (number < told)))
                 trees.append(events[-1])
+            if turn is not None and number + 1 == turn[0]:
+                random.seed(turn[1])
         tree, answer = _ask_life(random, episode, dials, lived) or narrator.ask(episode)
         answers += [*(None for _ in range(start, end)), answer]
         trees.append(tree)

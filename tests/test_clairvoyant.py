@@ -9,15 +9,23 @@ from hypothesis import strategies as st
 
 from stillknows.agents.clairvoyant import (
     Clairvoyant,
+    Expecting,
     Keeping,
     Need,
     Trace,
     best_keeping,
+    expected_needs,
     trace_of,
 )
 from stillknows.envs.recall import KeyValueRecall
+from stillknows.envs.stories import continuations, make_dials, write_story
+from stillknows.envs.text import Story
 from stillknows.memory.rules import EvictIdle, EvictOldest, EvictUniformly
 from stillknows.memory.slots import Slots
+
+DIALS = make_dials(
+    {"task": "where_person", "people": 3, "places": 4, "sentences": 12, "distractors": 0.4}
+)
 
 
 @st.composite
@@ -93,6 +101,51 @@ def test_a_story_becomes_a_trace() -> None:
         assert need.items == {step for _, step in answer.supports}
     assert best_keeping(trace, 1).met == 1
     assert best_keeping(trace, 2).met == 2
+
+
+def ways(story: Story, told: int, count: int = 40) -> list[Story]:
+    return continuations(story.episode, story.episode, DIALS, told, range(count))
+
+
+def test_a_story_goes_on_in_other_ways_from_where_it_is() -> None:
+    story = write_story(3, 3, DIALS)
+    statements = [s for s, a in zip(story.sentences, story.answers, strict=True) if a is None]
+    for told in (1, 4, len(statements) - 1):
+        others = ways(story, told)
+        for other in others:
+            said = [s for s, a in zip(other.sentences, other.answers, strict=True) if a is None]
+            assert said[:told] == statements[:told]
+        assert len({other.sentences for other in others}) > 10
+    last = [
+        {way.sentences[-1] for way in ways(write_story(key, key, DIALS), 12)} for key in range(8)
+    ]
+    assert any(len(questions) > 1 for questions in last)  # nor is the last question known yet
+
+
+def test_what_is_needed_is_counted_over_futures_and_knows_nothing_of_this_one() -> None:
+    story = write_story(3, 3, DIALS)
+    expected = expected_needs([story], ways)[0]
+    trace = trace_of(story)
+    for told in range(1, trace.items + 1):
+        count = [0.0] * trace.items
+        for way in ways(story, told):
+            for need in trace_of(way).needs:
+                for item in need.items:
+                    count[item] += (need.after >= told and item < told) / 40
+        assert expected[told].tolist() == pytest.approx(count, abs=1e-5)
+
+
+def test_who_knows_the_odds_lies_between_the_rules_and_who_knows_all() -> None:
+    stories = [write_story(n, n, DIALS) for n in range(40)]
+    policy = Expecting(expected_needs(stories, ways))
+    by = {"rule": 0, "odds": 0, "all": 0}
+    for row, story in enumerate(stories):
+        trace = trace_of(story)
+        odds = Expecting(policy.expected_BTT[row : row + 1])
+        by["rule"] += met_by(EvictOldest(), trace, 2)
+        by["odds"] += met_by(odds, trace, 2)
+        by["all"] += best_keeping(trace, 2).met
+    assert by["rule"] + 10 < by["odds"] <= by["all"]
 
 
 def test_without_a_slot_there_is_no_plan() -> None:
