@@ -1,4 +1,4 @@
-"""`stillknows check`: whether the memories of a configuration keep their contract."""
+"""`stillknows check`: whether memories and policies of a configuration keep their contract."""
 
 import sys
 from collections.abc import Sequence
@@ -12,33 +12,39 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stillknows.agents.configuration import cause, compose_config
 from stillknows.memory.check import MemoryFault, check_memory
+from stillknows.memory.check_policy import check_policy
 
-GROUPS = ("working_memory", "episodic_memory")
+MEMORIES = ("working_memory", "episodic_memory")
+POLICIES = ("working_policy", "episodic_policy")
 
 
 def check(overrides: Sequence[str], steps: int) -> int:
-    """Check the memories that overrides are about, or all there are; print a line a check.
+    """Check what overrides are about, or all memories there are; print a line a check.
 
     Args:
         overrides: Hydra overrides, as for `stillknows train`.
         steps: items of the long run.
 
     Returns:
-        0, or 1 if a memory does not keep its contract, which is said in one sentence.
+        0, or 1 if something does not keep its contract, which is said in one sentence.
 
     Raises:
         ValueError: with one sentence, for what cannot be composed, built or checked.
     """
     config = compose_config(overrides)
-    named = [g for g in GROUPS if any(o.lstrip("+~").startswith(g) for o in overrides)]
-    groups = named or [group for group in GROUPS if config[group]]
+    every = MEMORIES + POLICIES
+    named = [g for g in every if any(o.lstrip("+~").startswith(g) for o in overrides)]
+    groups = named or [group for group in MEMORIES if config[group]]
     for group in groups:
         if not config[group]:
             raise ValueError(f"{group}=none is no memory to check: name another.")
     for group in groups:
-        memory = _build(config, group)
+        part, width = _build(config, group), config.controller.width
         try:
-            check_memory(memory, config.controller.width, steps, _line(group))
+            if group in POLICIES:
+                check_policy(part, width, group == "episodic_policy", steps, _line(group))
+            else:
+                check_memory(part, width, steps, _line(group))
         except MemoryFault as fault:
             print(f"stillknows: {group}, {fault}", file=sys.stderr)
             return 1
@@ -48,8 +54,8 @@ def check(overrides: Sequence[str], steps: int) -> int:
 def _build(config: DictConfig, group: str) -> Any:
     torch.manual_seed(config.seed)
     try:
-        if group == "working_memory":
-            return instantiate(config.working_memory)
+        if group != "episodic_memory":
+            return instantiate(config[group])
         policy = instantiate(config.episodic_policy)
         return instantiate(config.episodic_memory, policy=policy, key=config.seed)
     except (InstantiationException, OmegaConfBaseException) as error:

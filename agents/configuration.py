@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stillknows.envs.tasks import suggest
 
+PLUGINS = "stillknows.plugins"  # a group of entry points
+_RULES = {"working_policy": "evict_oldest", "episodic_policy": "reservoir"}  # without options
+
 
 def compose_config(overrides: Sequence[str], command: str = "train") -> DictConfig:
     """Return the configuration of a command, `stillknows.configs.COMMAND`.
@@ -23,6 +27,7 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
         ValueError: with one sentence, if an override is wrong.
     """
     _expect_command(overrides, command)
+    overrides = _plugged(overrides)
     try:
         with initialize_config_module("stillknows.configs", version_base="1.3"):
             config, plain = compose(command, list(overrides)), compose(command)
@@ -84,6 +89,24 @@ def cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return _first_sentence(error)
+
+
+def _plugged(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides; a policy that another package plugs in stands there by its class.
+
+    A package names it in the group of entry points `stillknows.plugins`, for example
+    `working_policy.mine = "my_package.policies:Mine"`, and `working_policy=mine` chooses it.
+    """
+    there = {each.name: each.value for each in entry_points(group=PLUGINS)}
+    found: list[str] = []
+    for override in overrides:
+        group, _, name = override.partition("=")
+        if group in _RULES and f"{group}.{name}" in there:
+            target = there[f"{group}.{name}"].replace(":", ".")
+            found += [f"{group}={_RULES[group]}", f"{group}._target_={target}"]
+        else:
+            found.append(override)
+    return found
 
 
 def _expect_command(overrides: Sequence[str], command: str) -> None:

@@ -1,0 +1,152 @@
+"""The check of policies: every policy of the project passes, and every planted fault is named."""
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import pytest
+import torch
+
+from stillknows import configs
+from stillknows.agents import configuration
+from stillknows.agents.cli import main
+from stillknows.agents.configuration import compose_config
+from stillknows.memory.check_bench import MemoryFault
+from stillknows.memory.check_policy import CHECKS, check_policy
+from stillknows.memory.interface import ADD, Decision, Features, one_hot
+from stillknows.memory.rules import EvictUniformly
+
+FOLDER = Path(configs.__file__).parent
+EVERY = [
+    (group, file.stem)
+    for group in ("working_policy", "episodic_policy")
+    for file in sorted((FOLDER / group).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("group", "name"), EVERY)
+@pytest.mark.parametrize("training", [True, False])
+def test_every_policy_keeps_its_contract(group: str, name: str, training: bool) -> None:
+    config = compose_config([f"{group}={name}", "controller.width=8"])
+    torch.manual_seed(0)
+    policy = hydra.utils.instantiate(config[group])
+    if isinstance(policy, torch.nn.Module):
+        policy.train(training)
+    assert check_policy(policy, 8, group == "episodic_policy", steps=120) == list(CHECKS)
+
+
+class Sound(EvictUniformly):
+    """A policy without a fault; each fault below changes one thing."""
+
+
+class Twice(Sound):
+    """Its probabilities sum to 2."""
+
+    def decide(self, features: Features) -> Decision:
+        decision = super().decide(features)
+        return decision._replace(action_B4=2 * decision.action_B4)
+
+
+class Moody(Sound):
+    """Decides by chance of its own."""
+
+    def decide(self, features: Features) -> Decision:
+        decision = super().decide(features)
+        return decision._replace(log_prob_B=-torch.rand(len(decision.log_prob_B)))
+
+
+class Messy(Sound):
+    """Works on what it was given."""
+
+    def decide(self, features: Features) -> Decision:
+        features.age_BN.mul_(2)
+        return super().decide(features)
+
+
+class Crowd(Sound):
+    """Lets leave what is oldest in all rows together."""
+
+    def decide(self, features: Features) -> Decision:
+        decision = super().decide(features)
+        victim_B = features.age_BN.sum(0).argmax().expand(len(features.seen_B))
+        full_B1 = features.filled_BN.all(dim=1, keepdim=True)
+        victim_BN = one_hot(victim_B, features.filled_BN.shape[1]) * full_B1
+        return decision._replace(victim_BN=victim_BN * decision.action_B4[:, [ADD]])
+
+
+class Quiet(Sound):
+    """Says that it needs no noise, and looks at it."""
+
+    needs_noise = False
+
+
+class Unsaved(torch.nn.Module):
+    """Keeps a number that its state does not hold."""
+
+    needs_noise = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = torch.nn.Linear(1, 1)
+        self.rule = Sound()
+
+    def decide(self, features: Features) -> Decision:
+        decision = self.rule.decide(features)
+        number = self.hidden.weight.detach().sigmoid()[0, 0]
+        return decision._replace(log_prob_B=-number.expand(len(decision.log_prob_B)))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class Tired(Sound):
+    """Gives NaN after candidate 60."""
+
+    def decide(self, features: Features) -> Decision:
+        decision = super().decide(features)
+        late_B1 = features.seen_B[:, None] > 60
+        return decision._replace(action_B4=decision.action_B4.masked_fill(late_B1, torch.nan))
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (Twice(), "decision"),
+        (Moody(), "repeat"),
+        (Messy(), "input"),
+        (Crowd(), "rows"),
+        (Quiet(), "noise"),
+        (Unsaved(), "save"),
+        (Tired(), "long"),
+    ],
+)
+def test_a_fault_is_found_by_its_check(fault: Any, name: str) -> None:
+    check_policy(Sound(), 8, steps=120)
+    with pytest.raises(MemoryFault, match=f"^{name}: "):
+        check_policy(fault, 8, steps=120)
+
+
+def test_a_policy_of_another_package_is_chosen_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plugged = EntryPoint("working_policy.mine", "their.module:Mine", configuration.PLUGINS)
+    monkeypatch.setattr(configuration, "entry_points", lambda group: [plugged])
+    config = compose_config(["working_policy=mine", "episodic_policy=novelty"])
+    assert dict(config.working_policy) == {"_target_": "their.module.Mine"}
+    assert config.episodic_policy._target_.endswith("Novelty")
+    with pytest.raises(ValueError, match="There is no working_policy 'mind'"):
+        compose_config(["working_policy=mind"])
+
+
+def test_the_command_checks_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "working_policy=evict_oldest", "--steps", "60"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"working_policy: {name} passed" for name in CHECKS]
+    assert main(["check", "working_policy._target_=test_check_policy.Nobody"]) == 2
+    assert "test_check_policy" in capsys.readouterr().err
+    assert main(["check", "working_policy._target_=stillknows.memory.rules.Surprise"]) == 1
+    assert "decision: the policy raised ValueError" in capsys.readouterr().err
