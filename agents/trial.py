@@ -108,7 +108,7 @@ class Trial:
         """Let a policy keep what it will in so many slots, and answer from it."""
         memory = self.memory(slots)
         recorder = Recorder(policy)
-        state = memory.initial_state(len(self.stories), self.items_BTD.device, self._keys())
+        state = memory.initial_state(len(self.stories), self.items_BTD.device, self.keys())
         before_B = torch.zeros_like(self.questions[0].after_B)
         log_prob_B = torch.zeros(len(before_B), device=self.items_BTD.device)
         losses, rights, log_probs = [], [], []
@@ -136,12 +136,7 @@ class Trial:
 
     def between(self, before_B: Tensor, after_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the statements from one number up to another, `[B, S, D]`, and which are there."""
-        span = int((after_B - before_B).clamp(min=0).max())
-        place_BS = before_B[:, None] + torch.arange(span, device=before_B.device)
-        here_BS = place_BS < after_B[:, None]
-        at_BS = place_BS.clamp(max=max(0, self.items_BTD.shape[1] - 1))
-        rows_B1 = torch.arange(len(before_B), device=before_B.device)[:, None]
-        return self.items_BTD[rows_B1, at_BS], here_BS
+        return between(self.items_BTD, before_B, after_B)
 
     def answered(
         self, memory: Slots, state: SlotsState, question: Question
@@ -165,7 +160,8 @@ class Trial:
             torch.where(asked_B, right_B, nothing_B),
         )
 
-    def _keys(self) -> Tensor:
+    def keys(self) -> Tensor:
+        """Return the numbers of the episodes, which name them to random policies, `[B]`."""
         return torch.tensor([story.episode for story in self.stories])
 
     def _question(self, number: int) -> Question:
@@ -188,6 +184,16 @@ class Trial:
             reader.answer_tokens(targets),
             torch.tensor([known for _, known in asked]),
         )
+
+
+def between(items_BTD: Tensor, before_B: Tensor, after_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the items of each row from one number up to another, and which are there."""
+    span = int((after_B - before_B).clamp(min=0).max())
+    place_BS = before_B[:, None] + torch.arange(span, device=before_B.device)
+    here_BS = place_BS < after_B[:, None]
+    at_BS = place_BS.clamp(max=max(0, items_BTD.shape[1] - 1))
+    rows_B1 = torch.arange(len(before_B), device=before_B.device)[:, None]
+    return items_BTD[rows_B1, at_BS], here_BS
 
 
 class Recorder:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stillknows.memory import noise
 from stillknows.memory.interface import Policy, Read
-from stillknows.memory.slots import Slots, SlotsState, _count
+from stillknows.memory.slots import Slots, SlotsState, counted
 
 TYINGS = ("adjacent", "layer-wise")
 _FLOOR = 1e-6  # the least strength: log of it is finite
@@ -147,7 +147,7 @@ class MemoryNetwork(Slots):
         weights_BRN = torch.stack(weights, dim=1)
         slots = torch.arange(self.slots, device=query_BW.device).expand_as(weights_BRN)
         read = Read(torch.stack(values, dim=1), slots, weights_BRN)
-        return _count(state, read._replace(weights_BRK=weights_BRN.clamp(0, 1))), read
+        return counted(state, read._replace(weights_BRK=weights_BRN.clamp(0, 1))), read
 
     def _attend(self, state: SlotsState, scores_BN: Tensor) -> Tensor:
         """Return `p_i` of one hop; what is empty has none."""

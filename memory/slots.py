@@ -235,7 +235,7 @@ class Slots(nn.Module):
         read = Read(
             torch.stack(values, dim=1), order_BN[:, None].expand_as(weights_BRN), weights_BRN
         )
-        return _count(state, read), read
+        return counted(state, read), read
 
     def _taking_part(self, state: SlotsState, query_BW: Tensor) -> tuple[Tensor, Tensor]:
         """Return which slots a read looks at, in the order of writing, and their strengths."""
@@ -344,7 +344,7 @@ def _bookkeeping(
     )
 
 
-def _count(state: SlotsState, read: Read) -> SlotsState:
+def counted(state: SlotsState, read: Read) -> SlotsState:
     """Count a read as usage: weights summed over hops; a read is weighty from 1/(2N) on."""
     weights_BN = torch.zeros_like(state.usage_BN)
     total_BN = read.weights_BRK.detach().mean(dim=1)

@@ -46,7 +46,7 @@ class Known(Trial):
     def memory(self, slots: int) -> Slots:
         return Slots(slots, 4, hops=1, heads=1, recency=(0.0,))
 
-    def _keys(self) -> Tensor:
+    def keys(self) -> Tensor:
         return torch.arange(len(self.stories))
 
     def answered(
