@@ -1,4 +1,4 @@
-"""The command line: `stillknows train`, `report`, `check`, `solve` and `talk`.
+"""The command line: `stillknows train`, `report`, `check`, `solve`, `talk` and `replay`.
 
 stillknows train                        the main job
 stillknows train debug=tiny             a whole lifetime in under a minute
@@ -6,6 +6,7 @@ stillknows report runs/microworld-1     the report again, from the logs alone
 stillknows check working_memory=dnc     whether a memory keeps its contract
 stillknows solve experiment=copy        a memory alone learns an algorithmic task
 stillknows talk AGENT                   a dialogue with an agent that was kept
+stillknows replay RUN working_policy=X  another policy over a log of memory operations
 """
 
 import argparse
@@ -56,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from stillknows.agents.dialogue import talk
 
             talk(options.agent, sys.stdin, sys.stdout)
+        elif options.command == "replay":
+            from stillknows.agents.replay import replay_runs
+
+            given = options.given
+            runs = [Path(each) for each in given if "=" not in each]
+            overrides = [each for each in given if "=" in each]
+            print(replay_runs(runs, overrides, options.slots, options.learn))
         else:
             _report(options.runs, options.out or options.runs[0])
     except EXPECTED as error:
@@ -91,6 +99,21 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="report on runs again, from their logs alone")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, help="folder for the report (the first run's)")
+    replay = commands.add_parser("replay", help="drive memory policies over logged operations")
+    replay.description = (
+        "Tells what share of the use to come each policy keeps: working_policy=NAME, as often as "
+        "there are policies, or working_policy=RUN/…/agent.safetensors for one that has learned. "
+        "Logs are written by stillknows train operations=N."
+    )
+    replay.add_argument("given", nargs="+", metavar="RUN|name=value")
+    replay.add_argument("--slots", type=int, help="the budget (as it was)")
+    replay.add_argument(
+        "--learn",
+        type=Path,
+        metavar="FILE",
+        help="learn a small policy from the first half of the logs, compare all on the second, and "
+        "keep it for working_policy=offline working_policy.weights=FILE",
+    )
     talk = commands.add_parser("talk", help="hold a dialogue with an agent that was kept")
     talk.description = (
         "Say one sentence a line; lines that end in ? are answered, a line =ANSWER says what the "

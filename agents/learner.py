@@ -21,6 +21,7 @@ from stillknows.agents.policy_learning import Lived, Teacher
 from stillknows.agents.thought import Thought, identity
 from stillknows.agents.tokenizer import PAD
 from stillknows.agents.trial import Trial
+from stillknows.envs.text import Story
 from stillknows.memory.episodic import Candidates, Written
 from stillknows.memory.slots import Slots
 
@@ -116,6 +117,8 @@ class QuestionLearner:
                 )
             self.teacher = Teacher(policy, agent.controller.width, write_cost=write_cost, seed=seed)
         self._lived = Lived()
+        self.stories: list[Story] = []  # of the last update, if `keeps_stories`
+        self.keeps_stories = self.teacher is not None
         self._schedules: list[LRScheduler] = []
         self.warmup, self.fall, self.rest = warmup, fall, rest
         self.updates = self.begun = 0
@@ -140,7 +143,7 @@ class QuestionLearner:
         self._rewards.extend(marked.rewards)
         self._trusts.append(thought.trust_B.detach())
         self._credit(thought, (controller_B - mixture_B).detach())
-        if self.teacher is not None:
+        if self.keeps_stories:
             where = marked.targets, marked.carried, marked.episodes
             self._lived.hear(thought.stories, *where)
         self._remember(thought, target_BA, mixture_B.detach(), marked)
@@ -221,8 +224,9 @@ class QuestionLearner:
         policy = None if self.agent.episodic_memory is None else self.agent.episodic_memory.policy
         if policy is not None and hasattr(policy, "learn"):
             policy.learn()
+        self.stories = self._lived.take()
         if self.teacher is not None:
-            trial = Trial(self.agent, self._lived.take())
+            trial = Trial(self.agent, self.stories)
             self.teacher.update(trial, self.agent.working_memory.slots)
         if self.agent.recall and self.updates % self.rekey_every == 0:
             self.rekey()

@@ -18,6 +18,7 @@ from stillknows.agents.assembly import build_agent
 from stillknows.agents.keeping import save_agent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
+from stillknows.agents.operations import OperationsLog
 from stillknows.agents.progress import Progress
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.tasks import Task, make
@@ -81,6 +82,8 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
     tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
     agent = build_agent(config, tasks)
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
+    operations = OperationsLog(folder, config.operations, agent)
+    learner.keeps_stories |= bool(config.operations)
     with closing(LifetimeLog(folder)) as log:
         log.append("lifetime", **_describe(config, tasks, agent.controller.hears_trees))
         strategy = Lifetime(
@@ -92,6 +95,7 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
             seed=config.seed,
             plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
             progress=progress,
+            lived=operations.after,
         )
         benchmark = make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
         strategy.eval(benchmark.test_stream)

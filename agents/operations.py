@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.container import read_tree, write_tree
 from stillknows.agents.policy_learning import heard
 from stillknows.agents.trial import Trial, between
+from stillknows.envs.text import Story
 from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features, Policy, Read
 from stillknows.memory.slots import Slots, SlotsState, counted
 
@@ -172,6 +174,36 @@ def find_operations(runs: Sequence[Path]) -> list[Path]:
             "train with operations=N to log those of every Nth batch."
         )
     return found
+
+
+class OperationsLog:
+    """Writes the operations of some batches of a life into its folder, one file a batch.
+
+    Args:
+        folder: of the life.
+        every: updates between two batches; 0: none is written.
+        agent: who lives.
+
+    Raises:
+        ValueError: if its working memory is none of slots.
+    """
+
+    def __init__(self, folder: Path, every: int, agent: MemoryAgent) -> None:
+        if every and not isinstance(agent.working_memory, Slots):
+            raise ValueError(
+                f"operations={every} logs what a working memory of slots does: choose "
+                "working_memory=slots, or operations=0."
+            )
+        self.folder, self.every, self.agent = folder / FOLDER, every, agent
+
+    def after(self, update: int, stories: Sequence[Story]) -> None:
+        """Take the stories that were lived before an update."""
+        if not self.every or update % self.every:
+            return
+        trial = Trial(self.agent, stories)
+        slots = self.agent.working_memory.slots
+        operations = record(trial, self.agent.working_policy, slots)
+        save_operations(operations, self.folder / f"{update:07d}.safetensors")
 
 
 class _Keeper:

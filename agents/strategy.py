@@ -24,6 +24,7 @@ from stillknows.agents.learner import QuestionLearner, Update
 from stillknows.agents.log import LifetimeLog
 from stillknows.envs.streams import EpisodeExperience
 from stillknows.envs.tasks import make
+from stillknows.envs.text import Story
 
 Progress = Callable[[str, int, float], None]
 
@@ -40,6 +41,8 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         seed: of everything that happens in this life.
         plugins: Avalanche plugins.
         progress: hears of every update: task, updates so far, accuracy of late.
+        lived: hears of every update: updates so far, the stories before it (if the learner keeps
+            them).
     """
 
     PLUGIN_CLASS = BaseSGDPlugin
@@ -55,6 +58,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         seed: int,
         plugins: Sequence[BaseSGDPlugin] = (),
         progress: Progress = lambda name, update, accuracy: None,
+        lived: Callable[[int, Sequence[Story]], None] = lambda update, stories: None,
     ) -> None:
         if rows % learner.accumulate:
             raise ValueError(
@@ -64,7 +68,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         self.clock = self.plugins[-1]
         self.agent, self.learner, self.log = agent, learner, log
         self.rows, self.exam_episodes, self.seed = rows, exam_episodes, seed
-        self.optimizer, self.progress = learner.optimizer, progress
+        self.optimizer, self.progress, self.hear_lived = learner.optimizer, progress, lived
         self.train_mb_size, self.train_epochs, self._criterion = rows, 1, None
         self.loss: Tensor = torch.zeros(())
         self.lived = 0
@@ -96,6 +100,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             trigger(self, "after_update")
             trigger(self, "after_training_iteration")
             self._write(experience, turn, update, report)
+            self.hear_lived(self.clock.train_iterations, self.learner.stories)
         self.lived = experience.first_episodes[0] + experience.episodes
         overlap = self.learner.rekey()
         self.log.append("rekey", experience=self.clock.train_exp_counter, overlap=overlap)

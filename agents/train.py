@@ -61,6 +61,7 @@ def _check(config: DictConfig) -> None:
     """Build everything once, so that what cannot be is said before anything is lived."""
     from stillknows.agents.assembly import build_agent
     from stillknows.agents.lifetime import episodes_of, exam_episodes_of
+    from stillknows.agents.operations import OperationsLog
     from stillknows.envs.tasks import make
 
     expect_whole(config, "rows", "seed")
@@ -74,6 +75,7 @@ def _check(config: DictConfig) -> None:
         exam_episodes_of(config, tasks)
         agent = build_agent(config, tasks)
         hydra.utils.instantiate(config.learner, agent, seed=config.seed)
+        OperationsLog(Path(), config.operations, agent)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(cause(error)) from error
 

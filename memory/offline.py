@@ -1,0 +1,75 @@
+"""A small policy that learns from a log of memory operations: what will be used, stays.
+
+It sees no contents, only numbers of each slot: age, idleness, use so far, likeness to the
+candidate, and whether it is the candidate; so it works with any encoder, in any budget. From a log
+it learns to predict the use to come (`stillknows.agents.offline_learning`); the slot with the least
+leaves.
+
+Letters: B rows, N slots, M = N + 1 (the candidate is last).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, one_hot
+
+
+class OfflinePolicy(nn.Module):
+    """Predicts the use to come of each slot, and of the candidate.
+
+    Args:
+        hidden: width of its network.
+    """
+
+    needs_similarity = True
+    needs_noise = False
+
+    def __init__(self, hidden: int = 32) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Linear(7, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def expected_use(self, features: Features) -> Tensor:
+        """Return the logit of the use to come of each slot and, last, the candidate, `[B, M]`."""
+        uses_BM: Tensor = self.network(self.numbers(features))[..., 0]
+        return uses_BM
+
+    @staticmethod
+    def numbers(features: Features) -> Tensor:
+        """Return what the network sees, `[B, M, 7]`."""
+        filled_BN = features.filled_BN.float()
+        nearest_B = features.similarity_BN.masked_fill(~features.filled_BN, -1.0).amax(dim=1)
+        new_BM = torch.zeros(filled_BN.shape[0], filled_BN.shape[1] + 1, device=filled_BN.device)
+        new_BM[:, -1] = 1
+        pad = nn.functional.pad
+        columns = [
+            pad(features.age_BN.log1p(), (0, 1)),
+            pad(features.idle_BN.log1p(), (0, 1)),
+            pad(features.usage_BN.log1p(), (0, 1)),
+            torch.cat([features.similarity_BN, nearest_B[:, None]], dim=1),
+            nearest_B[:, None].expand_as(new_BM),
+            new_BM,
+            filled_BN.mean(dim=1, keepdim=True).expand_as(new_BM),
+        ]
+        return torch.stack(columns, dim=2)
+
+    @torch.no_grad()
+    def decide(self, features: Features) -> Decision:
+        """Return one-hot decisions; among equals the candidate stays: it is the later word."""
+        use_BM = self.expected_use(features)
+        held_BN = use_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
+        full_B = features.filled_BN.all(dim=1)
+        kept_B = ~full_B | (use_BM[:, -1] >= held_BN.amin(dim=1))
+        slots = features.filled_BN.shape[1]
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        return Decision(
+            one_hot(torch.where(kept_B, ADD, SKIP), 4),
+            one_hot(torch.where(full_B | ~kept_B, -1, free_B), slots),
+            one_hot(torch.where(full_B & kept_B, held_BN.argmin(dim=1), -1), slots),
+            torch.zeros_like(use_BM[:, -1]),
+        )
