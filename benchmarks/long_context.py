@@ -26,6 +26,7 @@ from stillknows.agents.log import lifetimes
 from stillknows.agents.report import table
 from stillknows.envs.intervals import Interval, interval
 from stillknows.envs.recall import recall_tasks
+from stillknows.memory.sparse_slots import SparseSlots
 
 DISTANCES = (10, 30, 100, 300, 1000, 3000, 10_000)
 
@@ -40,6 +41,8 @@ class Point(NamedTuple):
 def examined(agent: MemoryAgent, stories: int, limit: float) -> dict[int, Point]:
     """Return the points of an agent, up to the distance at which a story takes too long."""
     points: dict[int, Point] = {}
+    if isinstance(agent.working_memory, SparseSlots):
+        agent.working_memory.slots = 2 * max(DISTANCES)  # room for every sentence
     for task in recall_tasks(list(DISTANCES), trained=32):
         begun = time.perf_counter()
         result = examine(agent, task, number=0, episodes=stories, rows=4, seed=0)
@@ -53,8 +56,9 @@ def examined(agent: MemoryAgent, stories: int, limit: float) -> dict[int, Point]
 def label(name: str) -> str:
     """Return what a figure calls an arm."""
     options = dict(part.split("=") for part in name.split()[1:])
-    memory = "alone" if options.get("working_memory") == "none" else "with 16 slots"
-    return f"{options.get('controller', 'transformer').replace('_', '-')}, {memory}"
+    memory = {"none": "alone", "sparse_slots": "16 read of all"}
+    held = memory.get(options.get("working_memory", ""), "with 16 slots")
+    return f"{options.get('controller', 'transformer').replace('_', '-')}, {held}"
 
 
 def gathered(lives: Mapping[str, list[dict[int, Point]]], which: int) -> dict[str, list[Interval]]:
@@ -75,7 +79,12 @@ def draw(
     """Draw both panels."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for number, name in enumerate(accuracy):
-        style = {"color": f"C{number % 3}", "ls": "-" if "slots" in name else "--", "marker": "o"}
+        line = {"alone": "--", "16 slots": "-", "of all": ":"}
+        style = {
+            "color": f"C{number % 3}",
+            "ls": next(style for end, style in line.items() if name.endswith(end)),
+            "marker": "o",
+        }
         for panel, rows in zip(panels, (accuracy[name], cost[name]), strict=True):
             at = DISTANCES[: len(rows)]
             panel.plot(at, [row.mean for row in rows], label=name, ms=4, **style)

@@ -6,7 +6,8 @@ the hops cost the same for a hundred slots and for a hundred thousand, and only 
 the query grows. The choice is by the cosine of the query to each slot, in a space that is learned
 and begins as that of the items; it is exact, not by an index. What is chosen counts with its
 relevance, `r = sigmoid(beta cos + b)`, which multiplies the strength it was written with; through
-it, the gradient of the answer's loss reaches the choice.
+it, the gradient of the answer's loss reaches the choice. In training the choice is perturbed, so
+that what is passed over now can still prove its worth.
 
 This file knows nothing of sentences, questions or tasks.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory import noise
 from stillknows.memory.slots import Slots, SlotsState
 
 
@@ -26,17 +28,25 @@ class SparseSlots(Slots):
         slots: how many it holds (N). No parameter depends on it: it may be set anew later.
         word_size: the width of an item (W).
         nearest: how many take part in a read (K).
+        exploration: scale of the logistic noise on cosines in training, from the state's key.
         **settings: `hops`, `heads` and `recency`, of `Slots`.
 
     Raises:
         ValueError: if `nearest` is not at least 1, or for what `Slots` raises it.
     """
 
-    def __init__(self, slots: int, word_size: int, nearest: int = 16, **settings: Any) -> None:
+    def __init__(
+        self,
+        slots: int,
+        word_size: int,
+        nearest: int = 16,
+        exploration: float = 0.2,
+        **settings: Any,
+    ) -> None:
         if nearest < 1:
             raise ValueError(f"nearest={nearest} leaves nothing to read: give 1 or more.")
         super().__init__(nearest, word_size, **settings)
-        self.slots, self.nearest = slots, nearest
+        self.slots, self.nearest, self.exploration = slots, nearest, exploration
         self.asked = nn.Linear(word_size, word_size, bias=False)
         self.told = nn.Linear(word_size, word_size, bias=False)
         for linear in (self.asked, self.told):
@@ -50,6 +60,9 @@ class SparseSlots(Slots):
         query_B1W = nn.functional.normalize(self.asked(query_BW), dim=1)[:, None]
         with torch.no_grad():
             cosine_BN = self._cosine(query_B1W, state.values_BNW)
+            if self.training:
+                noise_BN = noise.uniform(state.key_B, state.step_B, self.slots)
+                cosine_BN = cosine_BN + self.exploration * noise_BN.logit(eps=1e-6)
             cosine_BN = cosine_BN.masked_fill(~filled_BN, -torch.inf)
             chosen_BK = cosine_BN.sort(dim=1, descending=True, stable=True).indices[:, :taken]
             in_time_BK = state.birth_BN.gather(1, chosen_BK).argsort(dim=1, stable=True)

@@ -18,7 +18,7 @@ def built(slots: int, nearest: int, width: int = 8) -> SparseSlots:
     memory = SparseSlots(slots, width, nearest, **SETTINGS)
     for linear in (memory.asked, memory.told):
         torch.nn.init.normal_(linear.weight, std=0.5)
-    return memory.double()
+    return memory.double().eval()
 
 
 def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_the_choice_and_its_relevance_are_those_of_numpy(
 def test_of_as_many_as_are_held_and_all_relevant_it_reads_as_slots_do() -> None:
     sparse = built(6, 9)
     torch.nn.init.constant_(sparse.offset, 60.0)
-    dense = Slots(9, 8, **SETTINGS).double()
+    dense = Slots(9, 8, **SETTINGS).double().eval()
     dense.load_state_dict(sparse.state_dict(), strict=False)
     items, query = vectors(2, 5, 8), vectors(2, 8, seed=1)
     wide, narrow = (memory.read(filled(memory, items), query)[1] for memory in (dense, sparse))
@@ -111,3 +111,18 @@ def test_more_slots_later_need_no_other_parameters() -> None:
 def test_a_choice_of_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"nearest=0 leaves nothing to read: give 1 or more\."):
         SparseSlots(4, 8, 0)
+
+
+def test_in_training_everything_is_read_at_times_the_same_for_the_same_episode() -> None:
+    memory = built(32, 4).train()
+    items, query = vectors(1, 32, 8).expand(200, -1, -1), vectors(1, 8, seed=1).expand(200, -1)
+    state = filled(memory, items)._replace(key_B=torch.arange(200))
+    chosen = memory._taking_part(state, query)[0]
+    assert len(set(chosen.flatten().tolist())) == 32
+    again = memory._taking_part(state, query)[0]
+    assert torch.equal(chosen, again)
+    assert torch.equal(memory._taking_part(state, query.flip(0))[0], chosen)
+    calm = memory.eval()._taking_part(state, query)[0]
+    assert len(set(calm.flatten().tolist())) == 4
+    kept = (chosen[:, :, None] == calm[:, None]).any(2).double().mean()
+    assert 0.2 < kept < 0.99
