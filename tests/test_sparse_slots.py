@@ -115,8 +115,8 @@ def test_a_choice_of_none_is_refused() -> None:
 
 def test_in_training_everything_is_read_at_times_the_same_for_the_same_episode() -> None:
     memory = built(32, 4).train()
-    items, query = vectors(1, 32, 8).expand(200, -1, -1), vectors(1, 8, seed=1).expand(200, -1)
-    state = filled(memory, items)._replace(key_B=torch.arange(200))
+    items, query = vectors(1, 32, 8).expand(2000, -1, -1), vectors(1, 8, seed=1).expand(2000, -1)
+    state = filled(memory, items)._replace(key_B=torch.arange(2000))
     chosen = memory._taking_part(state, query)[0]
     assert len(set(chosen.flatten().tolist())) == 32
     again = memory._taking_part(state, query)[0]
