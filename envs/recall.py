@@ -4,10 +4,14 @@
     gymnasium.make_vec("stillknows/KeyValueRecall-v0", num_envs=8)
 
 A story tells the codes of some people, then so many sentences that are about the same people and
-change nothing, then asks for every code, in any order. Some codes may be told anew: the last
-counts. This file knows neither how stories are served (`stillknows.envs.text`), nor who answers.
+change nothing, then asks for every code, in any order. What strains a memory can be turned up: some
+codes are told anew (the last counts), some are for today only and end when a new day begins, some
+are to be forgotten, and of some a rumour says something else, which does not count. Who has no code
+any more has "none". This file knows neither how stories are served (`stillknows.envs.text`), nor
+who answers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,7 +30,18 @@ _CODES = (
     "pearl quartz raven sable tulip violet"
 )
 PEOPLE, CODES = tuple(_PEOPLE.split()), tuple(_CODES.split())
+STRESSES: dict[str, dict[str, int]] = {
+    "contradictions": {"updates": 4},
+    "deletions": {"forgotten": 2},
+    "expiry": {"expiring": 2},
+    "rumours": {"rumours": 4},
+    "distractors_50": {"distance": 4},
+    "distractors_90": {"distance": 36},
+    "distractors_99": {"distance": 396},
+}
 DOINGS = ("saw", "drew", "bought", "lost", "cleaned", "found")
+_STRAINS = "today new day begins forget rumour says none"
+Known = tuple[str, tuple[int, ...]]  # a code, and the steps that say so
 THINGS = ("chair", "kettle", "mirror", "pencil", "ribbon", "spoon", "ticket", "window")
 
 
@@ -37,6 +52,10 @@ class Dials:
     Attributes:
         facts: people whose code is told, 1 to 20.
         updates: how many of them are told a new code, right after all have one; at most `facts`.
+        expiring: how many of the codes told first are for today only; a new day then begins after
+            all was told.
+        forgotten: how many codes are to be forgotten, after all was told.
+        rumours: of how many people something false is said, after all was told.
         distance: sentences from the last code to the first question, 0 or more.
         shortest: the least distance; below `distance`, each story draws one of either, every
             order of magnitude as likely.
@@ -44,6 +63,9 @@ class Dials:
 
     facts: int = 4
     updates: int = 0
+    expiring: int = 0
+    forgotten: int = 0
+    rumours: int = 0
     distance: int = 10
     shortest: int | None = None
 
@@ -51,8 +73,9 @@ class Dials:
         """Raise a ValueError if a dial is out of range."""
         if not 1 <= self.facts <= len(PEOPLE):
             raise ValueError(f"facts={self.facts}: choose 1 to {len(PEOPLE)}.")
-        if not 0 <= self.updates <= self.facts:
-            raise ValueError(f"updates={self.updates}: choose 0 to facts={self.facts}.")
+        for name in ("updates", "expiring", "forgotten", "rumours"):
+            if not 0 <= getattr(self, name) <= self.facts:
+                raise ValueError(f"{name}={getattr(self, name)}: choose 0 to facts={self.facts}.")
         least = self.distance if self.shortest is None else self.shortest
         if not 0 <= least <= self.distance:
             raise ValueError(
@@ -78,21 +101,61 @@ class KeyValueRecall(StoryTask):
     def vocabulary(self) -> tuple[str, ...]:
         """Every word that it can say or expect, sorted."""
         words = {"the", "code", "of", "is", "what", "a", ".", "?"}
+        if self.dials.expiring or self.dials.forgotten or self.dials.rumours:
+            words.update(_STRAINS.split())
         return tuple(sorted(words.union(PEOPLE, CODES, DOINGS, THINGS)))
 
     def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
         """Return the story of an episode."""
         draw = np.random.default_rng(key)
-        told = self._told(draw)
-        sentences = [f"the code of {person} is {code} ." for person, code in told]
+        sentences, known = self._tell_codes(draw)
         sentences += _idle(draw, self._distance(draw))
-        last = {person: (code, step) for step, (person, code) in enumerate(told)}
-        asked = [list(last)[place] for place in draw.permutation(len(last))]
+        asked = [list(known)[place] for place in draw.permutation(len(known))]
         answers: list[Answer | None] = [None] * len(sentences)
-        answers += [Answer(last[p][0], ((episode, last[p][1]),)) for p in asked]
+        for person in asked:
+            code, steps = known[person]
+            answers.append(Answer(code, tuple((episode, step) for step in steps)))
         sentences += [f"what is the code of {person} ?" for person in asked]
         trees = tuple(map(balanced_tree, sentences))
         return Story(episode, tuple(sentences), trees, tuple(answers))
+
+    def _tell_codes(self, draw: np.random.Generator) -> tuple[list[str], dict[str, Known]]:
+        """Return what is told of codes, and what holds then: of each person a code, and why."""
+        dials, told = self.dials, self._told(draw)
+        sentences, known = [], {}
+        for step, (person, code) in enumerate(told):
+            today = step < dials.expiring
+            sentences.append(f"{'today ' * today}the code of {person} is {code} .")
+            known[person] = (code, (step,), today)
+        people = list(known)
+        claims = [f"rumour says the code of {p} is {c} ." for p, c in self._rumours(draw, known)]
+        orders: list[str] = []
+        if dials.forgotten:
+            orders = [people[n] for n in draw.permutation(len(people))[: dials.forgotten]]
+        later = [*claims, *(f"forget the code of {person} ." for person in orders)]
+        first = len(sentences)
+        placed = draw.permutation(len(later)).tolist() if later else []
+        sentences += [later[n] for n in placed]
+        for person, number in zip(orders, range(len(claims), len(later)), strict=True):
+            known[person] = ("none", (first + placed.index(number),), False)
+        if dials.expiring:
+            sentences.append("a new day begins .")
+        return sentences, {
+            person: ("none", (*steps, len(sentences) - 1)) if today else (code, steps)
+            for person, (code, steps, today) in known.items()
+        }
+
+    def _rumours(
+        self, draw: np.random.Generator, known: Mapping[str, Any]
+    ) -> list[tuple[str, str]]:
+        """Return people, and codes that nobody has."""
+        if not self.dials.rumours:
+            return []
+        taken = {code for code, *_ in known.values()}
+        free = [code for code in CODES if code not in taken] or list(CODES)
+        codes = [free[n] for n in draw.permutation(len(free))]
+        people = [list(known)[n] for n in draw.permutation(len(known))[: self.dials.rumours]]
+        return [(person, codes[n % len(codes)]) for n, person in enumerate(people)]
 
     def _told(self, draw: np.random.Generator) -> list[tuple[str, str]]:
         """Return people with their codes, in the order of telling; nobody shares a code."""
@@ -159,6 +222,27 @@ def recall_tasks(distances: list[int], trained: int | list[int], **dials: Any) -
         make_dials(exam)
         tasks.append(Task(f"recall_{distance}", ID, train, exam))
     return tasks
+
+
+def stress_tasks(tasks: list[str], **dials: Any) -> list[Task]:
+    """Return tasks that strain a memory, each in a way of its own.
+
+    Args:
+        tasks: keys of `STRESSES`; with `_again` behind it, a task returns.
+        **dials: of `Dials`, of all tasks.
+
+    Raises:
+        ValueError: if a task or a dial is unknown, or a dial out of range.
+    """
+    made = []
+    for name in tasks:
+        stress = name.removesuffix("_again")
+        if stress not in STRESSES:
+            raise ValueError(f"There is no stress '{name}'. {suggest(stress, list(STRESSES))}")
+        own = {**dials, **STRESSES[stress]}
+        make_dials(own)
+        made.append(Task(name, ID, own, own))
+    return made
 
 
 def _idle(draw: np.random.Generator, count: int) -> list[str]:

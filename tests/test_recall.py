@@ -1,6 +1,7 @@
 """Key-value recall: every answer by reading the story again, and three ways to be told it."""
 
 import gymnasium
+import hydra.utils
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import episodes_of
-from stillknows.envs.recall import ID, KeyValueRecall, KeyValueRecallVectorEnv, recall_tasks
+from stillknows.envs.recall import (
+    ID,
+    KeyValueRecall,
+    KeyValueRecallVectorEnv,
+    recall_tasks,
+    stress_tasks,
+)
 
 STORIES = st.builds(
     lambda key, facts, share, distance: (
@@ -50,6 +57,57 @@ def test_the_last_code_told_is_the_answer_and_the_distance_holds(drawn):
     assert len(story.sentences) == 2 * dials["facts"] + dials["updates"] + dials["distance"]
 
 
+@given(
+    key=st.integers(0, 10**6),
+    strains=st.fixed_dictionaries(
+        {
+            "facts": st.integers(4, 6),
+            "updates": st.integers(0, 4),
+            "expiring": st.integers(0, 4),
+            "forgotten": st.integers(0, 4),
+            "rumours": st.integers(0, 4),
+            "distance": st.integers(0, 3),
+        }
+    ),
+)
+def test_what_strains_a_memory_is_told_and_counts(key, strains):
+    task = KeyValueRecall(**strains)
+    story = task.tell(key, 3, {})
+    now, today, asked = {}, set(), 0
+    rumours = forgotten = 0
+    for step, (sentence, answer) in enumerate(zip(story.sentences, story.answers, strict=True)):
+        words = sentence.split()
+        assert set(words) <= set(task.vocabulary)
+        if words[0] == "forget":
+            now[words[4]] = ("none", (step,))
+            today.discard(words[4])
+            forgotten += 1
+        elif words[0] == "rumour":
+            rumours += 1
+            assert words[7] != now[words[5]][0]
+        elif words[0] == "today":
+            now[words[4]] = (words[6], (step,))
+            today.add(words[4])
+        elif words[:2] == ["the", "code"]:
+            now[words[3]] = (words[5], (step,))
+            today.discard(words[3])
+        elif sentence == "a new day begins .":
+            now.update({p: ("none", (*now[p][1], step)) for p in today})
+        elif words[-1] == "?":
+            target, steps = now[words[5]]
+            assert answer.target == target
+            assert target in task.vocabulary
+            assert answer.supports == tuple((3, each) for each in steps)
+            asked += 1
+    assert asked == strains["facts"]
+    assert (rumours, forgotten) == (strains["rumours"], strains["forgotten"])
+
+
+def test_a_task_without_strains_says_no_word_of_them():
+    assert "rumour" not in KeyValueRecall().vocabulary
+    assert "rumour" in KeyValueRecall(forgotten=1).vocabulary
+
+
 def test_distances_are_drawn_by_their_order_of_magnitude():
     task = KeyValueRecall(facts=1, distance=99, shortest=0)
     lengths = np.array([len(task.tell(key, 0, {}).sentences) - 2 for key in range(2000)])
@@ -87,6 +145,7 @@ def test_it_is_an_environment_and_a_batch_tells_the_same():
     [
         ({"facts": 0}, "choose 1 to 20"),
         ({"updates": 5}, "choose 0 to facts=4"),
+        ({"rumours": 5}, "rumours=5: choose 0 to facts=4"),
         ({"distance": 3, "shortest": 4}, "shortest is not the longer"),
         ({"distanz": 3}, "Did you mean 'distance'"),
     ],
@@ -104,6 +163,22 @@ def test_a_stream_has_one_training_and_an_examination_a_distance():
     assert near.train == far.train == {"facts": 2, "distance": 16, "shortest": 0}
     assert (near.exam["distance"], far.exam["distance"]) == (4, 400)
     assert far.name == "recall_400"
+
+
+def test_the_stress_stream_strains_in_every_way_and_returns():
+    config = compose_config(["stream=stress"])
+    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    assert [task.name for task in tasks][::5] == ["contradictions", "contradictions_again"]
+    assert len(episodes_of(config)) == len(tasks) == 6
+    said = {task.name: KeyValueRecall(**task.train).tell(1, 0, {}).sentences for task in tasks}
+    assert sum("forget" in text for text in said["deletions"]) == 2
+    assert "a new day begins ." in said["expiry"]
+    assert sum("rumour" in text for text in said["rumours"]) == 4
+    idle = [text for text in said["distractors_90"] if " a " in text]
+    assert len(idle) / (len(said["distractors_90"]) - 4) == 0.9
+    assert said["contradictions"] == said["contradictions_again"]
+    with pytest.raises(ValueError, match="Did you mean 'rumours'"):
+        stress_tasks(["rumors"])
 
 
 def test_each_distance_may_have_its_own_training() -> None:
