@@ -10,7 +10,7 @@ Letters: B stories, T statements, Q questions, W numbers of a vector, N slots.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.container import read_tree, write_tree
 from stillknows.agents.policy_learning import heard
-from stillknows.agents.trial import Trial, between
+from stillknows.agents.trial import Trial, Watcher, between
 from stillknows.envs.text import Story
 from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features, Policy, Read
 from stillknows.memory.slots import Slots, SlotsState, counted
@@ -86,18 +86,18 @@ def record(trial: Trial, policy: Policy, slots: int) -> Operations:
         weights_BK = read.weights_BRK.mean(dim=1)
         use_BN = torch.zeros_like(state.usage_BN).scatter(1, read.slots_BRK[:, 0], weights_BK)
         uses.append(use_BN[:, :steps])
-    keeper = _Keeper(policy)
+    watcher = Watcher(policy)
     memory = trial.memory(slots)
     state = memory.initial_state(len(trial.stories), trial.items_BTD.device, trial.keys())
     before_B = torch.zeros_like(trial.questions[0].after_B)
     for question in trial.questions:
-        state = memory.write(state, *trial.between(before_B, question.after_B), keeper)
+        state = memory.write(state, *trial.between(before_B, question.after_B), watcher)
         held, usage_BN = state.birth_BN, state.usage_BN
         state, loss_B, _ = trial.answered(memory, state, question)
         reads.append(_by_item(held, state.usage_BN - usage_BN, steps, fill=-1.0))
         losses.append(loss_B)
         before_B = torch.maximum(before_B, question.after_B)
-    action_BT, leaver_BT = keeper.decisions(trial.present_BT)
+    action_BT, leaver_BT = _done(watcher, trial.present_BT)
     return Operations(
         policy=type(policy).__name__,
         slots=slots,
@@ -128,12 +128,12 @@ def replay(operations: Operations, policy: Policy, slots: int | None = None) -> 
     rows, steps, width = operations.items_BTW.shape
     memory = Slots(slots or operations.slots, width, hops=1, heads=1, recency=(0.0,))
     state = memory.initial_state(rows, operations.items_BTW.device, operations.key_B)
-    keeper, held = _Keeper(policy), []
+    watcher, held = Watcher(policy), []
     before_B = torch.zeros_like(operations.after_BQ[:, 0])
     for number in range(operations.after_BQ.shape[1]):
         after_B = operations.after_BQ[:, number]
         items_BSW, here_BS = between(operations.items_BTW, before_B, after_B)
-        state = memory.write(state, items_BSW, here_BS, keeper)
+        state = memory.write(state, items_BSW, here_BS, watcher)
         held_BT = _by_item(state.birth_BN, torch.ones_like(state.usage_BN), steps) > 0
         held.append(held_BT)
         read_BT, use_BT = operations.read_BQT[:, number], operations.use_BQT[:, number]
@@ -141,8 +141,8 @@ def replay(operations: Operations, policy: Policy, slots: int | None = None) -> 
         before_B = torch.maximum(before_B, after_B)
     held_BQT = torch.stack(held, dim=1)
     kept = (operations.use_BQT * held_BQT).sum() / operations.use_BQT.sum().clamp(min=1e-9)
-    decisions = keeper.decisions(operations.present_BT)
-    return Replayed(*decisions, held_BQT, float(kept), keeper.features)
+    decisions = _done(watcher, operations.present_BT)
+    return Replayed(*decisions, held_BQT, float(kept), watcher.features)
 
 
 def save_operations(operations: Operations, path: Path) -> None:
@@ -206,54 +206,33 @@ class OperationsLog:
         save_operations(operations, self.folder / f"{update:07d}.safetensors")
 
 
-class _Keeper:
-    """A policy that keeps what another one decides, and from what."""
+def _done(watcher: Watcher, present_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the action for each statement, and who left for it, int64 `[B, T]`.
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.features: list[Features] = []
-        self._done: list[tuple[Tensor, Tensor, Tensor]] = []
+    A row that has no statement at a step is asked nevertheless; its next one overwrites that.
+    """
+    count_B = present_BT.sum(dim=1)
+    action_BT = torch.full(present_BT.shape, SKIP, device=present_BT.device)
+    leaver_BT = torch.full(present_BT.shape, -1, device=present_BT.device)
+    rows_B = torch.arange(len(count_B), device=count_B.device)
+    for features, decision in zip(watcher.features, watcher.decisions, strict=True):
+        action_B, leaver_B = _what(features, decision)
+        here_B = features.seen_B < count_B
+        at = rows_B[here_B], features.seen_B[here_B]
+        action_BT[at], leaver_BT[at] = action_B[here_B], leaver_B[here_B]
+    return action_BT, leaver_BT
 
-    def __getattr__(self, name: str) -> Any:
-        """Answer as the other does, to whoever asks what it needs."""
-        if name in ("policy", "features", "_done"):
-            raise AttributeError(name)
-        return getattr(self.policy, name)
 
-    def decide(self, features: Features) -> Decision:
-        """Return the other's decision; note the action, and which statement leaves for it."""
-        decision = self.policy.decide(features)
-        action_B = decision.action_B4.argmax(dim=1)
-        full_B1 = features.filled_BN.all(dim=1, keepdim=True) & (action_B == ADD)[:, None]
-        place_BN = torch.where(full_B1, decision.victim_BN, decision.slot_BN)
-        placed_B = (place_BN.amax(dim=1) > 0) & (action_B != SKIP)
-        slot_B1 = place_BN.argmax(dim=1, keepdim=True)
-        born_B = features.seen_B - features.age_BN.gather(1, slot_B1)[:, 0].long()
-        leaves_B = placed_B & features.filled_BN.gather(1, slot_B1)[:, 0] & (action_B != MERGE)
-        self.features.append(features)
-        self._done.append(
-            (
-                features.seen_B,
-                torch.where(placed_B, action_B, SKIP),
-                torch.where(leaves_B, born_B, -1),
-            )
-        )
-        return decision
-
-    def decisions(self, present_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the action for each statement, and who left for it, int64 `[B, T]`.
-
-        A row that has no statement at a step is asked nevertheless; its next one overwrites that.
-        """
-        count_B = present_BT.sum(dim=1)
-        action_BT = torch.full(present_BT.shape, SKIP, device=present_BT.device)
-        leaver_BT = torch.full(present_BT.shape, -1, device=present_BT.device)
-        rows_B = torch.arange(len(count_B), device=count_B.device)
-        for seen_B, action_B, leaver_B in self._done:
-            here_B = seen_B < count_B
-            action_BT[rows_B[here_B], seen_B[here_B]] = action_B[here_B]
-            leaver_BT[rows_B[here_B], seen_B[here_B]] = leaver_B[here_B]
-        return action_BT, leaver_BT
+def _what(features: Features, decision: Decision) -> tuple[Tensor, Tensor]:
+    """Return what comes of a decision: the action, and which item leaves, or -1."""
+    action_B = decision.action_B4.argmax(dim=1)
+    full_B1 = features.filled_BN.all(dim=1, keepdim=True) & (action_B == ADD)[:, None]
+    place_BN = torch.where(full_B1, decision.victim_BN, decision.slot_BN)
+    placed_B = (place_BN.amax(dim=1) > 0) & (action_B != SKIP)
+    slot_B1 = place_BN.argmax(dim=1, keepdim=True)
+    born_B = features.seen_B - features.age_BN.gather(1, slot_B1)[:, 0].long()
+    leaves_B = placed_B & features.filled_BN.gather(1, slot_B1)[:, 0] & (action_B != MERGE)
+    return torch.where(placed_B, action_B, SKIP), torch.where(leaves_B, born_B, -1)
 
 
 def _by_item(birth_BN: Tensor, number_BN: Tensor, steps: int, fill: float = 0.0) -> Tensor:

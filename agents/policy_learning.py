@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.progress import Bar
-from stillknows.agents.trial import Question, Trial
+from stillknows.agents.trial import Question, Trial, Watcher
 from stillknows.envs.text import Answer, Story
-from stillknows.memory.interface import Decision, Features, Policy, map_state
+from stillknows.memory.interface import Features, Policy, map_state
 from stillknows.memory.rules import EvictOldest
 from stillknows.memory.slots import Slots, SlotsState
 
@@ -306,26 +306,6 @@ def _repeated(question: Question, times: int) -> Question:
     return Question(
         again(question.after_B), thought, again(question.target_BA), again(question.asked_B)
     )
-
-
-class Watcher:
-    """A policy that keeps the features which another one decided from."""
-
-    def __init__(self, policy: Any) -> None:
-        self.policy = policy
-        self.features: list[Features] = []
-
-    def __getattr__(self, name: str) -> Any:
-        """Answer as the other does, to whoever asks what it needs."""
-        if name in ("policy", "features"):
-            raise AttributeError(name)
-        return getattr(self.policy, name)
-
-    def decide(self, features: Features) -> Decision:
-        """Return the other's decision."""
-        self.features.append(features)
-        decision: Decision = self.policy.decide(features)
-        return decision
 
 
 class Lived:

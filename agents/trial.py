@@ -107,17 +107,17 @@ class Trial:
     def run(self, policy: Policy, slots: int) -> Outcome:
         """Let a policy keep what it will in so many slots, and answer from it."""
         memory = self.memory(slots)
-        recorder = Recorder(policy)
+        watcher = Watcher(policy)
         state = memory.initial_state(len(self.stories), self.items_BTD.device, self.keys())
         before_B = torch.zeros_like(self.questions[0].after_B)
         log_prob_B = torch.zeros(len(before_B), device=self.items_BTD.device)
         losses, rights, log_probs = [], [], []
         for question in self.questions:
             items_BSD, here_BS = self.between(before_B, question.after_B)
-            recorder.log_probs.clear()
-            state = memory.write(state, items_BSD, here_BS, recorder)
-            if recorder.log_probs:
-                log_prob_B = log_prob_B + (torch.stack(recorder.log_probs, 1) * here_BS).sum(1)
+            watcher.decisions.clear()
+            state = memory.write(state, items_BSD, here_BS, watcher)
+            for each, here_B in zip(watcher.decisions, here_BS.unbind(dim=1), strict=True):
+                log_prob_B = log_prob_B + each.log_prob_B * here_B
             state, loss_B, right_B = self.answered(memory, state, question)
             losses.append(loss_B)
             rights.append(right_B)
@@ -196,23 +196,25 @@ def between(items_BTD: Tensor, before_B: Tensor, after_B: Tensor) -> tuple[Tenso
     return items_BTD[rows_B1, at_BS], here_BS
 
 
-class Recorder:
-    """A policy that keeps the log-probabilities of another one's decisions."""
+class Watcher:
+    """A policy that keeps what another one decides, and from what."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.log_probs: list[Tensor] = []
+        self.features: list[Features] = []
+        self.decisions: list[Decision] = []
 
     def __getattr__(self, name: str) -> Any:
         """Answer as the other does, to whoever asks what it needs."""
-        if name in ("policy", "log_probs"):
+        if name in ("policy", "features", "decisions"):
             raise AttributeError(name)
         return getattr(self.policy, name)
 
     def decide(self, features: Features) -> Decision:
         """Return the other's decision."""
         decision = self.policy.decide(features)
-        self.log_probs.append(decision.log_prob_B)
+        self.features.append(features)
+        self.decisions.append(decision)
         return decision
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.policy_learning import Lived, Pool, Watcher, credit, heard, pools, teach
-from stillknows.agents.trial import Question, Trial, stories_of
+from stillknows.agents.policy_learning import Lived, Pool, credit, heard, pools, teach
+from stillknows.agents.trial import Question, Trial, Watcher, stories_of
 from stillknows.envs.tasks import make
 from stillknows.memory.actor import ActorPolicy
 from stillknows.memory.critic import CriticPolicy
