@@ -183,7 +183,7 @@ def places(decision: Decision) -> list[int]:
 
 
 def plan(
-    policy: Policy, decision: Decision, features: Features, size: int
+    policy: Policy, decision: Decision, features: Features, size: int, most: int | None = None
 ) -> list[tuple[int, int]]:
     """Return what each row does, in order: the action, and the slot, -1 where it does nothing.
 
@@ -195,6 +195,7 @@ def plan(
         decision: about all rows, which did not see each other.
         features: that it decided from.
         size: how many slots were ever filled; these are the first.
+        most: how many entries may be added; what comes after them does nothing. None: any number.
     """
     actions, slots = decision.action_B4.argmax(dim=1).tolist(), places(decision)
     capacity = features.filled_BN.shape[1]
@@ -207,7 +208,8 @@ def plan(
             again = decided(policy, with_changes(features, row, changed))
             action, slot = int(again.action_B4.argmax()), places(again)[0]
         old = slot >= 0 and bool(features.filled_BN[row, slot]) and slot not in changed
-        if action == SKIP or slot < 0 or (action != ADD and not old):
+        spent = action == ADD and most is not None and len(changed) >= most
+        if action == SKIP or slot < 0 or (action != ADD and not old) or spent:
             planned.append((SKIP, -1))
             continue
         if action == ADD:

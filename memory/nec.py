@@ -51,10 +51,12 @@ class NEC:
             always with this answer (a fact that holds is refreshed, a question whose answer
             depends on the story is appended); `text`: the same story and answer; `none`: never.
         key: names the lifetime, for the noise of random policies.
+        writes: how many entries a step may add at most, in the order of its rows; None: any number.
         device: where it lives.
 
     Raises:
-        ValueError: if capacity or neighbours are below 1, or `identity` is none of the three.
+        ValueError: if capacity, neighbours or writes are below 1, or `identity` is none of the
+            three.
     """
 
     def __init__(
@@ -72,18 +74,21 @@ class NEC:
         update_rate: float = 1.0,
         identity: str = "question",
         key: int = 0,
+        writes: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity={capacity}: a store holds at least one entry.")
         if neighbours < 1:
             raise ValueError(f"neighbours={neighbours}: a read takes at least one.")
+        if writes is not None and writes < 1:
+            raise ValueError(f"writes={writes}: a step adds at least one entry; give 1 or more.")
         if identity not in IDENTITIES:
             raise ValueError(f"identity={identity!r}: choose one of {', '.join(IDENTITIES)}.")
         self.capacity, self.policy, self.identity = capacity, policy, identity
         self.answer_length, self.update_rate = answer_length, update_rate
         self.story_shape = (story_shape[0], story_shape[1])
-        self.neighbours, self.delta, self.key = neighbours, delta, key
+        self.neighbours, self.delta, self.key, self.writes = neighbours, delta, key, writes
         self.columns = episodic.blank_columns(
             capacity, key_size, vector_size, answer_length, self.story_shape, device, token_bytes
         )
@@ -185,7 +190,8 @@ class NEC:
         candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
         known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
-        if leaves_first(self.policy) and len(names) <= self.capacity:
+        free = self.writes is None or len(names) <= self.writes
+        if leaves_first(self.policy) and len(names) <= self.capacity and free:
             self.clock += 1
             slots, written = self._place_in_order(known, names)
         else:
@@ -345,7 +351,7 @@ class NEC:
         self, decision: Decision, features: Features, names: list[Name]
     ) -> tuple[list[int], list[Written]]:
         """Give every row its slot, in order, and keep count of who holds what."""
-        planned = episodic.plan(self.policy, decision, features, self.size)
+        planned = episodic.plan(self.policy, decision, features, self.size, self.writes)
         self.clock += 1
         slots, written = [], []
         for (action, slot), (name, answer) in zip(planned, names, strict=True):

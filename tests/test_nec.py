@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stillknows.memory.episodic import Candidates, Departures, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
 from stillknows.memory.nec import _COUNTERS, NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest
+from stillknows.memory.rules import EvictIdle, EvictOldest, EvictUniformly
 
 torch.set_num_threads(1)
 
@@ -479,3 +479,16 @@ def test_the_store_is_the_same_on_a_gpu():
     mine, theirs = here.recall(query), there.recall(query.cuda())
     assert mine.slots_BK.tolist() == theirs.slots_BK.tolist()
     torch.testing.assert_close(mine.weights_BK, theirs.weights_BK.cpu())
+
+
+@pytest.mark.parametrize("policy", [EvictOldest(), EvictUniformly()])
+def test_a_step_adds_no_more_than_its_budget(policy):
+    memory = store(policy, capacity=3, writes=2)
+    first = memory.remember(offer((1, 5), (2, 6), (3, 7), (1, 5)))
+    assert [each.action for each in first] == [ADD, ADD, SKIP, SKIP]
+    second = memory.remember(offer((1, 5), (4, 8), (5, 9), (6, 9)))  # a refresh adds nothing
+    assert [each.action for each in second] == [UPDATE, ADD, ADD, SKIP]
+    assert len(memory) == 3
+    assert consistent(memory)
+    with pytest.raises(ValueError, match="writes=0: a step adds at least one"):
+        store(policy, capacity=3, writes=0)
