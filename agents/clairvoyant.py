@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from stillknows.envs.text import Story
-from stillknows.memory.interface import ADD, SKIP, Decision, Features, one_hot
+from stillknows.memory.interface import Decision, Features, written
 
 
 class Need(NamedTuple):
@@ -203,21 +203,7 @@ class Expecting:
         own_B = need_BT.gather(1, seen_B[:, None].clamp(max=items - 1))[:, 0]
         full_B = features.filled_BN.all(dim=1)
         kept_B = (own_B > 0) & (~full_B | (own_B >= held_BN.amin(dim=1)))
-        return _one_hot(features, kept_B, held_BN.argmin(dim=1))
-
-
-def _one_hot(features: Features, kept_B: Tensor, leaver_B: Tensor) -> Decision:
-    """Return to write what is kept: where there is room, else instead of who leaves."""
-    full_B = features.filled_BN.all(dim=1)
-    free_B = torch.where(full_B | ~kept_B, -1, (~features.filled_BN).float().argmax(dim=1))
-    victim_B = torch.where(full_B & kept_B, leaver_B, -1)
-    slots = features.filled_BN.shape[1]
-    return Decision(
-        one_hot(torch.where(kept_B, ADD, SKIP), 4),
-        one_hot(free_B, slots),
-        one_hot(victim_B, slots),
-        torch.zeros_like(features.usage_BN[:, 0]),
-    )
+        return written(features, kept_B, held_BN.argmin(dim=1))
 
 
 class Clairvoyant:
@@ -244,4 +230,4 @@ class Clairvoyant:
         born_BN = (seen_B1 - features.age_BN.long()).clamp(min=0)
         until_BN = until_BT.gather(1, born_BN)
         until_BN = until_BN.masked_fill(~features.filled_BN, until_BT.shape[1] + 1)
-        return _one_hot(features, wanted_B, until_BN.argmin(dim=1))
+        return written(features, wanted_B, until_BN.argmin(dim=1))

@@ -78,11 +78,17 @@ def bench_of(memory: Any, item_size: int | None = None, steps: int = 10_000) -> 
     return Bench(copy.deepcopy(memory), item_size, steps, device)
 
 
-def run_check(name: str, check: Check, bench: Bench) -> None:
+def run_check(name: str, check: Callable[[Any], None], bench: Any, of: str = "memory") -> None:
     """Run one check, without gradients unless it asks for them.
 
+    Args:
+        name: of the check.
+        check: what it does.
+        bench: what it works with.
+        of: what is checked, for the sentence.
+
     Raises:
-        MemoryFault: if it fails, or the memory raises anything at all; it begins with the name.
+        MemoryFault: if it fails, or what is checked raises anything; it begins with the name.
     """
     try:
         with torch.no_grad():
@@ -92,7 +98,7 @@ def run_check(name: str, check: Check, bench: Bench) -> None:
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
         said = f"{type(error).__name__}: {lines[0].rstrip('.')}"
-        raise MemoryFault(f"{name}: the memory raised {said}.") from error
+        raise MemoryFault(f"{name}: the {of} raised {said}.") from error
 
 
 def _is_store(memory: Any) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.check_bench import MemoryFault, expect, expect_near, expect_same
+from stillknows.memory.check import run_check
+from stillknows.memory.check_bench import expect, expect_near, expect_same
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import Decision, Features, decided
 from stillknows.memory.nec import NEC
@@ -191,15 +192,7 @@ def check_policy(
         bench = PolicyBench(copy.deepcopy(policy), width, lifelong, steps)
         if hasattr(bench.policy, "begin"):
             bench.policy.begin(_SLOTS)
-        try:
-            with torch.no_grad():
-                check(bench)
-        except MemoryFault as fault:
-            raise MemoryFault(f"{name}: {fault}") from None
-        except Exception as error:
-            lines = str(error).strip().splitlines() or ["no message"]
-            said = f"{type(error).__name__}: {lines[0].rstrip('.')}"
-            raise MemoryFault(f"{name}: the policy raised {said}.") from error
+        run_check(name, check, bench, "policy")
         passed.append(name)
         if report is not None:
             report(name)

@@ -10,7 +10,7 @@ Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size.
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.interface import ADD, SKIP, Decision, Features, one_hot
+from stillknows.memory.interface import Decision, Features, written
 from stillknows.memory.scorer import Scorer
 
 
@@ -60,11 +60,4 @@ class CriticPolicy(nn.Module):
         full_B = features.filled_BN.all(dim=1)
         kept_B = ~full_B | (worth_BM[:, -1] >= held_BN.amin(dim=1))
         kept_B = kept_B & (worth_BM[:, -1] > self.threshold)
-        slots = features.filled_BN.shape[1]
-        free_B = (~features.filled_BN).float().argmax(dim=1)
-        return Decision(
-            one_hot(torch.where(kept_B, ADD, SKIP), 4),
-            one_hot(torch.where(full_B | ~kept_B, -1, free_B), slots),
-            one_hot(torch.where(full_B & kept_B, held_BN.argmin(dim=1), -1), slots),
-            torch.zeros_like(worth_BM[:, -1]),
-        )
+        return written(features, kept_B, held_BN.argmin(dim=1))

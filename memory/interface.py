@@ -205,6 +205,25 @@ def one_hot(index_B: Tensor, size: int) -> Tensor:
     return (index_B[:, None] == torch.arange(size, device=index_B.device)).float()
 
 
+def written(features: Features, kept_B: Tensor, leaver_B: Tensor) -> Decision:
+    """Return one-hot decisions: where it is kept, the candidate is added, else it is skipped.
+
+    Args:
+        features: of the candidates.
+        kept_B: which are kept; bool.
+        leaver_B: the slot that each takes where none is free, int64.
+    """
+    full_B = features.filled_BN.all(dim=1)
+    free_B = (~features.filled_BN).float().argmax(dim=1)
+    slots = features.filled_BN.shape[1]
+    return Decision(
+        one_hot(torch.where(kept_B, ADD, SKIP), 4),
+        one_hot(torch.where(full_B | ~kept_B, -1, free_B), slots),
+        one_hot(torch.where(full_B & kept_B, leaver_B, -1), slots),
+        torch.zeros_like(features.usage_BN[:, 0]),
+    )
+
+
 def map_state(function: Any, state: Any) -> Any:
     """Apply `function` to every tensor of a state (a NamedTuple, possibly nested)."""
     if isinstance(state, Tensor):

@@ -11,7 +11,7 @@ Letters: B rows, N slots, M = N + 1 (the candidate is last).
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.interface import ADD, SKIP, Decision, Features, one_hot
+from stillknows.memory.interface import Decision, Features, written
 
 
 class OfflinePolicy(nn.Module):
@@ -65,11 +65,4 @@ class OfflinePolicy(nn.Module):
         held_BN = use_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
         full_B = features.filled_BN.all(dim=1)
         kept_B = ~full_B | (use_BM[:, -1] >= held_BN.amin(dim=1))
-        slots = features.filled_BN.shape[1]
-        free_B = (~features.filled_BN).float().argmax(dim=1)
-        return Decision(
-            one_hot(torch.where(kept_B, ADD, SKIP), 4),
-            one_hot(torch.where(full_B | ~kept_B, -1, free_B), slots),
-            one_hot(torch.where(full_B & kept_B, held_BN.argmin(dim=1), -1), slots),
-            torch.zeros_like(use_BM[:, -1]),
-        )
+        return written(features, kept_B, held_BN.argmin(dim=1))
