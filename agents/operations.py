@@ -185,10 +185,12 @@ class OperationsLog:
         agent: who lives.
 
     Raises:
-        ValueError: if its working memory is none of slots.
+        ValueError: if its working memory is none of slots, or `every` is no number of updates.
     """
 
     def __init__(self, folder: Path, every: int, agent: MemoryAgent) -> None:
+        if not isinstance(every, int) or every < 0:
+            raise ValueError(f"operations={every} should be a whole number; 0 logs none.")
         if every and not isinstance(agent.working_memory, Slots):
             raise ValueError(
                 f"operations={every} logs what a working memory of slots does: choose "

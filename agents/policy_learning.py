@@ -164,10 +164,7 @@ def _through_credit(
 ) -> Tensor:
     """Return how far the worths at one decision a story are from what is earned after it."""
     pool = pools(policy, trial, slots, draw)
-    earned_BT = torch.zeros_like(pool.in_BT, dtype=torch.float32)
-    for question in trial.questions:
-        to_come_B1 = (question.after_B > pool.time_B)[:, None]
-        earned_BT += to_come_B1 * credit(trial, question, pool, slots, sets, draw)
+    earned_BT = earned(trial, pool, slots, sets, draw)
     features = pool.features(trial)
     target_BM = earned_BT.gather(1, pool.item_BM) - write_cost / earned_BT.shape[1]
     here_BM = nn.functional.pad(features.filled_BN, (0, 1), value=True)
@@ -247,6 +244,18 @@ def _held(policy: Policy, trial: Trial, slots: int, time_B: Tensor) -> tuple[Ten
     filled_BTN = torch.stack([features.filled_BN for features in watcher.features], dim=1)
     rows_B = torch.arange(len(time_B), device=time_B.device)
     return time_B[:, None] - age_BTN[rows_B, at_B].long(), filled_BTN[rows_B, at_B]
+
+
+def earned(trial: Trial, pool: Pool, slots: int, sets: int, draw: torch.Generator) -> Tensor:
+    """Return the credit of each statement of a pool in the questions after its decision, `[B, T]`.
+
+    Arguments as of `credit`.
+    """
+    earned_BT = torch.zeros_like(pool.in_BT, dtype=torch.float32)
+    for question in trial.questions:
+        to_come_B1 = (question.after_B > pool.time_B)[:, None]
+        earned_BT += to_come_B1 * credit(trial, question, pool, slots, sets, draw)
+    return earned_BT
 
 
 @torch.no_grad()

@@ -77,7 +77,7 @@ def draw(
     accuracy: Mapping[str, list[Interval]], cost: Mapping[str, list[Interval]], out: Path
 ) -> None:
     """Draw both panels."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     for number, name in enumerate(accuracy):
         line = {"alone": "--", "16 slots": "-", "of all": ":"}
         style = {
@@ -89,7 +89,7 @@ def draw(
             at = DISTANCES[: len(rows)]
             panel.plot(at, [row.mean for row in rows], label=name, ms=4, **style)
         low, high = zip(*[(row.low, row.high) for row in accuracy[name]], strict=True)
-        panels[0].fill_between(DISTANCES[: len(low)], low, high, color=style["color"], alpha=0.12)
+        panels[0].fill_between(DISTANCES[: len(low)], low, high, color=style["color"], alpha=0.05)
     panels[0].axvline(32, color="grey", lw=0.8)
     panels[0].text(33, 0.02, "longest in training", fontsize=8, color="grey")
     panels[0].set(xscale="log", ylim=(0, 1.03), ylabel="share of right answers")
@@ -97,7 +97,8 @@ def draw(
     for panel in panels:
         panel.set_xlabel("sentences since the code was told")
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=8, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, ncols=3, loc="outside lower center")
     figure.savefig(out, dpi=150)
 
 

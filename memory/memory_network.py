@@ -172,7 +172,8 @@ class MemoryNetwork(Slots):
             draws_BN = noise.uniform(keys, state.birth_BN.flatten(), 1).view(order_BN.shape)
             places_BN = places_BN + (draws_BN < self.empty_share)
         ages_BN = places_BN.gather(1, order_BN).cumsum(dim=1) - 1
-        return torch.zeros_like(order_BN).scatter(1, order_BN, ages_BN).clamp(max=self.slots - 1)
+        oldest = self.times.shape[1] - 1
+        return torch.zeros_like(order_BN).scatter(1, order_BN, ages_BN).clamp(max=oldest)
 
     def _check_width(self, vectors: Tensor) -> None:
         if vectors.shape[-1] != self.word_size:

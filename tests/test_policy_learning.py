@@ -12,7 +12,7 @@ from torch import Tensor
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.policy_learning import Lived, Pool, credit, heard, pools, teach
+from stillknows.agents.policy_learning import Lived, Pool, credit, earned, heard, pools, teach
 from stillknows.agents.trial import Question, Trial, Watcher, stories_of
 from stillknows.envs.tasks import make
 from stillknows.memory.actor import ActorPolicy
@@ -123,6 +123,23 @@ def test_pools_are_half_the_policys_own_and_half_of_anything_before() -> None:
     expected = trial.items_BTD[rows, pool.item_BM[:, :-1]] * filled
     torch.testing.assert_close(features.content_BNW, expected)
     assert ((features.age_BN > 0) == pool.filled_BN).all()
+
+
+def test_what_was_asked_before_a_decision_earns_it_nothing() -> None:
+    trial = Known(300, 8, seed=0)
+    (last,) = trial.questions
+    early = last._replace(after_B=torch.full((300,), 3))
+    trial.questions = [early, last]
+    draw = torch.Generator().manual_seed(0)
+    pool = pools(EvictOldest(), trial, 3, draw)
+    late_B = pool.time_B >= 3
+    alone = Known(300, 8, seed=0)
+    alone.questions = [early]
+    found = earned(alone, pool, 3, 200, draw)
+    assert (found[late_B] == 0).all()
+    assert (found[~late_B].abs().amax(dim=1) > 0.1).any()
+    both = earned(trial, pool, 3, 200, draw)
+    assert (both[late_B].abs().amax(dim=1) > 0.1).any()
 
 
 def test_the_shadow_holds_every_statement_in_its_own_slot() -> None:
@@ -287,8 +304,6 @@ def test_contents_are_shown_to_those_who_ask() -> None:
     born_BN = 5 - last.age_BN.long()
     for row in range(2):
         torch.testing.assert_close(last.content_BNW[row], trial.items_BTD[row, born_BN[row]])
-    real = stories_of("stillknows/WherePerson-v0", {"sentences": 4, "questions": 1}, [1])
-    assert len(real) == 1
 
 
 def lived_with(policy: str, *options: str) -> tuple[Any, Any]:
@@ -319,6 +334,15 @@ def test_a_policy_learns_beside_its_agent_and_moves_nothing_else(policy: str) ->
     moved = {n for n, p in agent.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert all(name.startswith("working_policy.") for name in moved)
+
+
+@pytest.mark.parametrize("memory", ["slots", "sparse_slots", "memory_network"])
+@pytest.mark.parametrize("arm", ["both", "none"])
+def test_a_critic_learns_beside_any_agent_whose_memory_is_of_slots(memory: str, arm: str) -> None:
+    options = (f"working_memory={memory}", "working_memory.slots=2", f"arm={arm}")
+    _, learner = lived_with("critic", *options)  # the shadow holds more than it has slots
+    assert learner.stories
+    assert max(len(story.sentences) for story in learner.stories) > 5
 
 
 def test_what_was_lived_becomes_stories() -> None:

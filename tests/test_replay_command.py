@@ -104,6 +104,8 @@ def test_mistakes_are_one_sentence(
         assert (status, lines) == (2, [])
         assert len(err.splitlines()) == 1
         assert words in err
+    with pytest.raises(ValueError, match="operations=-1 should be a whole number"):
+        live_lifetime(compose_config([*TINY, "operations=-1"]), tmp_path / "less", lambda *_: None)
     with pytest.raises(ValueError, match="operations=3 logs what a working memory of slots does"):
         live_lifetime(
             compose_config([*TINY[:2], "working_memory=dnc", "operations=3"]),
