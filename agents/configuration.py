@@ -134,6 +134,8 @@ def _near(error: BaseException, command: str) -> str:
         return ""
     with initialize_config_module("stillknows.configs", version_base="1.3"):
         known = _names(compose(command))
+    if found[1] in known:
+        return ' An arm has no such part: give the option to an arm that has, arms=["ARM NAME=…"].'
     return f" {suggest(found[1], known)}" if difflib.get_close_matches(found[1], known) else ""
 
 

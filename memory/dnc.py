@@ -168,9 +168,9 @@ class DNC(Recurrent):
         seen_BI = torch.cat([item_BI, state.reads_BRW.flatten(1)], dim=1)  # chi_t
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         interface = self._parse(self.interface(hidden_BH))
-        decision = (
-            None if policy is None else decided(policy, self._features(state, interface, policy))
-        )
+        decision = None
+        if policy is not None:
+            decision = decided(policy, self._features(state, interface, policy), soft=True)
         state = self._write(state._replace(controller=controller), interface, decision)
         state = self._read(state, interface)
         read_BW = self.read_output(state.reads_BRW.flatten(1))

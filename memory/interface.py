@@ -97,10 +97,16 @@ class Policy(Protocol):
         ...
 
 
-def decided(policy: Policy, features: Features) -> Decision:
+def decided(policy: Policy, features: Features, soft: bool = False) -> Decision:
     """Return what a policy decides, if it can be done.
 
     Numbers are looked at on the CPU only: on a GPU that would wait for each step.
+
+    Args:
+        policy: who decides.
+        features: from what.
+        soft: whether the memory writes everywhere a little, so that no slot is ever empty: any may
+            be updated, and any wiped.
 
     Raises:
         ValueError: with the name of the policy and the number of the candidate, if the decision has
@@ -117,13 +123,13 @@ def decided(policy: Policy, features: Features) -> Decision:
             f"{[list(shape) for shape in wanted]}."
         )
     if features.filled_BN.device.type == "cpu":
-        _expect_possible(type(policy).__name__, decision, features)
+        empty_BN = ~features.filled_BN & (not soft)
+        _expect_possible(type(policy).__name__, decision, empty_BN, features.seen_B)
     return decision
 
 
-def _expect_possible(name: str, decision: Decision, features: Features) -> None:
+def _expect_possible(name: str, decision: Decision, empty_BN: Tensor, seen_B: Tensor) -> None:
     action_B4, slot_BN, victim_BN, log_prob_B = (part.detach() for part in decision)
-    empty_BN = ~features.filled_BN
     lowest_B = torch.cat([action_B4, slot_BN, victim_BN], dim=1).amin(dim=1)
     whole_B = action_B4.sum(1) + slot_BN.sum(1) + victim_BN.sum(1) + log_prob_B
     action_B = action_B4.argmax(dim=1)
@@ -138,7 +144,7 @@ def _expect_possible(name: str, decision: Decision, features: Features) -> None:
         return
     for fault, wrong_B in faults.items():
         if wrong_B.any():
-            step = int(features.seen_B[wrong_B.nonzero()[0, 0]])
+            step = int(seen_B[wrong_B.nonzero()[0, 0]])
             raise ValueError(f"{name} {fault}, at candidate {step}: the memory is left as it was.")
 
 

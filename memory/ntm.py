@@ -259,7 +259,7 @@ class NTM(Recurrent):
         decision = None
         if policy is not None:
             candidate_BW = add_BVW.mean(dim=1)
-            decision = decided(policy, self._features(state, candidate_BW, policy))
+            decision = decided(policy, self._features(state, candidate_BW, policy), soft=True)
         weights_BVN = focus(state.memory_BNW, state.write_weights_BVN, heads)
         memory_BNW = state.memory_BNW
         if decision is not None:
