@@ -179,6 +179,8 @@ def expected_needs(stories: Sequence[Story], futures: Futures) -> Tensor:
 class Expecting:
     """A policy that knows how stories go on in general: what is least needed from now on leaves.
 
+    Among equals the oldest leaves, and while there is room everything is written.
+
     It is causal, and where each question stands on one item, the best there is but for what a
     longer plan could gain; where questions stand on several, it counts each of them alone.
 
@@ -193,21 +195,24 @@ class Expecting:
         self.expected_BTT = expected_BTT
 
     def decide(self, features: Features) -> Decision:
-        """Return one-hot decisions; what nothing needs is not written."""
+        """Return one-hot decisions."""
         seen_B, rows_B = features.seen_B, torch.arange(len(features.seen_B))
         told_B = (seen_B + 1).clamp(max=self.expected_BTT.shape[1] - 1)
         need_BT = self.expected_BTT.to(features.age_BN.device)[rows_B, told_B]
         items = need_BT.shape[1]
         born_BN = (seen_B[:, None] - features.age_BN.long()).clamp(0, items - 1)
-        held_BN = need_BT.gather(1, born_BN).masked_fill(~features.filled_BN, torch.inf)
+        held_BN = need_BT.gather(1, born_BN) - 1e-6 * features.age_BN
+        held_BN = held_BN.masked_fill(~features.filled_BN, torch.inf)
         own_B = need_BT.gather(1, seen_B[:, None].clamp(max=items - 1))[:, 0]
         full_B = features.filled_BN.all(dim=1)
-        kept_B = (own_B > 0) & (~full_B | (own_B >= held_BN.amin(dim=1)))
+        kept_B = ~full_B | (own_B >= held_BN.amin(dim=1))
         return written(features, kept_B, held_BN.argmin(dim=1))
 
 
 class Clairvoyant:
-    """A policy that follows a plan for each row: writes what will be needed, while it will be.
+    """A policy that follows a plan for each row: what will not be needed any more leaves first.
+
+    While there is room everything is written.
 
     Args:
         plans: of the rows, in their order; each decision is asked for all of them.
@@ -223,11 +228,12 @@ class Clairvoyant:
         )
 
     def decide(self, features: Features) -> Decision:
-        """Return one-hot decisions; who leaves is what may leave first."""
+        """Return one-hot decisions."""
         seen_B1 = features.seen_B[:, None]
         until_BT = self.until_BT.to(seen_B1.device)
         wanted_B = until_BT.gather(1, seen_B1)[:, 0] > features.seen_B
         born_BN = (seen_B1 - features.age_BN.long()).clamp(min=0)
         until_BN = until_BT.gather(1, born_BN)
         until_BN = until_BN.masked_fill(~features.filled_BN, until_BT.shape[1] + 1)
-        return written(features, wanted_B, until_BN.argmin(dim=1))
+        full_B = features.filled_BN.all(dim=1)
+        return written(features, wanted_B | ~full_B, until_BN.argmin(dim=1))

@@ -6,8 +6,9 @@ For each stream and seed a reader learns with room for everything, and then stay
 policies are taught before it, each one for all budgets; then every policy keeps what it will of the
 same examination stories. Budgets are multiples of the facts that can be asked for at once. Beside
 the accuracy stands the share of the way from random (write everything, evict uniformly) to the best
-causal policy, where that is at least 0.1 away; the clairvoyant knows the questions to come. Prints
-Markdown tables: means over seeds, 95 % t intervals.
+causal policy, where that is at least 0.1 away; the clairvoyant knows the questions to come. An
+actor that was taught in one budget alone, or on another task, shows what transfers. Prints Markdown
+tables: means over seeds, 95 % t intervals; `--load` prints and draws what was saved.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,19 +60,31 @@ from stillknows.memory.rules import (
 
 
 class Stream(NamedTuple):
-    """A task, its dials, updates of its reader, and the facts that can be asked for at once."""
+    """What its reader learns, one after the other, the last of which is examined.
 
-    task: str
+    Attributes:
+        lessons: tasks, each with a number of updates.
+        dials: of all of them.
+        live: how many facts can be asked for at once.
+        practice: dials of the reader's training alone.
+    """
+
+    lessons: Mapping[str, int]
     dials: Mapping[str, Any]
-    updates: int
     live: int
+    practice: Mapping[str, Any] = {}
 
 
 WORLD = {"people": 3, "places": 5, "objects": 2, "sentences": 24, "questions": 3}
 STREAMS = {
-    "distractors (75 %)": Stream("where_person", {**WORLD, "distractors": 0.75}, 300, 3),
-    "updates": Stream("where_person", {**WORLD, "distractors": 0.0}, 300, 3),
-    "chains": Stream("where_object", {**WORLD, "distractors": 0.5}, 700, 4),
+    "distractors (75 %)": Stream({"where_person": 500}, {**WORLD, "distractors": 0.75}, 3),
+    "updates": Stream({"where_person": 500}, {**WORLD, "distractors": 0.0}, 3),
+    "chains": Stream(
+        {"where_person": 200, "where_object": 1000},
+        {**WORLD, "distractors": 0.5},
+        4,
+        {"shortest": 5},
+    ),
 }
 MULTIPLES = (0.5, 1, 2, 4, 8)
 RULES: dict[str, Callable[[], Any]] = {
@@ -91,31 +104,69 @@ LEARNED: dict[str, Callable[[int], Any]] = {
     "actor": ActorPolicy,
     "critic": CriticPolicy,
 }
+MOVED = ("actor, taught at 1 ×", "actor, taught on where_person")
 REFERENCES = ("best causal", "clairvoyant")
 Scores = dict[str, dict[str, float]]  # of a policy, by multiple
 
 
-def reader_of(stream: Stream, seed: int) -> tuple[MemoryAgent, Task]:
-    """Return an agent that learned the task with room for everything."""
+def tasks_of(stream: Stream, seed: int, practice: Mapping[str, Any]) -> tuple[Any, list[Task]]:
+    """Return the configuration of a stream with room for everything, and its tasks."""
     config = compose_config(
         [
             *("arm=none", "keep=false", f"seed={seed}"),
-            f"stream.tasks.tasks=[{stream.task}]",
+            f"stream.tasks.tasks=[{','.join(stream.lessons)}]",
             f"working_memory.slots={stream.dials['sentences'] + 1}",
-            *[f"stream.tasks.{name}={value}" for name, value in stream.dials.items()],
+            *[
+                f"stream.tasks.{name}={value}"
+                for name, value in {**stream.dials, **practice}.items()
+            ],
         ]
     )
+    return config, hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+
+
+def reader_of(stream: Stream, seed: int) -> MemoryAgent:
+    """Return an agent that learned the tasks with room for everything."""
+    config, tasks = tasks_of(stream, seed, stream.practice)
     torch.manual_seed(seed)
-    task = hydra.utils.instantiate(config.stream.tasks, _convert_="all")[0]
-    agent = build_agent(config, [task])
+    agent = build_agent(config, tasks)
     learner = hydra.utils.instantiate(config.learner, agent, seed=seed)
-    learner.begin(stream.updates)
-    envs = make(task, config.rows, task.train)
-    for update in range(stream.updates):
-        options = {"episode": config.rows * update}
-        live(agent, envs, learner, task=0, seed=seed * 1_000_003 + update, options=options)
-        learner.update()
-    return agent.eval(), task
+    learner.begin(sum(stream.lessons.values()))
+    update = 0
+    for task, updates in zip(tasks, stream.lessons.values(), strict=True):
+        envs = make(task, config.rows, task.train)
+        for _ in range(updates):
+            options = {"episode": config.rows * update}
+            live(agent, envs, learner, task=0, seed=seed * 1_000_003 + update, options=options)
+            learner.update()
+            update += 1
+    return agent.eval()
+
+
+class Lessons:
+    """Stories of a task before a reader, 64 an update, as often as they are asked for."""
+
+    def __init__(self, reader: MemoryAgent, task: Task, begin: int) -> None:
+        self.reader, self.task, self.begin = reader, task, begin
+        self.made: dict[int, Trial] = {}
+
+    def __call__(self, number: int) -> Trial:
+        """Return the stories of an update."""
+        number %= 80
+        if number not in self.made:
+            first = self.begin + 64 * number
+            stories = stories_of(self.task.id, self.task.train, range(first, first + 64), first)
+            self.made[number] = Trial(self.reader, stories)
+        return self.made[number]
+
+
+def taught(kind: str, lessons: Lessons, slots: Sequence[int], seed: int, updates: int) -> Any:
+    """Return a policy of some kind that learned from lessons."""
+    torch.manual_seed(seed)
+    policy = LEARNED[kind](lessons.reader.controller.width)
+    cost = 0.05 if kind == "retention" else 0.0
+    teach(policy, lessons, slots, updates=updates, write_cost=cost)
+    return policy
 
 
 def references(trial: Trial, dials: Mapping[str, Any], slots: int, ways: int) -> dict[str, Any]:
@@ -142,29 +193,24 @@ def life(name: str, seed: int, updates: int, exam: int, ways: int) -> tuple[str,
     """Return what every policy scores before the reader of one seed."""
     torch.set_num_threads(1)
     stream = STREAMS[name]
-    reader, task = reader_of(stream, seed)
+    reader = reader_of(stream, seed)
+    tasks = tasks_of(stream, seed, {})[1]
     budgets = {multiple: max(1, math.ceil(multiple * stream.live)) for multiple in MULTIPLES}
+    small = [slots for slots in budgets.values() if slots < stream.dials["sentences"]]
     begin = (seed + 1) * 10**6
-
-    @cache
-    def lesson(number: int) -> Trial:
-        first = begin + 64 * number
-        return Trial(reader, stories_of(task.id, task.train, range(first, first + 64), first))
-
+    lessons = Lessons(reader, tasks[-1], begin)
     policies = {name: make_rule() for name, make_rule in RULES.items()}
-    for kind, make_policy in LEARNED.items():
-        torch.manual_seed(seed)
-        policies[kind] = make_policy(reader.controller.width)
-        cost = 0.05 if kind == "retention" else 0.0
-        small = [slots for slots in budgets.values() if slots < stream.dials["sentences"]]
-        teach(policies[kind], lambda n: lesson(n % 80), small, updates=updates, write_cost=cost)
-    first = begin * 10
+    policies |= {kind: taught(kind, lessons, small, seed, updates) for kind in LEARNED}
+    policies[MOVED[0]] = taught("actor", lessons, [budgets[1]], seed, updates)
+    if len(tasks) > 1:
+        others = Lessons(reader, tasks[0], begin)
+        policies[MOVED[1]] = taught("actor", others, small, seed, updates)
+    task, first = tasks[-1], begin * 10
     told = Trial(reader, stories_of(task.id, task.exam, range(first, first + exam), first))
     scores: Scores = {}
     for multiple, slots in budgets.items():
-        dials = {**task.exam, "task": stream.task}
-        everyone = policies | references(told, dials, slots, ways)
-        for who, policy in everyone.items():
+        dials = {**task.exam, "task": task.name}
+        for who, policy in (policies | references(told, dials, slots, ways)).items():
             with torch.no_grad():
                 scores.setdefault(who, {})[str(multiple)] = told.run(policy, slots).accuracy
     return name, seed, scores
@@ -185,7 +231,7 @@ def tables(found: Mapping[str, Sequence[Scores]]) -> str:
     parts = []
     for name, scores in found.items():
         rows = []
-        for who in (*REFERENCES, *LEARNED, *RULES):
+        for who in (*REFERENCES, *LEARNED, *(m for m in MOVED if m in scores[0]), *RULES):
             cells = []
             for multiple in MULTIPLES:
                 mean = interval([each[who][str(multiple)] for each in scores])
@@ -205,8 +251,8 @@ def _against_rules(scores: Sequence[Scores]) -> str:
         cells = []
         for multiple in map(str, MULTIPLES):
             best = max(rules, key=lambda rule: sum(s[rule][multiple] for s in scores))
-            pair = [[each[name][multiple] for each in scores] for name in (who, best)]
-            cells.append(f"{paired_difference(*pair)} ({best})")
+            mine, its = ([each[name][multiple] for each in scores] for name in (who, best))
+            cells.append(f"{paired_difference(mine, its)} ({best})")
         rows.append([who, *cells])
     return table(["less the best rule", *(f"{m:g} ×" for m in MULTIPLES)], rows)
 
@@ -243,7 +289,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("memory_control.png"))
     parser.add_argument("--save", type=Path, default=Path("memory_control.json"))
+    parser.add_argument("--load", action="store_true", help="only show what --save holds")
     given = parser.parse_args()
+    if given.load:
+        saved = json.loads(given.save.read_text(encoding="utf-8"))
+        print(tables(saved))
+        draw(saved, given.out)
+        return
     jobs = [(name, seed) for seed in range(given.seeds) for name in STREAMS]
     run = partial(life, updates=given.updates, exam=given.stories, ways=given.ways)
     found: dict[str, list[Scores]] = {name: [] for name in STREAMS}

@@ -7,8 +7,6 @@ word), and a layer gives a number. It knows no task.
 Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size, H hidden size.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +26,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.content = nn.Linear(word_size, hidden)
         self.when = nn.Linear(4, hidden)
-        self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-        self.value, self.out = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.attend, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.network = nn.Sequential(
             nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, outputs)
@@ -63,9 +60,9 @@ class Scorer(nn.Module):
 
     def _later(self, x_BMH: Tensor, later_BMM: Tensor) -> Tensor:
         """Return what each reads from those that came after it, and from itself."""
-        scores_BMM = self.query(x_BMH) @ self.key(x_BMH).transpose(1, 2)
-        scores_BMM = scores_BMM / math.sqrt(x_BMH.shape[2])
         own_MM = torch.eye(later_BMM.shape[1], dtype=torch.bool, device=later_BMM.device)
-        weights_BMM = scores_BMM.masked_fill(~(later_BMM | own_MM), -torch.inf).softmax(dim=2)
-        read_BMH: Tensor = weights_BMM @ self.value(x_BMH)
+        query_BMH, key_BMH, value_BMH = self.attend(x_BMH).chunk(3, dim=2)
+        read_BMH: Tensor = nn.functional.scaled_dot_product_attention(
+            query_BMH, key_BMH, value_BMH, later_BMM | own_MM
+        )
         return read_BMH
