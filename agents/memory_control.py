@@ -43,11 +43,12 @@ class MemoryControl(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
     is not done, and `info["refused"]` says so.
 
     Args:
-        id: the task, an environment that tells stories.
+        stories: id of an environment that tells stories.
         slots: N.
         write_cost: price of a write, in answers.
         reader: file of a kept agent with a working memory of slots that answers, or None.
         width: numbers of a sentence's vector (W) without a reader.
+        render_mode: as Gymnasium has it; there is nothing to see.
         **dials: of the task.
 
     Raises:
@@ -58,29 +59,31 @@ class MemoryControl(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     def __init__(
         self,
-        id: str = "stillknows/WherePerson-v0",
+        stories: str = "stillknows/WherePerson-v0",
         slots: int = 4,
         write_cost: float = 0.0,
         reader: str | None = None,
         width: int = 32,
+        render_mode: str | None = None,
         **dials: Any,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots={slots}: a memory has at least one slot.")
-        self.id, self.slots, self.write_cost, self.dials = id, slots, write_cost, dials
+        self.render_mode = render_mode
+        self.told_by, self.slots, self.write_cost, self.dials = stories, slots, write_cost, dials
         self.reader = load_agent(Path(reader)) if reader else None
         self.width = width if self.reader is None else self.reader.controller.width
         size = (slots + 1) * self.width + 4 * slots + 1
         self.observation_space = spaces.Box(-_MOST, _MOST, (size,), np.float32)
         self.action_space = spaces.MultiDiscrete([4, slots])
-        stories_of(id, dials, [0])  # says at once what cannot be told
+        stories_of(stories, dials, [0])  # says at once what cannot be told
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin another story."""
         super().reset(seed=seed)
-        self._story = stories_of(self.id, self.dials, [int(self.np_random.integers(_KEYS))])[0]
+        self._story = stories_of(self.told_by, self.dials, [int(self.np_random.integers(_KEYS))])[0]
         self._trace = trace_of(self._story)
         self._trial = Trial(self.reader, [self._story]) if self.reader else None
         self._items = self._vectors()
