@@ -2,7 +2,8 @@
 
 - `loss`: the answer's loss, through the strength with which an item was written;
 - `log_prob`: a policy gradient on the reward to come (Williams 1992, REINFORCE), with a baseline
-  that learns what reward to expect of a question;
+  that learns what reward to expect of a question; of a story that is told several times, also with
+  the mean of its other tellings (Kool et al. 2019);
 - `worth`: counterfactual credit. Every item that was heard, kept or not, stands in a shadow;
   answers are read over random sets of it, all in one batch, and the credit of an item is by how
   much the loss falls where it is in the set (a Banzhaf value, estimated by regression). Sets are
@@ -152,11 +153,19 @@ def _through_reward(
     asked_BQ = ~reward_BQ.isnan()
     reward_BQ = reward_BQ.nan_to_num()
     expected_BQ = baseline(trial, slots)
-    gain_BQ = (reward_BQ - expected_BQ.detach()) * asked_BQ
+    gain_BQ = beyond_others(trial, reward_BQ - expected_BQ.detach()) * asked_BQ
     actor = -(gain_BQ * outcome.log_prob_BQ).sum(dim=1).mean()
     error = ((expected_BQ - reward_BQ).square() * asked_BQ).sum(dim=1).mean()
     loss: Tensor = actor + error
     return loss
+
+
+def beyond_others(trial: Trial, gain_BQ: Tensor) -> Tensor:
+    """Return gains less the mean of the other rows with the same story, where there are such."""
+    episodes = torch.tensor([story.episode for story in trial.stories])
+    same_BB = (episodes[:, None] == episodes).float().fill_diagonal_(0).to(gain_BQ)
+    others_B1 = same_BB.sum(dim=1, keepdim=True)
+    return gain_BQ - same_BB @ gain_BQ / others_B1.clamp(min=1)
 
 
 def _through_credit(

@@ -8,6 +8,7 @@ Letters: B stories, T statements, Q questions, A tokens of an answer, D width, N
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from stillknows.agents.tokenizer import PAD
 from stillknows.envs.text import Story, StoryTask
 from stillknows.memory.interface import Decision, Features, Policy
 from stillknows.memory.slots import Slots, SlotsState
+
+_AGAIN = 2**40  # above all numbers of episodes
 
 
 class Question(NamedTuple):
@@ -161,8 +164,13 @@ class Trial:
         )
 
     def keys(self) -> Tensor:
-        """Return the numbers of the episodes, which name them to random policies, `[B]`."""
-        return torch.tensor([story.episode for story in self.stories])
+        """Return what names the rows to random policies, `[B]`: episodes, told once or again."""
+        times: Counter[int] = Counter()
+        keys = []
+        for story in self.stories:
+            keys.append(story.episode + times[story.episode] * _AGAIN)
+            times[story.episode] += 1
+        return torch.tensor(keys)
 
     def _question(self, number: int) -> Question:
         """Encode the question with this number of each story; of a shorter story, its last."""

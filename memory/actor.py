@@ -26,6 +26,8 @@ class ActorPolicy(nn.Module):
         word_size: width of a candidate (W).
         hidden: width of its network.
         actions: what it may do beside `skip` and `add`: `update`, `merge`.
+        alike: how strongly it begins as the rule by which, of the two that are most alike, the
+            older leaves; a logit per cosine.
 
     Raises:
         ValueError: if an action is unknown.
@@ -35,7 +37,9 @@ class ActorPolicy(nn.Module):
     needs_content = True
     learns_by = "log_prob"
 
-    def __init__(self, word_size: int, hidden: int = 32, actions: Sequence[str] = ()) -> None:
+    def __init__(
+        self, word_size: int, hidden: int = 32, actions: Sequence[str] = (), alike: float = 10.0
+    ) -> None:
         super().__init__()
         for action in actions:
             if action not in ACTIONS:
@@ -48,6 +52,7 @@ class ActorPolicy(nn.Module):
             last.weight.mul_(0.1)
             last.bias.zero_()
             last.bias[ADD] = 2.0  # at first nearly everything is written
+            self.scorer.alike[4] = alike
 
     @property
     def needs_noise(self) -> bool:

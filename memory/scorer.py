@@ -27,6 +27,7 @@ class Scorer(nn.Module):
         self.content = nn.Linear(word_size, hidden)
         self.when = nn.Linear(4, hidden)
         self.attend, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
+        self.alike = nn.Parameter(torch.zeros(outputs))
         self.norm = nn.LayerNorm(hidden)
         self.network = nn.Sequential(
             nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, outputs)
@@ -52,10 +53,11 @@ class Scorer(nn.Module):
         later_BMM = (age_BM[:, None] < age_BM[:, :, None]) & here_BM[:, None]
         normal_BMW = nn.functional.normalize(vectors_BMW, dim=2)
         alike_BMM = (normal_BMW @ normal_BMW.transpose(1, 2)).masked_fill(~later_BMM, 0.0)
-        when = [torch.log1p(age_BM), new_BM, full_BM, alike_BMM.amax(dim=2)]
+        alike_BM = alike_BMM.amax(dim=2)
+        when = [torch.log1p(age_BM), new_BM, full_BM, alike_BM]
         x_BMH = self.content(vectors_BMW) + self.when(torch.stack(when, dim=2))
         x_BMH = x_BMH + self.out(self._later(self.norm(x_BMH), later_BMM))
-        scores: Tensor = self.network(x_BMH)
+        scores: Tensor = self.network(x_BMH) + alike_BM[..., None] * self.alike
         return scores
 
     def _later(self, x_BMH: Tensor, later_BMM: Tensor) -> Tensor:

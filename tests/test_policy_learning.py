@@ -12,11 +12,22 @@ from torch import Tensor
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.policy_learning import Lived, Pool, credit, earned, heard, pools, teach
+from stillknows.agents.policy_learning import (
+    Lived,
+    Pool,
+    beyond_others,
+    credit,
+    earned,
+    heard,
+    pools,
+    teach,
+)
 from stillknows.agents.trial import Question, Trial, Watcher, stories_of
 from stillknows.envs.tasks import make
+from stillknows.envs.text import Story
 from stillknows.memory.actor import ActorPolicy
 from stillknows.memory.critic import CriticPolicy
+from stillknows.memory.diversity import EvictAlike
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Features
 from stillknows.memory.learned import RetentionPolicy
 from stillknows.memory.rules import EvictOldest
@@ -35,7 +46,7 @@ class Known(Trial):
 
     def __init__(self, stories: int, items: int, seed: int) -> None:
         draw = torch.Generator().manual_seed(seed)
-        self.stories = [None] * stories  # type: ignore[list-item]
+        self.stories = [Story(number, (), (), ()) for number in range(stories)]
         kind_BT = torch.randint(4, (stories, items), generator=draw)
         self.items_BTD = torch.nn.functional.one_hot(kind_BT, 4).float()
         self.present_BT = torch.ones(stories, items, dtype=torch.bool)
@@ -158,6 +169,28 @@ def test_reward_teaches_the_actor_what_to_keep() -> None:
     assert not policy.training
     assert by_rule < 0.6
     assert exam.run(policy, 2).accuracy > 0.9
+
+
+def test_a_story_told_again_is_measured_against_its_other_tellings() -> None:
+    trial = Known(6, 3, seed=0)
+    trial.stories = [Story(episode, (), (), ()) for episode in (4, 9, 4, 7, 4, 9)]
+    gain_BQ = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 8.0], [0.0, 1.0, 1.0, 0.0, 0.0, 0.0]]).T
+    expected = [[1 - 4, 0 - 0.5], [2 - 8, 1], [3 - 3, 1], [4, 0], [5 - 2, -0.5], [8 - 2, -1]]
+    np.testing.assert_allclose(beyond_others(trial, gain_BQ), expected)
+
+
+def test_an_actor_begins_as_the_rule_by_which_of_two_alike_the_older_leaves() -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        actor = ActorPolicy(5, alike=1e4).eval()
+        features = features_of([True] * 6, seed)
+        features = features._replace(
+            content_BNW=features.content_BNW.abs(),  # type: ignore[union-attr]
+            candidate_BW=features.candidate_BW.abs(),
+        )
+        expected = EvictAlike().decide(features)
+        for mine, its in zip(actor.decide(features)[:3], expected[:3], strict=True):
+            assert torch.equal(mine.detach(), its)
 
 
 def test_credit_teaches_the_critic_what_to_keep_and_to_drop_duplicates() -> None:

@@ -11,10 +11,16 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.clairvoyant import Clairvoyant, best_keeping, trace_of
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.trial import Trial, stories_of
+from stillknows.agents.trial import Trial, Watcher, stories_of
 from stillknows.envs.recall import ID
 from stillknows.memory.learned import RetentionPolicy
-from stillknows.memory.rules import EvictIdle, EvictOldest, Reservoir, WriteNothing
+from stillknows.memory.rules import (
+    EvictIdle,
+    EvictOldest,
+    EvictUniformly,
+    Reservoir,
+    WriteNothing,
+)
 
 WHERE = "stillknows/WherePerson-v0"
 DIALS = {"sentences": 9, "questions": 3, "people": 2, "places": 3, "distractors": 0.3}
@@ -74,6 +80,19 @@ def test_a_policy_learns_and_the_reader_does_not() -> None:
     assert reader.training
     for name, value in reader.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_story_told_again_meets_other_chances() -> None:
+    stories = stories_of(WHERE, DIALS, range(2), first=3)
+    trial = Trial(reader_of(), 30 * stories)
+    assert len(set(trial.keys().tolist())) == 60
+    assert trial.keys()[:2].tolist() == [3, 4]
+    watcher = Watcher(EvictUniformly())
+    trial.run(watcher, 2)
+    left_B = torch.stack([decision.victim_BN for decision in watcher.decisions[2:]]).argmax(dim=2)
+    assert len(left_B[:, ::2].unique(dim=1).T) > 1
+    again = Trial(reader_of(), stories).run(EvictUniformly(), 2)
+    torch.testing.assert_close(again.loss_BQ, trial.run(EvictUniformly(), 2).loss_BQ[:2])
 
 
 def test_stories_of_different_lengths_are_told_side_by_side() -> None:
