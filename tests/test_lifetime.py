@@ -6,16 +6,20 @@ import sys
 import time
 from pathlib import Path
 
+import hydra.utils
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from stillknows import configs
 from stillknows.agents import log as logs
+from stillknows.agents.assembly import PARTS
 from stillknows.agents.board import scalars
 from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import exam_episodes_of, live_lifetime
 from stillknows.agents.report import accuracy_matrix, summarise, write_report
+from stillknows.agents.train import _one_life
 from stillknows.envs.tasks import Task
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
@@ -280,6 +284,21 @@ def test_an_arm_is_stronger_than_an_experiment() -> None:
     assert config.episodic_memory.key_size == 0
     config = compose_config(["experiment=microworld", "arm=both"])
     assert config.episodic_policy._target_.endswith("rules.KeepFacts")
+
+
+def test_every_experiment_of_lives_names_parts_that_are_there() -> None:
+    files = (Path(configs.__file__).parent / "experiment").glob("*.yaml")
+    chosen = [file.stem for file in files if "arms:" in file.read_text(encoding="utf-8")]
+    assert {"babi", "capacity", "controllers", "microworld"} <= set(chosen)
+    for name in chosen:
+        arms = compose_config([f"experiment={name}"]).arms
+        for arm in {str(arms[0]), str(arms[-1])}:
+            config = _one_life([f"experiment={name}"], arm, seed=3)
+            assert (config.name, config.seed) == (arm, 3)
+            parts = [config[part] for part in PARTS if OmegaConf.is_dict(config.get(part))]
+            targets = [part._target_ for part in parts if "_target_" in part]
+            assert len(targets) >= 4
+            assert all(callable(hydra.utils.get_object(target)) for target in targets)
 
 
 @pytest.mark.slow
