@@ -271,10 +271,12 @@ def draw(found: Mapping[str, Sequence[Scores]], out: Path) -> None:
             low, high = [r.low for r in rows], [r.high for r in rows]
             panel.fill_between(MULTIPLES, low, high, color=style["color"], alpha=0.1)
         panel.set(title=name, xscale="log", xlabel="slots, as a multiple of the facts needed")
+        panel.minorticks_off()
         panel.set_xticks(MULTIPLES, [f"{multiple:g}" for multiple in MULTIPLES])
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of right answers")
-    panels[-1].legend(fontsize=8, frameon=False, loc="lower right")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=9, frameon=False, ncols=5, loc="outside lower center")
     figure.savefig(out, dpi=150)
 
 
