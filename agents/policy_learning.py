@@ -6,9 +6,9 @@
   the mean of its other tellings (Kool et al. 2019);
 - `worth`: counterfactual credit. Every item that was heard, kept or not, stands in a shadow;
   answers are read over random sets of it, all in one batch, and the credit of an item is by how
-  much the loss falls where it is in the set (a Banzhaf value, estimated by regression). Sets are
-  of what a decision is about, and of what is told after it; the worth that the policy gives is
-  moved towards the credit in the questions that follow.
+  much more likely the right answer is where it is in the set (a Banzhaf value, by regression).
+  Sets are of what a decision is about, and of what is told after it; the worth that the policy
+  gives is moved towards the credit in the questions that follow.
 
 The reader stays as it is; while it learns as well, a policy learns from the stories that were just
 lived (`Lived`). A policy says by its attribute `learns_by` which of them is its own.
@@ -271,7 +271,10 @@ def earned(trial: Trial, pool: Pool, slots: int, sets: int, draw: torch.Generato
 def credit(
     trial: Trial, question: Question, pool: Pool, slots: int, sets: int, draw: torch.Generator
 ) -> Tensor:
-    """Return what each statement of a pool is worth to a question, in nats, `[B, T]`, 0 elsewhere.
+    """Return what each statement of a pool adds to p(right answer), `[B, T]`, 0 elsewhere.
+
+    In nats, a fact that misleads a sure reader where it has gone stale would outweigh all that it
+    does before.
 
     In a random set three quarters of the pool are kept, and of what is told between the decision
     and the question, as large a share as there would be room for.
@@ -294,7 +297,7 @@ def credit(
     some = map_state(lambda part: part.repeat(sets, *[1] * (part.dim() - 1)), shadow)
     some = some._replace(birth_BN=some.birth_BN.masked_fill(~in_GBT.flatten(0, 1), -1))
     loss_B = trial.answered(memory, some, _repeated(question, sets))[1]
-    gain_GB = -loss_B.view(sets, -1).nan_to_num()
+    gain_GB = (-loss_B).exp().view(sets, -1).nan_to_num()
     gain_GB = gain_GB - gain_GB.mean(dim=0)
     apart_GBT = in_GBT.float() - in_GBT.float().mean(dim=0)
     spread_BT = apart_GBT.square().sum(dim=0).clamp(min=0.5)

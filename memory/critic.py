@@ -20,8 +20,8 @@ class CriticPolicy(nn.Module):
     Args:
         word_size: width of a candidate (W).
         hidden: width of its network.
-        threshold: worth in nats below which nothing is written even if there is room.
-        exploration: scale of the noise on worths in training, in nats.
+        threshold: worth below which nothing is written even if there is room.
+        exploration: scale of the noise on worths in training.
     """
 
     needs_similarity = False
@@ -45,7 +45,7 @@ class CriticPolicy(nn.Module):
         return self.training
 
     def worth(self, features: Features) -> Tensor:
-        """Return the worth of each slot and, last, of the candidate, in nats, `[B, M]`."""
+        """Return the worth of each slot and, last, of the candidate, `[B, M]`."""
         worth_BM: Tensor = self.scorer(features)[..., 0]
         return worth_BM
 
