@@ -30,7 +30,7 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
     overrides = _plugged(overrides)
     try:
         with initialize_config_module("stillknows.configs", version_base="1.3"):
-            config, plain = compose(command, list(overrides)), compose(command)
+            config, plain = compose(command, list(overrides)), compose(command, _groups(overrides))
     except MissingConfigException as error:
         group, _, wrong = str(error.missing_cfg_file or "").strip("/").rpartition("/")
         raise ValueError(
@@ -109,12 +109,20 @@ def _plugged(overrides: Sequence[str]) -> list[str]:
     return found
 
 
+def _groups(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that choose a part, without those that set its options."""
+    folder = files("stillknows.configs")
+    return [each for each in overrides if (folder / each.partition("=")[0]).is_dir()]
+
+
 def _expect_command(overrides: Sequence[str], command: str) -> None:
-    """Raise a ValueError if an experiment is one of another command."""
+    """Raise a ValueError if an experiment is not there, or is one of another command."""
     for override in overrides:
         group, _, name = override.partition("=")
-        file = files("stillknows.configs") / group / f"{name}.yaml"
-        if group in ("experiment", "debug") and file.is_file():
+        if group in ("experiment", "debug") and name not in ("", "null"):
+            file = files("stillknows.configs") / group / f"{name}.yaml"
+            if not file.is_file():  # Hydra leaves an optional group away
+                raise ValueError(f"There is no {group} '{name}'. {suggest(name, _choices(group))}")
             written = DictConfig(OmegaConf.create(file.read_text(encoding="utf-8")))
             theirs = written.get("command", "train")
             if theirs != command:

@@ -48,7 +48,7 @@ def read_tree(path: Path, schema: str) -> Any:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is broken or no safetensors file ({error}).") from error
+        raise ValueError(f"{path} is broken or no safetensors file ({error}).") from None
     if header.get("schema") != schema:
         raise ValueError(
             f"{path} holds {header.get('schema', 'something foreign')!r}; this reads {schema!r}."

@@ -163,7 +163,7 @@ def taught(kind: str, lessons: Lessons, slots: Sequence[int], seed: int, updates
     torch.manual_seed(seed)
     policy = LEARNED[kind](lessons.reader.controller.width)
     cost = 0.05 if kind == "retention" else 0.0
-    updates //= {"actor": 1, "critic": 2, "retention": 4}[kind]  # more brought them nothing
+    updates //= {"actor": 1, "critic": 2, "retention": 4}[kind]  # to spare time
     teach(policy, lessons, slots, updates=updates, write_cost=cost)
     return policy
 
@@ -292,6 +292,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, default=Path("memory_control.json"))
     parser.add_argument("--load", action="store_true", help="only show what --save holds")
     given = parser.parse_args()
+    if given.load and not given.save.exists():
+        parser.error(f"{given.save} is not there: run this once without --load.")
     if given.load:
         saved = json.loads(given.save.read_text(encoding="utf-8"))
         print(tables(saved))

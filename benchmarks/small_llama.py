@@ -4,7 +4,7 @@
     stillknows train experiment=controllers_huggingface
 
 A folder as `save_pretrained` writes it: a model and tokenizer like any other of Hugging Face, for
-trying `controller=huggingface` where no model can be fetched.
+trying `controller=huggingface` where no model can be fetched. Needs the extra `hf`.
 """
 
 import argparse

@@ -17,6 +17,7 @@ from stillknows.memory.interface import ACTIONS, ADD, Decision, Features, one_ho
 from stillknows.memory.scorer import Scorer
 
 _NEVER = -1e9  # the logit of what cannot be
+_LEAVING, _MET = 4, 5  # outputs of the scorer, after the four actions
 
 
 class ActorPolicy(nn.Module):
@@ -44,7 +45,7 @@ class ActorPolicy(nn.Module):
         for action in actions:
             if action not in ACTIONS:
                 raise ValueError(f"actions: '{action}' is none of {', '.join(ACTIONS)}.")
-        self.scorer = Scorer(word_size, hidden, outputs=6)  # four actions, leaving, being met
+        self.scorer = Scorer(word_size, hidden, outputs=6)
         self.allowed = [name in ("skip", "add", *actions) for name in ACTIONS]
         last = self.scorer.network[-1]
         assert isinstance(last, nn.Linear)
@@ -52,7 +53,7 @@ class ActorPolicy(nn.Module):
             last.weight.mul_(0.1)
             last.bias.zero_()
             last.bias[ADD] = 2.0  # at first nearly everything is written
-            self.scorer.alike[4] = alike
+            self.scorer.alike[_LEAVING] = alike
 
     @property
     def needs_noise(self) -> bool:
@@ -69,7 +70,7 @@ class ActorPolicy(nn.Module):
         actions_B4 = scores_BM6[:, -1, :4].masked_fill(~may_B4, _NEVER).log_softmax(dim=1)
         leaving_BN, met_BN = (
             scores_BM6[:, :-1, place].masked_fill(~filled_BN, _NEVER).log_softmax(dim=1)
-            for place in (4, 5)
+            for place in (_LEAVING, _MET)
         )
         action_B = self._pick(actions_B4, features.noise_BM[:, -1:])
         slots_BN = torch.where((action_B == ADD)[:, None], leaving_BN, met_BN)

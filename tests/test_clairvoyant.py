@@ -148,6 +148,21 @@ def test_who_knows_the_odds_lies_between_the_rules_and_who_knows_all() -> None:
     assert by["rule"] + 10 < by["odds"] <= by["all"]
 
 
+@pytest.mark.parametrize(
+    "policy", [Expecting(torch.zeros(1, 9, 8)), Clairvoyant([Keeping(0, (0,) * 8)])]
+)
+def test_what_nobody_needs_is_kept_while_there_is_room_and_the_oldest_leaves(
+    policy: Expecting | Clairvoyant,
+) -> None:
+    memory = Slots(slots=3, word_size=8, hops=1, heads=1, recency=(0.0,))
+    state, items_18W = memory.initial_state(1), torch.eye(8)[None]
+    first = memory.write(state, items_18W[:, :3], torch.ones(1, 3, dtype=torch.bool), policy)
+    assert sorted(first.birth_BN[0].tolist()) == [0, 1, 2]
+    last = memory.write(state, items_18W, torch.ones(1, 8, dtype=torch.bool), policy)
+    kept = [5, 6, 7] if isinstance(policy, Expecting) else [0, 1, 2]
+    assert sorted(last.birth_BN[0].tolist()) == kept
+
+
 def test_without_a_slot_there_is_no_plan() -> None:
     with pytest.raises(ValueError, match="at least one slot"):
         best_keeping(Trace(1, ()), 0)

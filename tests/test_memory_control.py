@@ -39,7 +39,7 @@ def oldest(env: MemoryControl) -> tuple[int, int]:
 
 
 def test_gymnasium_finds_nothing_wrong() -> None:
-    env = gymnasium.make(ID, stories=WHERE, slots=3, **DIALS)
+    env = gymnasium.make(ID, stories=WHERE, slots=3, render_mode=None, **DIALS)
     check_env(env.unwrapped, skip_render_check=True)
     assert env.observation_space.shape == (4 * 32 + 3 * 4 + 1,)
 
