@@ -23,6 +23,7 @@ from stillknows.agents.tokenizer import PAD
 from stillknows.agents.trial import Trial
 from stillknows.envs.text import Story
 from stillknows.memory.episodic import Candidates, Written
+from stillknows.memory.interface import fills_room
 from stillknows.memory.slots import Slots
 
 
@@ -225,11 +226,17 @@ class QuestionLearner:
         if policy is not None and hasattr(policy, "learn"):
             policy.learn()
         self.stories = self._lived.take()
-        if self.teacher is not None:
+        if self.teacher is not None and self._crowded():
             trial = Trial(self.agent, self.stories)
             self.teacher.update(trial, self.agent.working_memory.slots)
         if self.agent.recall and self.updates % self.rekey_every == 0:
             self.rekey()
+
+    def _crowded(self) -> bool:
+        """Return whether the working policy had anything to decide about these stories."""
+        told = max((story.answers.count(None) for story in self.stories), default=0)
+        slots: int = self.agent.working_memory.slots
+        return told > slots or not fills_room(self.agent.working_policy)
 
     def _rehearse(self) -> Tensor | None:
         """Return the mean loss of questions drawn from the episodic memory, None without."""

@@ -205,7 +205,7 @@ def between(items_BTD: Tensor, before_B: Tensor, after_B: Tensor) -> tuple[Tenso
 
 
 class Watcher:
-    """A policy that keeps what another one decides, and from what."""
+    """A policy that keeps what another one decides, and from what; it is always asked."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.interface import ACTIONS, ADD, Decision, Features, one_hot
+from stillknows.memory.interface import ACTIONS, ADD, SKIP, Decision, Features, one_hot
 from stillknows.memory.scorer import Scorer
 
 _NEVER = -1e9  # the logit of what cannot be
@@ -29,6 +29,8 @@ class ActorPolicy(nn.Module):
         actions: what it may do beside `skip` and `add`: `update`, `merge`.
         alike: how strongly it begins as the rule by which, of the two that are most alike, the
             older leaves; a logit per cosine.
+        saves: whether it may skip while there is room, to save writes; without it everything is
+            written until the memory is full.
 
     Raises:
         ValueError: if an action is unknown.
@@ -39,7 +41,12 @@ class ActorPolicy(nn.Module):
     learns_by = "log_prob"
 
     def __init__(
-        self, word_size: int, hidden: int = 32, actions: Sequence[str] = (), alike: float = 10.0
+        self,
+        word_size: int,
+        hidden: int = 32,
+        actions: Sequence[str] = (),
+        alike: float = 10.0,
+        saves: bool = False,
     ) -> None:
         super().__init__()
         for action in actions:
@@ -47,6 +54,7 @@ class ActorPolicy(nn.Module):
                 raise ValueError(f"actions: '{action}' is none of {', '.join(ACTIONS)}.")
         self.scorer = Scorer(word_size, hidden, outputs=6)
         self.allowed = [name in ("skip", "add", *actions) for name in ACTIONS]
+        self.saves = saves
         last = self.scorer.network[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
@@ -60,13 +68,17 @@ class ActorPolicy(nn.Module):
         """Whether it samples."""
         return self.training
 
+    @property
+    def fills_room(self) -> bool:
+        """Whether it need not be asked while there is room."""
+        return not self.saves and self.allowed == [True, True, False, False]
+
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions and their log-probabilities, with a gradient."""
         scores_BM6 = self.scorer(features)
         filled_BN = features.filled_BN
-        full_B, some_B = filled_BN.all(dim=1), filled_BN.any(dim=1)
-        may_B4 = torch.tensor(self.allowed, device=full_B.device).expand(len(full_B), 4).clone()
-        may_B4[:, ADD + 1 :] &= some_B[:, None]
+        full_B = filled_BN.all(dim=1)
+        may_B4 = self._may(filled_BN, full_B)
         actions_B4 = scores_BM6[:, -1, :4].masked_fill(~may_B4, _NEVER).log_softmax(dim=1)
         leaving_BN, met_BN = (
             scores_BM6[:, :-1, place].masked_fill(~filled_BN, _NEVER).log_softmax(dim=1)
@@ -89,6 +101,13 @@ class ActorPolicy(nn.Module):
             one_hot(torch.where(evicts_B, slot_B, -1), slots),
             log_prob_B,
         )
+
+    def _may(self, filled_BN: Tensor, full_B: Tensor) -> Tensor:
+        """Return which actions are open to it, bool `[B, 4]`."""
+        may_B4 = torch.tensor(self.allowed, device=full_B.device).repeat(len(full_B), 1)
+        may_B4[:, ADD + 1 :] &= filled_BN.any(dim=1, keepdim=True)
+        may_B4[:, SKIP] &= full_B | self.saves
+        return may_B4
 
     def _pick(self, log_probs: Tensor, noise: Tensor) -> Tensor:
         """Return an index a row: sampled in training, else the likeliest.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stillknows.memory.check import run_check
 from stillknows.memory.check_bench import expect, expect_near, expect_same
 from stillknows.memory.episodic import Candidates
-from stillknows.memory.interface import Decision, Features, decided
+from stillknows.memory.interface import ADD, Decision, Features, decided, fills_room, one_hot
 from stillknows.memory.nec import NEC
 from stillknows.memory.slots import Slots
 
@@ -121,6 +121,21 @@ def check_noise(bench: PolicyBench) -> None:
     expect_same(_leaves(bench, still), _leaves(bench, features), what)
 
 
+def check_room(bench: PolicyBench) -> None:
+    """A policy that says `fills_room = True` writes into the first free slot while there is one."""
+    if bench.lifelong or not fills_room(bench.policy):
+        return
+    for filled in range(_SLOTS):
+        features = bench.draw(filled)
+        features = features._replace(known_B=torch.full_like(features.known_B, -1))
+        decision = decided(bench.policy, features)
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        wanted = one_hot(torch.full_like(free_B, ADD), 4), one_hot(free_B, _SLOTS)
+        same = torch.equal(decision.action_B4, wanted[0])
+        same &= torch.equal(decision.slot_BN, wanted[1])
+        expect(same, "does something else while there is room: do not say fills_room = True.")
+
+
 def check_save(bench: PolicyBench) -> None:
     """Saved and loaded, a module decides the same."""
     if not isinstance(bench.policy, nn.Module):
@@ -160,6 +175,7 @@ CHECKS: dict[str, Callable[[PolicyBench], None]] = {
     "input": check_input,
     "rows": check_rows,
     "noise": check_noise,
+    "room": check_room,
     "save": check_save,
     "long": check_long,
 }

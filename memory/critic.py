@@ -44,6 +44,11 @@ class CriticPolicy(nn.Module):
         """Whether it explores."""
         return self.training
 
+    @property
+    def fills_room(self) -> bool:
+        """Whether it need not be asked while there is room."""
+        return self.threshold == -float("inf")
+
     def worth(self, features: Features) -> Tensor:
         """Return the worth of each slot and, last, of the candidate, `[B, M]`."""
         worth_BM: Tensor = self.scorer(features)[..., 0]

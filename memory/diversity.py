@@ -18,7 +18,7 @@ class EvictAlike(WriteEverything):
     k-centre of what came so far, with a preference for the later word.
     """
 
-    needs_content = True
+    needs_content = fills_room = True
 
     def urgency(self, features: Features) -> Tensor:
         """Return the highest cosine to anything that came later, the candidate included.
@@ -45,7 +45,7 @@ class MergeAlike(WriteEverything):
     Online k-means with a fixed step: the centre moves halfway to the candidate.
     """
 
-    needs_similarity = True
+    needs_similarity = fills_room = True
 
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions."""

@@ -170,6 +170,15 @@ def leaves_first(policy: Policy) -> str | None:
     return vars(type(policy)).get("leaves_first")
 
 
+def fills_room(policy: Policy) -> bool:
+    """Return whether a policy writes everything while there is room: it is not asked then.
+
+    A class says so in its own body, `fills_room = True` or a property; `leaves_first` implies it.
+    """
+    says = "fills_room" in vars(type(policy))
+    return leaves_first(policy) is not None or (says and bool(getattr(policy, "fills_room", 0)))
+
+
 def noise_for(policy: Policy, key_B: Tensor, step_B: Tensor, slots: int) -> Tensor:
     """Return `noise_BM` of `Features`, `[B, N + 1]`; zeros for a policy that does not need it."""
     if needs(policy, "noise"):

@@ -81,6 +81,8 @@ class EvictIdle(WriteEverything):
 class EvictRare(WriteEverything):
     """Least frequently used."""
 
+    fills_room = True
+
     def urgency(self, features: Features) -> Tensor:
         """Return the negative usage."""
         return -features.usage_BN
@@ -93,6 +95,8 @@ class EvictRead(WriteEverything):
     as used from its write on, and less with every weight it is read with.
     """
 
+    fills_room = True
+
     def urgency(self, features: Features) -> Tensor:
         """Return the weight of all reads, and where that is equal, the age."""
         oldest_B1 = features.age_BN.amax(dim=1, keepdim=True).clamp(min=1)
@@ -102,7 +106,7 @@ class EvictRead(WriteEverything):
 class EvictUniformly(WriteEverything):
     """Every slot is as likely to be left: the `random` policy of the reports."""
 
-    needs_noise = True
+    needs_noise = fills_room = True
 
     def urgency(self, features: Features) -> Tensor:
         """Return noise."""
@@ -114,6 +118,8 @@ class Reservoir(EvictUniformly):
 
     Vitter 1985, "Random sampling with a reservoir", ACM TOMS 11:37, algorithm R.
     """
+
+    fills_room = True
 
     def accepts(self, features: Features) -> Tensor:
         """Accept the candidate numbered n (from 0) with probability N / (n + 1) when full."""

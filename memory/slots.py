@@ -28,7 +28,7 @@ from stillknows.memory.interface import (
     Policy,
     Read,
     decided,
-    leaves_first,
+    fills_room,
     needs,
     needs_content,
     noise_for,
@@ -165,8 +165,8 @@ class Slots(nn.Module):
 
         The scan moves no vectors: it keeps, for every slot, where in the pool of old slots and
         items its content stands (`source_BN`, in a pool of M = N + T), and fetches them at the end.
-        Only a merge changes the pool: the item moves halfway to what it meets. A policy that only
-        says who leaves is not asked while there is room for all.
+        Only a merge changes the pool: the item moves halfway to what it meets. A policy that
+        writes everything while there is room is not asked until there is none.
 
         Args:
             state: the memory before; it stays as it is.
@@ -177,9 +177,13 @@ class Slots(nn.Module):
         Returns:
             The memory after.
         """
-        if leaves_first(policy) and _has_room(state, present_BT):
-            return _append(state, items_BTW, present_BT)
+        fit = _fitting(state, present_BT) if fills_room(policy) else 0
+        if fit:
+            state = _append(state, items_BTW[:, :fit], present_BT[:, :fit])
+            items_BTW, present_BT = items_BTW[:, fit:], present_BT[:, fit:]
         batch, steps = present_BT.shape
+        if fit and not steps:
+            return state
         pool_BMW = torch.cat([state.values_BNW, items_BTW], dim=1)
         similarity_BMT = _cosine(pool_BMW, items_BTW) if needs(policy, "similarity") else None
         source_BN = torch.arange(self.slots, device=pool_BMW.device).expand(batch, -1)
@@ -275,10 +279,10 @@ class Slots(nn.Module):
         )
 
 
-def _has_room(state: SlotsState, present_BT: Tensor) -> bool:
-    """Return whether every row has a free slot for each of its items."""
-    free_B = (state.birth_BN < 0).sum(dim=1)
-    return bool((present_BT.sum(dim=1) <= free_B).all())
+def _fitting(state: SlotsState, present_BT: Tensor) -> int:
+    """Return for how many steps, from the first on, every row has a free slot for its items."""
+    free_B1 = (state.birth_BN < 0).sum(dim=1, keepdim=True)
+    return int((present_BT.cumsum(dim=1) <= free_B1).all(dim=0).sum())
 
 
 def _append(state: SlotsState, items_BTW: Tensor, present_BT: Tensor) -> SlotsState:

@@ -15,7 +15,7 @@ from stillknows.agents.configuration import compose_config
 from stillknows.memory.check_bench import MemoryFault
 from stillknows.memory.check_policy import CHECKS, check_policy
 from stillknows.memory.interface import ADD, Decision, Features, one_hot
-from stillknows.memory.rules import EvictUniformly
+from stillknows.memory.rules import EvictUniformly, Novelty
 
 FOLDER = Path(configs.__file__).parent
 EVERY = [
@@ -81,6 +81,12 @@ class Quiet(Sound):
     needs_noise = False
 
 
+class Sparing(Novelty):
+    """Says that it writes while there is room, and refuses what it knows."""
+
+    fills_room = True
+
+
 class Unsaved(torch.nn.Module):
     """Keeps a number that its state does not hold."""
 
@@ -120,6 +126,7 @@ class Tired(Sound):
         (Messy(), "input"),
         (Crowd(), "rows"),
         (Quiet(), "noise"),
+        (Sparing(0.5), "room"),
         (Unsaved(), "save"),
         (Tired(), "long"),
     ],

@@ -1,12 +1,17 @@
 """Slots, nearest neighbours and the episodic store, by independent re-computation."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.memory import noise
+from stillknows.memory import diversity, noise
+from stillknows.memory.actor import ActorPolicy
+from stillknows.memory.critic import CriticPolicy
+from stillknows.memory.diversity import EvictAlike
 from stillknows.memory.episodic import Candidates, Recall, p_store
 from stillknows.memory.interface import (
     ADD,
@@ -15,12 +20,23 @@ from stillknows.memory.interface import (
     UPDATE,
     Decision,
     Features,
+    Policy,
+    fills_room,
     map_state,
     one_hot,
 )
 from stillknows.memory.knn import inverse_distance_weights, nearest
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest, EvictUniformly, KeepFacts, Reservoir, WriteNothing
+from stillknows.memory.rules import (
+    EvictIdle,
+    EvictOldest,
+    EvictRare,
+    EvictRead,
+    EvictUniformly,
+    KeepFacts,
+    Reservoir,
+    WriteNothing,
+)
 from stillknows.memory.slots import Slots
 
 
@@ -108,6 +124,46 @@ def test_writing_where_there_is_room_is_writing_one_by_one(
             for state in states
         ]
         assert torch.equal(*grads)
+
+
+class Asked:
+    """A policy that does not say what it does while there is room: every item is asked."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.policy, name)
+
+    def decide(self, features: Features) -> Decision:
+        return self.policy.decide(features)
+
+
+FILLING = (
+    *(EvictOldest(), EvictIdle(), EvictRare(), EvictRead(), EvictUniformly(), Reservoir()),
+    *(EvictAlike(), diversity.MergeAlike(), ActorPolicy(4), CriticPolicy(4)),
+)
+
+
+@pytest.mark.parametrize("policy", FILLING, ids=lambda policy: type(policy).__name__)
+def test_who_writes_while_there_is_room_need_not_be_asked_then(policy: Policy) -> None:
+    assert fills_room(policy)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        memory = Slots(3 + seed % 3, 4, hops=1, heads=2, recency=(1.0, 0.0))
+        states = [memory.initial_state(3), memory.initial_state(3)]
+        items, present = torch.randn(2, 3, 5, 4), torch.rand(2, 3, 5) < 0.8
+        for part in range(2):
+            for number, each in enumerate((policy, Asked(policy))):
+                states[number] = memory.write(states[number], items[part], present[part], each)
+                states[number], _ = memory.read(states[number], items[part, :, 0])
+        for one, other in zip(*states, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_what_may_skip_is_asked_though_there_is_room() -> None:
+    asked = ActorPolicy(4, saves=True), ActorPolicy(4, actions=("update",)), CriticPolicy(4, 8, 0.5)
+    assert not any(map(fills_room, (*asked, AskedOldest(), WriteNothing())))
 
 
 def test_merges_equal_a_loop_and_carry_a_gradient() -> None:

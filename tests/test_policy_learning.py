@@ -379,6 +379,13 @@ def test_a_critic_learns_beside_any_agent_whose_memory_is_of_slots(memory: str, 
     assert max(len(story.sentences) for story in learner.stories) > 5
 
 
+@pytest.mark.parametrize(("slots", "learns"), [(4, True), (12, False)])
+def test_an_actor_is_not_taught_where_there_is_room_for_all(slots: int, learns: bool) -> None:
+    agent, _ = lived_with("actor", f"working_memory.slots={slots}")
+    fresh = ActorPolicy(agent.controller.width).scorer.alike
+    assert torch.equal(agent.working_policy.scorer.alike, fresh) != learns
+
+
 def test_what_was_lived_becomes_stories() -> None:
     lived = Lived()
     lived.hear([("a .", "b ?"), ("c ?",)], ["x", "y"], [False, True], [4, 5])
