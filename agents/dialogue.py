@@ -17,7 +17,7 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.container import as_state, as_tree
 from stillknows.agents.episode import bracketed
 from stillknows.agents.keeping import read_agent, write_agent
-from stillknows.agents.learner import Marked, candidates
+from stillknows.agents.remembering import Marked, Remembering
 from stillknows.agents.thought import AgentState, Thought
 
 
@@ -57,18 +57,16 @@ class Dialogue:
         Raises:
             ValueError: if nothing was answered yet, or there is no episodic memory.
         """
-        store, thought = self.agent.episodic_memory, self._thought
+        thought = self._thought
         if thought is None:
             raise ValueError("Nothing was answered yet: ask a question first.")
-        if store is None:
+        if self.agent.episodic_memory is None:
             raise ValueError("This agent has no episodic memory that could remember.")
         target = self.agent.tokenizer.plain(target)
-        target_BA = self.agent.answer_tokens([target])
-        loss_B, _ = self.agent.surprise(thought, target_BA)
         right = float(self.agent.generate(thought)[0] == target)
         step = len(self._state.story[0]) - 1
         marked = Marked((target,), (right,), (False,), (self.episode,), (step,), task=-1)
-        store.remember(candidates(self.agent, thought, target_BA, loss_B, marked))
+        Remembering(self.agent).mark(thought, marked)
 
     def begin(self) -> None:
         """Begin another story: the working memory is empty, the episodic memory stays."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.learner import Marked
+from stillknows.agents.remembering import Marked
 from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import TextVector
 from stillknows.envs.text import balanced_tree

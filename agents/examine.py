@@ -12,7 +12,7 @@ import torch
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.episode import live
-from stillknows.agents.learner import Marked
+from stillknows.agents.remembering import Marked
 from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import Task, make
 

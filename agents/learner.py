@@ -8,7 +8,7 @@ learner knows nothing of streams. A batch may be learned from in parts, so that 
 be kept whole: of some rows each (`accumulate`), or of some steps each (`horizon`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,25 +18,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.optimizer import Optimizers, build_optimizer, build_schedules, height
 from stillknows.agents.policy_learning import Lived, Teacher
-from stillknows.agents.thought import Thought, identity
+from stillknows.agents.remembering import Marked, Remembering
+from stillknows.agents.thought import Thought
 from stillknows.agents.tokenizer import PAD
 from stillknows.agents.trial import Trial
 from stillknows.envs.text import Story
-from stillknows.memory.episodic import Candidates, Written
+from stillknows.memory.episodic import Written
 from stillknows.memory.interface import fills_room
 from stillknows.memory.slots import Slots
-
-
-class Marked(NamedTuple):
-    """What is known of the questions asked at one step, one entry a row of the thought."""
-
-    targets: tuple[str, ...]
-    rewards: tuple[float, ...]
-    carried: tuple[bool, ...]
-    episodes: tuple[int, ...]
-    steps: tuple[int, ...]
-    task: int
-    answers: tuple[str, ...] = ()
 
 
 class Update(NamedTuple):
@@ -96,7 +85,7 @@ class QuestionLearner:
         schedule: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
     ) -> None:
-        self.agent, self.clip = agent, clip
+        self.agent, self.clip, self.remembering = agent, clip, Remembering(agent)
         self.horizon, self.accumulate, self.schedule = horizon, accumulate, schedule
         if min(accumulate, horizon or 1) < 1:
             raise ValueError(f"horizon={horizon} and accumulate={accumulate}: each is at least 1.")
@@ -143,11 +132,10 @@ class QuestionLearner:
         self._writes.append(thought.writes_B)
         self._rewards.extend(marked.rewards)
         self._trusts.append(thought.trust_B.detach())
-        self._credit(thought, (controller_B - mixture_B).detach())
         if self.keeps_stories:
             where = marked.targets, marked.carried, marked.episodes
             self._lived.hear(thought.stories, *where)
-        self._remember(thought, target_BA, mixture_B.detach(), marked)
+        self.remembering.take(thought, marked, target_BA, mixture_B, controller_B)
 
     def update(self, before_backward: Callable[[Tensor], Tensor] = lambda loss: loss) -> Update:
         """Rehearse, move the weights once, and begin the next batch.
@@ -169,7 +157,7 @@ class QuestionLearner:
             rehearsed_loss=0.0 if rehearsed is None else rehearsed.item(),
             accuracy=sum(self._rewards) / len(self._rewards),
             trust=torch.cat(self._trusts).mean().item(),
-            written=tuple(self._written),
+            written=self.remembering.written(),
         )
         self._forget_batch()
         return report
@@ -222,9 +210,7 @@ class QuestionLearner:
     def _finish(self) -> None:
         self.updates += 1
         self.agent.follow()
-        policy = None if self.agent.episodic_memory is None else self.agent.episodic_memory.policy
-        if policy is not None and hasattr(policy, "learn"):
-            policy.learn()
+        self.remembering.learn()
         self.stories = self._lived.take()
         if self.teacher is not None and self._crowded():
             trial = Trial(self.agent, self.stories)
@@ -256,27 +242,6 @@ class QuestionLearner:
         thought = self.agent.rehearse(stories)
         return self.agent.surprise(thought, entries.answers_BA.long())[1].mean()
 
-    def _credit(self, thought: Thought, gain_B: Tensor) -> None:
-        """Tell the policy what each neighbour was worth: its weight times the gain in log p."""
-        memory = self.agent.episodic_memory
-        if memory is None or thought.recall is None or not hasattr(memory.policy, "observe_credit"):
-            return
-        recall = thought.recall
-        credit_BK = recall.weights_BK.detach() * gain_B[:, None]
-        memory.policy.observe_credit(
-            recall.slots_BK[recall.present_BK], credit_BK[recall.present_BK]
-        )
-
-    def _remember(
-        self, thought: Thought, target_BA: Tensor, loss_B: Tensor, marked: Marked
-    ) -> None:
-        memory = self.agent.episodic_memory
-        if memory is None:
-            return
-        self._written.extend(
-            memory.remember(candidates(self.agent, thought, target_BA, loss_B, marked))
-        )
-
     def _keys_of(self, story_BTL: Tensor) -> Tensor:
         """Return the keys of stored stories: of their last sentences, the questions."""
         lines_BT = (story_BTL != PAD).any(dim=2).sum(dim=1) - 1
@@ -289,44 +254,3 @@ class QuestionLearner:
         self._writes: list[Tensor] = []
         self._rewards: list[float] = []
         self._trusts: list[Tensor] = []
-        self._written: list[Written] = []
-
-
-def candidates(
-    agent: MemoryAgent, thought: Thought, target_BA: Tensor, loss_B: Tensor, marked: Marked
-) -> Candidates:
-    """Return what an agent with an episodic memory may remember of answers that were marked.
-
-    Args:
-        agent: who answered.
-        thought: how.
-        target_BA: tokens of the right answers.
-        loss_B: of the answers, in nats, without gradient.
-        marked: what else is known of them.
-    """
-    rewards_B = torch.tensor(marked.rewards, device=loss_B.device)
-    return Candidates(
-        key_BD=thought.key_BD,
-        vector_BV=thought.fused_BD.detach(),
-        answers_BA=target_BA,
-        story_BTL=_story_tokens(agent, thought.stories),
-        hash_B=torch.tensor([identity(story[-1]) for story in thought.stories]),
-        outcome_BF=torch.stack([loss_B, rewards_B, 1 - rewards_B], dim=1),
-        task_B=torch.full((len(thought.rows),), marked.task),
-        episode_B=torch.tensor(marked.episodes),
-        step_B=torch.tensor(marked.steps),
-    )
-
-
-def _story_tokens(agent: MemoryAgent, stories: Sequence[Sequence[str]]) -> Tensor:
-    """Return the newest T sentences of each story, question last, `[B, T, L]`."""
-    assert agent.episodic_memory is not None
-    steps, length = agent.episodic_memory.story_shape
-    texts = dict.fromkeys(text for story in stories for text in story[-steps:])
-    number = {text: row for row, text in enumerate(texts, start=1)}
-    blank = [PAD] * length
-    lines_UL = torch.tensor(
-        [blank, *((agent.tokenizer.encode(text) + blank)[:length] for text in texts)]
-    )
-    rows = [[number[text] for text in story[-steps:]] for story in stories]
-    return lines_UL[torch.tensor([row + [0] * (steps - len(row)) for row in rows])]

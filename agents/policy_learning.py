@@ -1,6 +1,6 @@
 """Teaching a memory policy: three ways, one for each kind of policy.
 
-- `loss`: the answer's loss, through the strength with which an item was written;
+- `loss`: the probability of a right answer, through the strength with which an item was written;
 - `log_prob`: a policy gradient on the reward to come (Williams 1992, REINFORCE), with a baseline
   that learns what reward to expect of a question; of a story that is told several times, also with
   the mean of its other tellings (Kool et al. 2019);
@@ -92,17 +92,23 @@ class Teacher:
 
     def update(self, trial: Trial, slots: int) -> float:
         """Learn from some stories with a budget of so many slots; return the loss."""
-        if self.way == "loss":
-            loss = _through_reading(self.policy, trial, slots, self.write_cost)
-        elif self.way == "log_prob":
-            loss = _through_reward(self.policy, self.baseline, trial, slots, self.write_cost)
-        else:
-            loss = _through_credit(self.policy, trial, slots, self.write_cost, self.sets, self.draw)
+        self.policy.explores = True
+        try:
+            loss = self._loss(trial, slots)
+        finally:
+            self.policy.explores = False
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         return loss.item()
+
+    def _loss(self, trial: Trial, slots: int) -> Tensor:
+        if self.way == "loss":
+            return _through_reading(self.policy, trial, slots, self.write_cost)
+        if self.way == "log_prob":
+            return _through_reward(self.policy, self.baseline, trial, slots, self.write_cost)
+        return _through_credit(self.policy, trial, slots, self.write_cost, self.sets, self.draw)
 
 
 def teach(
@@ -141,7 +147,9 @@ def teach(
 
 def _through_reading(policy: Policy, trial: Trial, slots: int, write_cost: float) -> Tensor:
     outcome = trial.run(policy, slots)
-    return outcome.loss_BQ.nanmean() + write_cost * outcome.writes_B.mean()
+    right = (-outcome.loss_BQ).exp().nanmean()  # in nats, stale facts would outweigh the others
+    loss: Tensor = write_cost * outcome.writes_B.mean() - right
+    return loss
 
 
 def _through_reward(

@@ -7,8 +7,9 @@ policies are taught before it, each one for all budgets; then every policy keeps
 same examination stories. Budgets are multiples of the facts that can be asked for at once. Beside
 the accuracy stands the share of the way from random (write everything, evict uniformly) to the best
 causal policy, where that is at least 0.1 away; the clairvoyant knows the questions to come. An
-actor that was taught in one budget alone, or on another task, shows what transfers. Prints Markdown
-tables: means over seeds, 95 % t intervals; `--load` prints and draws what was saved.
+actor that was taught in one budget alone, or on another task, shows what transfers. The lifelong
+store of a stream of five tasks comes last (`lifelong_store.py`). Prints Markdown tables: means over
+seeds, 95 % t intervals; `--load` prints and draws what was saved.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra.utils
+import lifelong_store
 import matplotlib.pyplot as plt
 import torch
 from tqdm import tqdm
@@ -102,6 +104,7 @@ LEARNED: dict[str, Callable[[int], Any]] = {
     "actor": ActorPolicy,
     "critic": CriticPolicy,
 }
+STORE = "lifelong store (five tasks)"
 MOVED = ("actor, taught at 1 ×", "actor, taught on where_person")
 REFERENCES = ("best causal", "clairvoyant")
 Scores = dict[str, dict[str, float]]  # of a policy, by multiple
@@ -191,6 +194,8 @@ def _needs(trial: Trial, dials: Mapping[str, Any], ways: int) -> torch.Tensor:
 def life(name: str, seed: int, updates: int, exam: int, ways: int) -> tuple[str, int, Scores]:
     """Return what every policy scores before the reader of one seed."""
     torch.set_num_threads(1)
+    if name == STORE:
+        return name, seed, lifelong_store.life(seed, MULTIPLES, updates)
     stream = STREAMS[name]
     reader = reader_of(stream, seed)
     tasks = tasks_of(stream, seed, {})[1]
@@ -215,6 +220,19 @@ def life(name: str, seed: int, updates: int, exam: int, ways: int) -> tuple[str,
     return name, seed, scores
 
 
+def _there(scores: Sequence[Scores], *names: str) -> list[str]:
+    """Return those of the names that were measured, each once."""
+    return [name for name in dict.fromkeys(names) if name in scores[0]]
+
+
+def _learned(scores: Sequence[Scores]) -> list[str]:
+    return _there(scores, *LEARNED, *lifelong_store.LEARNED)
+
+
+def _rules(scores: Sequence[Scores]) -> list[str]:
+    return _there(scores, *RULES, *lifelong_store.RULES)
+
+
 def share(scores: Sequence[Scores], who: str, multiple: float) -> Interval | None:
     """Return the share of the way from random to the best causal policy, None where it is short."""
     at = str(multiple)
@@ -230,7 +248,8 @@ def tables(found: Mapping[str, Sequence[Scores]]) -> str:
     parts = []
     for name, scores in found.items():
         rows = []
-        for who in (*REFERENCES, *LEARNED, *(m for m in MOVED if m in scores[0]), *RULES):
+        moved = _there(scores, *MOVED)
+        for who in (*REFERENCES, *_learned(scores), *moved, *_rules(scores)):
             cells = []
             for multiple in MULTIPLES:
                 mean = interval([each[who][str(multiple)] for each in scores])
@@ -245,8 +264,8 @@ def tables(found: Mapping[str, Sequence[Scores]]) -> str:
 def _against_rules(scores: Sequence[Scores]) -> str:
     """Return each learned policy less the best rule at each budget, paired by seed."""
     rows = []
-    rules = [rule for rule in RULES if rule != "random"]
-    for who in LEARNED:
+    rules = [rule for rule in _rules(scores) if rule != "random"]
+    for who in _learned(scores):
         cells = []
         for multiple in map(str, MULTIPLES):
             best = max(rules, key=lambda rule: sum(s[rule][multiple] for s in scores))
@@ -261,22 +280,29 @@ def draw(found: Mapping[str, Sequence[Scores]], out: Path) -> None:
     figure, panels = plt.subplots(
         1, len(found), figsize=(4.6 * len(found), 4.2), layout="constrained", sharey=True
     )
-    shown = [*REFERENCES, *LEARNED, "k-centre", "first in, first out", "random", "never write"]
+    shown = [*REFERENCES, *LEARNED, *lifelong_store.LEARNED, "k-centre", "facts"]
+    shown += ["first in, first out", "random", "never write"]
+    learned = (*LEARNED, *lifelong_store.LEARNED)
     for panel, (name, scores) in zip(panels, found.items(), strict=True):
         for number, who in enumerate(shown):
+            if who not in scores[0]:
+                continue
             rows = [interval([each[who][str(m)] for each in scores]) for m in MULTIPLES]
             style = {"color": f"C{number % 10}", "marker": "o", "ms": 3}
-            style["ls"] = "-" if who in LEARNED else "--" if who in REFERENCES else ":"
+            style["ls"] = "-" if who in learned else "--" if who in REFERENCES else ":"
             panel.plot(MULTIPLES, [row.mean for row in rows], label=who, **style)
             low, high = [r.low for r in rows], [r.high for r in rows]
             panel.fill_between(MULTIPLES, low, high, color=style["color"], alpha=0.1)
-        panel.set(title=name, xscale="log", xlabel="slots, as a multiple of the facts needed")
+        panel.set(title=name, xscale="log", xlabel="room, as a multiple of the facts needed")
         panel.minorticks_off()
         panel.set_xticks(MULTIPLES, [f"{multiple:g}" for multiple in MULTIPLES])
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of right answers")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=9, frameon=False, ncols=5, loc="outside lower center")
+    parts = (panel.get_legend_handles_labels() for panel in panels)
+    named = {who: line for lines, names in parts for line, who in zip(lines, names, strict=True)}
+    figure.legend(
+        named.values(), named, fontsize=9, frameon=False, ncols=6, loc="outside lower center"
+    )
     figure.savefig(out, dpi=150)
 
 
@@ -299,9 +325,10 @@ def main() -> None:
         print(tables(saved))
         draw(saved, given.out)
         return
-    jobs = [(name, seed) for seed in range(given.seeds) for name in STREAMS]
+    names = (*STREAMS, STORE)
+    jobs = [(name, seed) for seed in range(given.seeds) for name in names]
     run = partial(life, updates=given.updates, exam=given.stories, ways=given.ways)
-    found: dict[str, list[Scores]] = {name: [] for name in STREAMS}
+    found: dict[str, list[Scores]] = {name: [] for name in names}
     with ProcessPoolExecutor(given.workers) as pool:
         results = pool.map(run, *zip(*jobs, strict=True))
         for name, _, scores in tqdm(results, total=len(jobs), disable=None):

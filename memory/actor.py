@@ -21,7 +21,7 @@ _LEAVING, _MET = 4, 5  # outputs of the scorer, after the four actions
 
 
 class ActorPolicy(nn.Module):
-    """Samples decisions in training, takes the likeliest otherwise.
+    """Samples decisions while it is taught (`explores`), takes the likeliest otherwise.
 
     Args:
         word_size: width of a candidate (W).
@@ -30,7 +30,7 @@ class ActorPolicy(nn.Module):
         alike: how strongly it begins as the rule by which, of the two that are most alike, the
             older leaves; a logit per cosine.
         saves: whether it may skip while there is room, to save writes; without it everything is
-            written until the memory is full.
+            written until the memory is full, but for what it tries while it is taught.
 
     Raises:
         ValueError: if an action is unknown.
@@ -39,6 +39,7 @@ class ActorPolicy(nn.Module):
     needs_similarity = False
     needs_content = True
     learns_by = "log_prob"
+    explores = False
 
     def __init__(
         self,
@@ -66,12 +67,13 @@ class ActorPolicy(nn.Module):
     @property
     def needs_noise(self) -> bool:
         """Whether it samples."""
-        return self.training
+        return self.explores
 
     @property
     def fills_room(self) -> bool:
         """Whether it need not be asked while there is room."""
-        return not self.saves and self.allowed == [True, True, False, False]
+        greedy = not (self.saves or self.explores)
+        return greedy and self.allowed == [True, True, False, False]
 
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions and their log-probabilities, with a gradient."""
@@ -106,16 +108,16 @@ class ActorPolicy(nn.Module):
         """Return which actions are open to it, bool `[B, 4]`."""
         may_B4 = torch.tensor(self.allowed, device=full_B.device).repeat(len(full_B), 1)
         may_B4[:, ADD + 1 :] &= filled_BN.any(dim=1, keepdim=True)
-        may_B4[:, SKIP] &= full_B | self.saves
+        may_B4[:, SKIP] &= full_B | (self.saves or self.explores)
         return may_B4
 
     def _pick(self, log_probs: Tensor, noise: Tensor) -> Tensor:
-        """Return an index a row: sampled in training, else the likeliest.
+        """Return an index a row: sampled where it explores, else the likeliest.
 
         One number of noise is inverted along the cumulative probabilities; one for each choice
         makes Gumbel noise.
         """
-        if not self.training:
+        if not self.explores:
             return log_probs.argmax(dim=1)
         if noise.shape[1] == 1:
             passed = log_probs.exp().cumsum(dim=1) < noise

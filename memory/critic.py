@@ -21,12 +21,13 @@ class CriticPolicy(nn.Module):
         word_size: width of a candidate (W).
         hidden: width of its network.
         threshold: worth below which nothing is written even if there is room.
-        exploration: scale of the noise on worths in training.
+        exploration: scale of the noise on worths while it is taught (`explores`).
     """
 
     needs_similarity = False
     needs_content = True
     learns_by = "worth"
+    explores = False
 
     def __init__(
         self,
@@ -41,8 +42,8 @@ class CriticPolicy(nn.Module):
 
     @property
     def needs_noise(self) -> bool:
-        """Whether it explores."""
-        return self.training
+        """Whether there is noise on worths."""
+        return self.explores
 
     @property
     def fills_room(self) -> bool:
@@ -58,7 +59,7 @@ class CriticPolicy(nn.Module):
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; among equals the candidate stays: it is the later word."""
         worth_BM = self.worth(features)
-        if self.training:
+        if self.explores:
             noise_BM = features.noise_BM.logit(eps=1e-6)
             worth_BM = worth_BM + self.exploration * noise_BM
         held_BN = worth_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)

@@ -88,58 +88,72 @@ class UtilityPolicy(nn.Module):
     """Keeps the entries that were worth most as neighbours: a critic of the value of an entry.
 
     The agent reports what each neighbour of an answer was worth: its kernel weight times the gain
-    in log-probability of the right answer over the controller alone (`observe_credit`). The mean
-    of what an entry earned for each time it was read is its utility, shrunk towards what a small
-    network predicted of it from its outcome when it was written. The lowest utility leaves; a
-    candidate whose prediction is lower than that is refused, unless explored.
+    in probability of the right answer over the controller alone (`observe_credit`). What an entry
+    earned for the weight with which it was used is its utility, shrunk towards what a small network
+    predicts of it: from its outcome when it was written, and from how many entries hold its
+    question now (a question whose answer depends on the story has many). The lowest utility leaves;
+    a candidate whose prediction is lower than that is refused, unless explored.
 
     Accounts and network move to the device of the store with the first decision, and
     `state_dict` holds all of it, the optimizer too.
 
     Args:
-        hidden: width of the network.
+        hidden: width of the network; 0: none, what was never used is worth the mean of what was.
         learning_rate: of Adam.
         explore: share of the refused that are written all the same.
         grace: candidates during which a new entry cannot be evicted, at most half the capacity.
-        prior: how many reads the prediction counts for.
+        prior: how many uses the prediction counts for.
 
     Raises:
         ValueError: if `prior` is not positive.
     """
 
     needs_similarity = False
-    utility_N: Tensor
-    reads_N: Tensor
+    needs_namesakes = True
+    earned_N: Tensor
+    uses_N: Tensor
     outcome_NF: Tensor
+    namesakes_N: Tensor
 
     def __init__(
         self,
         hidden: int = 16,
         learning_rate: float = 1e-2,
-        explore: float = 0.1,
-        grace: int = 256,
-        prior: float = 2.0,
+        explore: float = 0.05,
+        grace: int = 32,
+        prior: float = 8.0,
     ) -> None:
         super().__init__()
         if prior <= 0:
-            raise ValueError(f"prior={prior}: an entry never read needs one above 0.")
-        self.network = nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+            raise ValueError(f"prior={prior}: an entry never used needs one above 0.")
+        layers = (nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 1)) if hidden else (Mean(),)
+        self.network = nn.Sequential(*layers)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
         self.explore, self.grace, self.prior = explore, grace, prior
         self.begin(0)
 
     def begin(self, capacity: int) -> None:
         """Keep accounts of `capacity` entries, all of them new; the store calls this."""
-        self.register_buffer("utility_N", torch.zeros(capacity))
-        self.register_buffer("reads_N", torch.zeros(capacity))
+        self.register_buffer("earned_N", torch.zeros(capacity))
+        self.register_buffer("uses_N", torch.zeros(capacity))
         self.register_buffer("outcome_NF", torch.zeros(capacity, 3))
+        self.register_buffer("namesakes_N", torch.zeros(capacity))
+
+    def utility(self, namesakes_RN: Tensor) -> Tensor:
+        """Return what each entry is worth, in probability of the right answer a use, `[R, N]`.
+
+        Args:
+            namesakes_RN: how many entries hold the question of each, for R possible stores.
+        """
+        expected_RN = self._predict(self.outcome_NF.expand(len(namesakes_RN), -1, -1), namesakes_RN)
+        return (self.earned_N + self.prior * expected_RN) / (self.uses_N + self.prior)
 
     @torch.no_grad()
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions: refresh what is known, add, or skip.
 
         Args:
-            features: of the candidates, with their outcomes `[B, 3]`.
+            features: of the candidates, with their outcomes `[B, 3]` and namesakes `[B, N + 1]`.
 
         Returns:
             As a rule's (`rules.WriteEverything.decide`). While every entry is protected by its
@@ -148,15 +162,18 @@ class UtilityPolicy(nn.Module):
         Raises:
             ValueError: if there is no outcome: this policy is for a lifelong store.
         """
-        if features.outcome_BF is None:
+        if features.outcome_BF is None or features.namesakes_BM is None:
             raise ValueError("UtilityPolicy needs outcomes: use it as episodic_policy.")
         self.to(features.filled_BN.device)
         slots = features.filled_BN.shape[1]
+        namesakes_RN = _distinct(features.namesakes_BM[:, :-1].to(self.earned_N))
+        self.namesakes_N.copy_(namesakes_RN[-1])
+        expected_B = self._predict(features.outcome_BF, features.namesakes_BM[:, -1] + 1)
         known_B, full_B = features.known_B >= 0, features.filled_BN.all(dim=1)
         young_BN = features.age_BN < min(self.grace, slots // 2)
-        worth_BN = self.utility_N.masked_fill(young_BN, torch.inf)
+        worth_BN = self.utility(namesakes_RN).masked_fill(young_BN, torch.inf)
         lowest_B, leaver_B = worth_BN.min(dim=1)
-        wanted_B = self._predict(features.outcome_BF) >= lowest_B
+        wanted_B = expected_B >= lowest_B
         wanted_B |= (features.noise_BM[:, -1] < self.explore) & lowest_B.isfinite()
         action_B = torch.where(~full_B | wanted_B, ADD, SKIP)
         action_B = torch.where(known_B, UPDATE, action_B)
@@ -174,35 +191,35 @@ class UtilityPolicy(nn.Module):
     def observe_write(self, slots: Tensor, outcome_BF: Tensor) -> None:
         """Begin the account of entries just added at `slots` `[B]` with their outcomes `[B, 3]`."""
         self.outcome_NF[slots] = outcome_BF.to(self.outcome_NF)
-        self.utility_N[slots] = self._predict(outcome_BF)
-        self.reads_N[slots] = 0
+        self.namesakes_N[slots] = 1
+        self.earned_N[slots] = 0
+        self.uses_N[slots] = 0
 
     @torch.no_grad()
-    def observe_credit(self, slots: Tensor, credit: Tensor) -> None:
+    def observe_credit(self, slots: Tensor, credit: Tensor, weight: Tensor) -> None:
         """Book what entries earned as neighbours.
 
-        With c the sum of the credits, n their number, r the reads before and p the prior, the
-        utility becomes (u (r + p) + c) / (r + p + n).
+        With c what an entry earned, n the weight of its uses, p the prior and e what is predicted
+        of it, its utility is (c + p e) / (n + p).
 
         Args:
             slots: which entries, int64 `[M]`; repeats add up.
-            credit: what each of them earned, in nats, `[M]`.
+            credit: what each of them earned, in probability of the right answer, `[M]`.
+            weight: with which each was used, `[M]`.
         """
-        credit = credit.to(self.utility_N)
-        earned_N = torch.zeros_like(self.utility_N).index_add(0, slots, credit)
-        times_N = torch.zeros_like(self.utility_N).index_add(0, slots, torch.ones_like(credit))
-        weight_N = self.reads_N + self.prior
-        self.utility_N.copy_((self.utility_N * weight_N + earned_N) / (weight_N + times_N))
-        self.reads_N += times_N
+        self.earned_N.index_add_(0, slots, credit.to(self.earned_N))
+        self.uses_N.index_add_(0, slots, weight.to(self.uses_N))
 
     def learn(self) -> None:
-        """Move the network one step towards the utility of the entries that were read."""
-        read_N = self.reads_N > 0
-        if not read_N.any():
+        """Move the network one step towards what entries earned, those most used the most."""
+        known_N = self.uses_N / (self.uses_N + self.prior)
+        if not known_N.any():
             return
-        error = self._predict(self.outcome_NF[read_N]) - self.utility_N[read_N]
+        earned_N = self.earned_N / self.uses_N.clamp(min=1e-6)
+        error_N = self._predict(self.outcome_NF, self.namesakes_N) - earned_N
+        loss = (known_N * error_N.square()).sum() / known_N.sum()
         self.optimizer.zero_grad()
-        error.square().mean().backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -213,7 +230,27 @@ class UtilityPolicy(nn.Module):
         """Take the optimizer's state from `load_state_dict`."""
         self.optimizer.load_state_dict(state)
 
-    def _predict(self, outcome_BF: Tensor) -> Tensor:
-        """Return the utility expected of entries with these outcomes, `[B]`."""
-        prediction_B1: Tensor = self.network(outcome_BF.clamp(-10, 10))
-        return prediction_B1[:, 0]
+    def _predict(self, outcome_XF: Tensor, namesakes_X: Tensor) -> Tensor:
+        """Return the utility expected of entries with such outcomes and numbers of namesakes."""
+        seen_XF = outcome_XF.to(self.earned_N).clamp(-10, 10)
+        namesakes_X1 = namesakes_X[..., None].to(seen_XF).log1p()
+        expected_X1: Tensor = self.network(torch.cat([seen_XF, namesakes_X1], dim=-1))
+        return expected_X1[..., 0]
+
+
+class Mean(nn.Module):
+    """A number that is the same for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_XF: Tensor) -> Tensor:
+        """Return the number in the place of every vector."""
+        return self.mean.expand(*x_XF.shape[:-1], 1)
+
+
+def _distinct(namesakes_BN: Tensor) -> Tensor:
+    """Return one row where all are the same, as they are for one store."""
+    same = bool((namesakes_BN == namesakes_BN[:1]).all())
+    return namesakes_BN[:1] if same else namesakes_BN

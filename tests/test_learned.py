@@ -31,6 +31,7 @@ def features(filled_BN: Tensor, **changes: Tensor) -> Features:
         seen_B=torch.zeros(rows, dtype=torch.int64),
         noise_BM=uniform(torch.arange(rows), torch.zeros(rows).long(), slots + 1),
         known_B=torch.full((rows,), -1),
+        namesakes_BM=torch.nn.functional.pad(filled_BN.long(), (0, 1)),
     )
     return base._replace(**changes)
 
@@ -182,11 +183,17 @@ def utility(capacity: int = N, **options: float) -> UtilityPolicy:
 
 
 def worth(policy: UtilityPolicy, *amounts: float) -> None:
-    policy.utility_N.copy_(torch.tensor(amounts))
+    policy.uses_N.fill_(1e6)  # so often used that nothing is left of predictions
+    policy.earned_N.copy_(1e6 * torch.tensor(amounts))
 
 
-def predicted(policy: UtilityPolicy, outcome: Tensor) -> float:
-    return policy.network(outcome[None]).item()
+def utilities(policy: UtilityPolicy) -> list[float]:
+    return policy.utility(policy.namesakes_N[None])[0].tolist()
+
+
+def predicted(policy: UtilityPolicy, outcome: Tensor, namesakes: int = 1) -> float:
+    signs = torch.cat([outcome, torch.tensor([namesakes]).log1p()])
+    return policy.network(signs[None]).item()
 
 
 def test_the_least_worth_leaves_or_the_candidate_does() -> None:
@@ -258,35 +265,48 @@ def test_utility_needs_outcomes_and_a_prior() -> None:
 def test_a_new_entry_is_worth_what_is_predicted() -> None:
     policy = utility()
     worth(policy, 1.0, 2.0, 3.0, 4.0)
-    policy.reads_N.fill_(7)
     outcome_BF = torch.tensor([[0.5, 1.0, 0.1], [50.0, 0.0, -30.0]])
     policy.observe_write(torch.tensor([3, 1]), outcome_BF)
     guesses = [predicted(policy, row) for row in outcome_BF.clamp(-10, 10)]
-    assert policy.utility_N.tolist() == pytest.approx([1.0, guesses[1], 3.0, guesses[0]])
-    assert policy.reads_N.tolist() == [7, 0, 7, 0]
+    worths = [1.0, guesses[1], 3.0, guesses[0]]
+    assert utilities(policy) == pytest.approx(worths, abs=1e-5)
+    assert policy.uses_N.tolist() == [1e6, 0, 1e6, 0]
+
+
+def test_a_question_of_many_answers_is_worth_what_is_predicted_of_such() -> None:
+    policy = utility()
+    outcome_BF = torch.tensor([[0.5, 1.0, 0.0]]).expand(N, 3)
+    policy.observe_write(torch.arange(N), outcome_BF)
+    shared = features(full(), outcome_BF=outcome_BF[:1], age_BN=torch.full((1, N), 9.0))
+    shared = shared._replace(namesakes_BM=torch.tensor([[1, 5, 2, 5, 0]]))
+    policy.decide(shared)
+    expected = [predicted(policy, outcome_BF[0], count) for count in (1, 5, 2, 5)]
+    assert utilities(policy) == pytest.approx(expected, abs=1e-6)
 
 
 BOOKINGS = st.lists(
-    st.lists(st.tuples(st.integers(0, N - 1), st.floats(-3, 3)), min_size=1, max_size=6),
+    st.lists(
+        st.tuples(st.integers(0, N - 1), st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=6
+    ),
     max_size=4,
 )
 
 
 @given(batches=BOOKINGS, prior=st.floats(0.5, 4))
 def test_credit_is_a_mean_shrunk_towards_the_prediction(
-    batches: list[list[tuple[int, float]]], prior: float
+    batches: list[list[tuple[int, float, float]]], prior: float
 ) -> None:
     policy = utility(prior=prior)
-    start = [0.5, -1.0, 2.0, 0.0]
-    worth(policy, *start)
+    start = utilities(policy)
     for batch in batches:
-        slots, credit = zip(*batch, strict=True)
-        policy.observe_credit(torch.tensor(slots), torch.tensor(credit))
+        slots, credit, weight = map(torch.tensor, zip(*batch, strict=True))
+        policy.observe_credit(slots, credit, weight)
     for slot in range(N):
-        earned = [credit for batch in batches for at, credit in batch if at == slot]
-        mean = (prior * start[slot] + sum(earned)) / (prior + len(earned))
-        assert policy.utility_N[slot].item() == pytest.approx(mean, abs=1e-4)
-        assert policy.reads_N[slot] == len(earned)
+        own = [(credit, weight) for batch in batches for at, credit, weight in batch if at == slot]
+        used = sum(weight for _, weight in own)
+        mean = (prior * start[slot] + sum(credit for credit, _ in own)) / (prior + used)
+        assert utilities(policy)[slot] == pytest.approx(mean, abs=1e-4)
+        assert policy.uses_N[slot].item() == pytest.approx(used, abs=1e-4)
 
 
 def test_learning_moves_predictions_towards_what_was_earned() -> None:
@@ -297,10 +317,20 @@ def test_learning_moves_predictions_towards_what_was_earned() -> None:
     policy.learn()
     assert all(torch.equal(x, unread[name]) for name, x in policy.network.state_dict().items())
     for _ in range(200):
-        policy.observe_credit(torch.tensor([0, 1]), torch.tensor([1.0, -0.5]))
+        policy.observe_credit(torch.tensor([0, 1]), torch.tensor([1.0, -0.5]), torch.ones(2))
         policy.learn()
     assert predicted(policy, outcome_BF[0]) == pytest.approx(1.0, abs=0.1)
     assert predicted(policy, outcome_BF[1]) == pytest.approx(-0.5, abs=0.1)
+
+
+def test_without_a_network_an_entry_begins_with_the_mean_of_those_that_were_used() -> None:
+    policy = utility(capacity=3, hidden=0, learning_rate=0.05)
+    policy.observe_write(torch.arange(3), torch.tensor([[2.0, 0.0, 1.0]]).expand(3, 3))
+    for _ in range(300):
+        policy.observe_credit(torch.tensor([0, 1]), torch.tensor([0.8, 0.2]), torch.ones(2))
+        policy.learn()
+    policy.observe_write(torch.tensor([2]), torch.tensor([[0.0, 1.0, 0.0]]))
+    assert utilities(policy)[2] == pytest.approx(0.5, abs=0.05)
 
 
 def live(policy: UtilityPolicy | EvictOldest, begin: int, end: int, state: list[Tensor]) -> None:
@@ -328,7 +358,7 @@ def live(policy: UtilityPolicy | EvictOldest, begin: int, end: int, state: list[
             policy.observe_write(place, outcome_BF[: len(place)])
             read = torch.randint(0, slots, (4,), generator=source)
             read = read[filled_N[read]]
-            policy.observe_credit(read, useful_N[read].float())
+            policy.observe_credit(read, useful_N[read].float(), torch.ones(len(read)))
             policy.learn()
 
 
@@ -360,7 +390,7 @@ def test_a_life_saved_and_restored_goes_on_as_one_that_never_stopped() -> None:
     assert all(torch.equal(a, b) for a, b in zip(held, held_again, strict=True))
     ours, theirs = dict(straight.named_parameters()), dict(resumed.named_parameters())
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert torch.equal(straight.utility_N, resumed.utility_N)
+    assert utilities(straight) == utilities(resumed)
 
 
 @pytest.mark.gpu
@@ -374,9 +404,9 @@ def test_accounts_follow_the_store_to_its_device() -> None:
     assert all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))
     where = torch.tensor([1, 2]).cuda()
     policy.observe_write(where, torch.ones(2, 3).cuda())
-    policy.observe_credit(where, torch.ones(2).cuda())
+    policy.observe_credit(where, torch.ones(2).cuda(), torch.ones(2).cuda())
     policy.learn()
-    assert policy.utility_N.is_cuda
+    assert policy.earned_N.is_cuda
 
 
 @pytest.mark.parametrize("policy", [EvictOldest(), EvictUniformly(), utility()])

@@ -17,7 +17,8 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.learner import Marked, QuestionLearner
+from stillknows.agents.learner import QuestionLearner
+from stillknows.agents.remembering import Marked
 from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import Task, make
 

@@ -140,11 +140,13 @@ def test_utility_keeps_what_earns() -> None:
             )
             if hasattr(policy, "learn"):
                 read = torch.randint(0, len(memory), (32,), generator=drawn)
-                policy.observe_credit(read, (memory.columns["answers_NA"][read, 0] == 2).float())
+                right = (memory.columns["answers_NA"][read, 0] == 2).float()
+                policy.observe_credit(read, right, torch.ones_like(right))
                 policy.learn()
         held = memory.columns["filled_N"]
         return (memory.columns["answers_NA"][held, 0] == 2).float().mean().item()
 
     torch.manual_seed(0)
     assert life(UtilityPolicy(grace=16)) > 0.7
+    assert life(UtilityPolicy(hidden=0, grace=16)) > 0.4
     assert life(rules.EvictOldest()) < 0.4

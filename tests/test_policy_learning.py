@@ -168,6 +168,7 @@ def test_reward_teaches_the_actor_what_to_keep() -> None:
     by_rule = exam.run(EvictOldest(), 2).accuracy
     teach(policy, lambda n: Known(32, 12, n), [2], updates=120, learning_rate=1e-2)
     assert not policy.training
+    assert not policy.explores
     assert by_rule < 0.6
     assert exam.run(policy, 2).accuracy > 0.9
 
@@ -267,6 +268,7 @@ def test_the_actor_samples_what_it_says_and_says_how_likely_that_is(full: bool) 
     torch.manual_seed(0)
     actor = ActorPolicy(5, actions=("update", "merge"))
     torch.nn.init.normal_(actor.scorer.network[-1].weight, std=1.0)  # type: ignore[arg-type]
+    actor.explores = True
     features = features_of([True, True, full])
     count, draws = 40_000, torch.Generator().manual_seed(3)
     wide = Features(*(None if x is None else x.expand(count, *x.shape[1:]) for x in features))
@@ -300,6 +302,7 @@ def test_the_actor_samples_what_it_says_and_says_how_likely_that_is(full: bool) 
 def test_an_actor_in_an_empty_memory_names_nothing() -> None:
     torch.manual_seed(0)
     actor = ActorPolicy(5, actions=("update", "merge"))
+    actor.explores = True
     for seed in range(50):
         decision = actor.decide(features_of([False, False], seed))
         assert decision.action_B4[0, [UPDATE, MERGE]].sum() == 0
