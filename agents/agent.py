@@ -95,6 +95,12 @@ class MemoryAgent(nn.Module):
             nn.init.zeros_(self.trust.weight)
             nn.init.constant_(self.trust.bias, -4.0)  # at first the store is hardly believed
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a policy that is a module may give way to a rule, which is none."""
+        if name == "working_policy" and not isinstance(value, nn.Module):
+            self._modules.pop(name, None)
+        super().__setattr__(name, value)
+
     @property
     def device(self) -> torch.device:
         """Where the agent computes."""

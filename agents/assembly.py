@@ -50,18 +50,19 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
                 f"The tokenizer has {len(tokenizer)} tokens, too many for the store: token_bytes=4."
             )
     recall = bool(config.agent.recall) and episodic is not None
+    fuse = new(
+        config.fuse,
+        reads=working.reads if working is not None else 0,
+        word_size=working.word_size if working is not None else 0,
+        recalled=config.controller.width if recall else 0,
+    )
     agent = MemoryAgent(
         tokenizer,
         controller,
         working,
-        new(config.working_policy),
+        new(config.working_policy),  # last: whatever it draws, all else begins the same
         episodic,
-        new(
-            config.fuse,
-            reads=working.reads if working is not None else 0,
-            word_size=working.word_size if working is not None else 0,
-            recalled=config.controller.width if recall else 0,
-        ),
+        fuse,
         adaptation=new(config.adaptation) if config.get("adaptation") else None,
         **config.agent,
     )

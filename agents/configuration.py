@@ -92,13 +92,18 @@ def cause(error: BaseException) -> str:
 
 
 def _plugged(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides; a policy that another package plugs in stands there by its class.
+    """Return the overrides; a policy that is plugged in stands there by its class alone.
 
     A package names it in the group of entry points `stillknows.plugins`, for example
     `working_policy.mine = "my_package.policies:Mine"`, and `working_policy=mine` chooses it.
     """
     there = {each.name: each.value for each in entry_points(group=PLUGINS)}
     found: list[str] = []
+    for group, rule in _RULES.items():
+        own = (f"{group}._target_=", f"{group.replace('policy', 'memory')}._target_=")
+        named = any(each.startswith(own) for each in overrides)
+        if named and not any(each.startswith(f"{group}=") for each in overrides):
+            found.append(f"{group}={rule}")  # the usual one has options, and goes with few memories
     for override in overrides:
         group, _, name = override.partition("=")
         if group in _RULES and f"{group}.{name}" in there:

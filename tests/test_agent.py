@@ -25,6 +25,8 @@ from stillknows.agents.tokenizer import PAD, WordTokenizer
 from stillknows.agents.transformer import Transformer
 from stillknows.agents.transformer_xl import TransformerXL
 from stillknows.envs.tasks import Task, make
+from stillknows.memory.learned import RetentionPolicy
+from stillknows.memory.rules import EvictOldest
 
 CONTROLLERS = Path(stillknows.configs.__path__[0]) / "controller"
 MEMORIES = CONTROLLERS.parent / "working_memory"
@@ -421,3 +423,46 @@ def test_answers_are_counted_by_token_as_well(tiny: DictConfig) -> None:
     assert len(result.by_token) == len(result.correct)
     for share, right in zip(result.by_token, result.correct, strict=True):
         assert (share == 1.0) == bool(right)
+
+
+def test_any_policy_may_take_the_place_of_another() -> None:
+    config = compose_config(["debug=tiny", "arm=none", "working_policy=actor"])
+    agent = build_agent(config, hydra.utils.instantiate(config.stream.tasks, _convert_="all"))
+    for policy in (EvictOldest(), RetentionPolicy(16), EvictOldest()):
+        agent.working_policy = policy
+        assert agent.working_policy is policy
+        names = [name for name, _ in agent.named_parameters() if "working_policy" in name]
+        assert bool(names) == isinstance(policy, RetentionPolicy)
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        ((), "ActorPolicy"),
+        (("working_memory=sparse_slots",), "ActorPolicy"),
+        (("working_memory=dnc",), "EvictOldest"),
+        (("working_memory=ntm", "working_policy=reservoir"), "Reservoir"),
+        (("experiment=babi", "stream.directory=x"), "EvictOldest"),
+        (("working_policy._target_=their.Class",), "Class"),
+        (("working_memory._target_=their.Memory",), "EvictOldest"),
+    ],
+)
+def test_each_memory_has_a_policy_that_goes_with_it(options: tuple[str, ...], policy: str) -> None:
+    chosen = compose_config(options).working_policy
+    assert chosen._target_.endswith(f".{policy}")
+    if policy != "ActorPolicy":
+        assert list(chosen) == ["_target_"]
+
+
+def test_what_a_policy_draws_changes_nothing_else() -> None:
+    agents = []
+    for name in ("evict_oldest", "actor", "retention"):
+        config = compose_config(["debug=tiny", f"working_policy={name}"])
+        torch.manual_seed(0)
+        agents.append(
+            build_agent(config, hydra.utils.instantiate(config.stream.tasks, _convert_="all"))
+        )
+    for other in agents[1:]:
+        theirs = other.state_dict()
+        for name, part in agents[0].state_dict().items():
+            assert torch.equal(part, theirs[name]), name
