@@ -1,7 +1,7 @@
 """Policies that learn before a frozen reader: credits, gradients, and that each way teaches."""
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra.utils
 import numpy as np
@@ -15,6 +15,7 @@ from stillknows.agents.episode import live
 from stillknows.agents.policy_learning import (
     Lived,
     Pool,
+    Teacher,
     beyond_others,
     credit,
     earned,
@@ -28,7 +29,7 @@ from stillknows.envs.text import Story
 from stillknows.memory.actor import ActorPolicy
 from stillknows.memory.critic import CriticPolicy
 from stillknows.memory.diversity import EvictAlike
-from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Features
+from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features
 from stillknows.memory.learned import RetentionPolicy
 from stillknows.memory.rules import EvictOldest
 from stillknows.memory.scorer import Scorer
@@ -403,3 +404,45 @@ def test_what_was_lived_becomes_stories() -> None:
 def test_what_learns_before_slots_wants_slots() -> None:
     with pytest.raises(Exception, match="ActorPolicy learns before a working memory of slots"):
         lived_with("actor", "working_memory=dnc")
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_an_actor_writes_while_there_is_room_unless_it_saves(saves: bool) -> None:
+    torch.manual_seed(0)
+    actor = ActorPolicy(5, saves=saves)
+    with torch.no_grad():
+        actor.scorer.network[-1].bias[SKIP] = 20.0  # type: ignore[index]
+    roomy, crowded = features_of([True, False]), features_of([True, True])
+    assert actor.decide(roomy).action_B4.argmax() == (SKIP if saves else ADD)
+    assert actor.decide(crowded).action_B4.argmax() == SKIP
+    actor.explores = True
+    assert actor.decide(roomy).action_B4.argmax() == SKIP
+
+
+@pytest.mark.parametrize("kind", [ActorPolicy, CriticPolicy])
+def test_a_policy_explores_only_while_it_is_taught(kind: Any) -> None:
+    class Heard(kind):  # type: ignore[misc]
+        heard: ClassVar[list[bool]] = []
+
+        def decide(self, features: Features) -> Decision:
+            self.heard.append(self.explores)
+            return super().decide(features)  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    policy = Heard(4)
+    Teacher(policy, 4).update(Known(2, 6, seed=0), 2)
+    assert Heard.heard
+    assert all(Heard.heard)
+    assert not policy.explores
+    before = len(Heard.heard)
+    Known(2, 6, seed=0).run(policy, 2)
+    assert not any(Heard.heard[before:])
+
+
+def test_strengths_are_taught_by_the_probability_of_right_answers() -> None:
+    torch.manual_seed(0)
+    policy, trial = RetentionPolicy(4).train(), Known(16, 9, seed=2)
+    outcome = trial.run(policy, 3)
+    right = np.exp(-outcome.loss_BQ.detach().numpy()).mean()
+    expected = 0.3 * outcome.writes_B.detach().numpy().mean() - right
+    assert Teacher(policy, 4, write_cost=0.3).update(trial, 3) == pytest.approx(expected, abs=1e-6)
