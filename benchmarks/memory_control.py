@@ -254,7 +254,7 @@ def tables(found: Mapping[str, Sequence[Scores]]) -> str:
             for multiple in MULTIPLES:
                 mean = interval([each[who][str(multiple)] for each in scores])
                 part = share(scores, who, multiple)
-                cells.append(f"{mean}" + (f"; {part.mean:.2f}" if part else ""))
+                cells.append(f"{mean}" + (f"; {part}" if part else ""))
             rows.append([who, *cells])
         head = [name, *(f"{multiple:g} ×" for multiple in MULTIPLES)]
         parts.append(table(head, rows) + "\n\n" + _against_rules(scores))
@@ -278,32 +278,44 @@ def _against_rules(scores: Sequence[Scores]) -> str:
 def draw(found: Mapping[str, Sequence[Scores]], out: Path) -> None:
     """Draw accuracy against the budget, a panel a stream."""
     figure, panels = plt.subplots(
-        1, len(found), figsize=(4.6 * len(found), 4.2), layout="constrained", sharey=True
+        2, 2, figsize=(9.6, 8.4), layout="constrained", sharex=True, sharey=True
     )
     shown = [*REFERENCES, *LEARNED, *lifelong_store.LEARNED, "k-centre", "facts"]
     shown += ["first in, first out", "random", "never write"]
     learned = (*LEARNED, *lifelong_store.LEARNED)
-    for panel, (name, scores) in zip(panels, found.items(), strict=True):
+    for panel, (name, scores) in zip(panels.flat, found.items(), strict=True):
         for number, who in enumerate(shown):
             if who not in scores[0]:
                 continue
             rows = [interval([each[who][str(m)] for each in scores]) for m in MULTIPLES]
-            style = {"color": f"C{number % 10}", "marker": "o", "ms": 3}
+            style = {"color": f"C{number}" if number < 10 else "black", "marker": "o", "ms": 3}
             style["ls"] = "-" if who in learned else "--" if who in REFERENCES else ":"
             panel.plot(MULTIPLES, [row.mean for row in rows], label=who, **style)
             low, high = [r.low for r in rows], [r.high for r in rows]
             panel.fill_between(MULTIPLES, low, high, color=style["color"], alpha=0.1)
-        panel.set(title=name, xscale="log", xlabel="room, as a multiple of the facts needed")
+        panel.set(title=_title(name), xscale="log")
         panel.minorticks_off()
         panel.set_xticks(MULTIPLES, [f"{multiple:g}" for multiple in MULTIPLES])
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("share of right answers")
-    parts = (panel.get_legend_handles_labels() for panel in panels)
+    for panel in panels[1]:
+        panel.set_xlabel("room, as a multiple of the facts needed")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("share of right answers")
+    parts = (panel.get_legend_handles_labels() for panel in panels.flat)
     named = {who: line for lines, names in parts for line, who in zip(lines, names, strict=True)}
     figure.legend(
         named.values(), named, fontsize=9, frameon=False, ncols=6, loc="outside lower center"
     )
     figure.savefig(out, dpi=150)
+
+
+def _title(name: str) -> str:
+    """Return the name of a stream with the share of what does not matter in it."""
+    if name == STORE:
+        other = 1 - 1.5 * lifelong_store.LIFE["carry"]  # half as many ask for what was just told
+        return f"lifelong store, five tasks\n{other:.0%} of the questions are not for facts"
+    first, dials = name.split(" (")[0], STREAMS[name].dials
+    return f"{first}\n{dials['distractors']:.0%} of the sentences change nothing"
 
 
 def main() -> None:
