@@ -446,3 +446,24 @@ def test_strengths_are_taught_by_the_probability_of_right_answers() -> None:
     right = np.exp(-outcome.loss_BQ.detach().numpy()).mean()
     expected = 0.3 * outcome.writes_B.detach().numpy().mean() - right
     assert Teacher(policy, 4, write_cost=0.3).update(trial, 3) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("filled", [[True, True, True], [True, False, False]])
+@pytest.mark.parametrize("saves", [False, True])
+def test_the_likeliest_is_the_same_by_either_way(filled: list[bool], saves: bool) -> None:
+    seen = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        short = ActorPolicy(5, saves=saves)
+        torch.nn.init.normal_(short.scorer.network[-1].bias, std=2.0)  # type: ignore[arg-type]
+        long = ActorPolicy(5, actions=("merge",), saves=saves)
+        long.load_state_dict(short.state_dict())
+        with torch.no_grad():
+            for actor in (short, long):
+                actor.scorer.network[-1].bias[MERGE] = -50.0  # type: ignore[index]
+        features = features_of(filled, seed)
+        mine, its = short.decide(features), long.decide(features)
+        for one, other in zip(mine[:3], its[:3], strict=True):
+            assert torch.equal(one, other)
+        seen.add(int(mine.action_B4.argmax()))
+    assert seen == ({ADD} if not all(filled) and not saves else {ADD, SKIP})
