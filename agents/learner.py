@@ -213,7 +213,7 @@ class QuestionLearner:
         self.remembering.learn()
         self.stories = self._lived.take()
         if self.teacher is not None and self._crowded():
-            trial = Trial(self.agent, self.stories)
+            trial = Trial(self.agent, self.teacher.told(self.stories))
             self.teacher.update(trial, self.agent.working_memory.slots)
         if self.agent.recall and self.updates % self.rekey_every == 0:
             self.rekey()

@@ -30,6 +30,7 @@ from stillknows.memory.rules import EvictOldest
 from stillknows.memory.slots import Slots, SlotsState
 
 WAYS = ("loss", "log_prob", "worth")
+TELLINGS = 4
 
 
 class Baseline(nn.Module):
@@ -102,6 +103,15 @@ class Teacher:
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         return loss.item()
+
+    def told(self, stories: Sequence[Story]) -> list[Story]:
+        """Return the stories to learn from: for a policy gradient a quarter, each told four times.
+
+        So each is its own baseline, in the time of all.
+        """
+        if self.way != "log_prob":
+            return list(stories)
+        return TELLINGS * list(stories[: max(1, len(stories) // TELLINGS)])
 
     def _loss(self, trial: Trial, slots: int) -> Tensor:
         if self.way == "loss":

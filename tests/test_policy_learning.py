@@ -385,9 +385,8 @@ def test_a_critic_learns_beside_any_agent_whose_memory_is_of_slots(memory: str, 
 
 @pytest.mark.parametrize(("slots", "learns"), [(4, True), (12, False)])
 def test_an_actor_is_not_taught_where_there_is_room_for_all(slots: int, learns: bool) -> None:
-    agent, _ = lived_with("actor", f"working_memory.slots={slots}")
-    fresh = ActorPolicy(agent.controller.width).scorer.alike
-    assert torch.equal(agent.working_policy.scorer.alike, fresh) != learns
+    _, learner = lived_with("actor", f"working_memory.slots={slots}")
+    assert bool(learner.teacher.optimizer.state) == learns
 
 
 def test_what_was_lived_becomes_stories() -> None:
@@ -467,3 +466,11 @@ def test_the_likeliest_is_the_same_by_either_way(filled: list[bool], saves: bool
             assert torch.equal(one, other)
         seen.add(int(mine.action_B4.argmax()))
     assert seen == ({ADD} if not all(filled) and not saves else {ADD, SKIP})
+
+
+def test_a_policy_gradient_hears_a_quarter_of_the_stories_four_times() -> None:
+    stories = [Story(number, (), (), ()) for number in range(9)]
+    actor, critic = Teacher(ActorPolicy(4), 4), Teacher(CriticPolicy(4), 4)
+    assert [story.episode for story in actor.told(stories)] == 4 * [0, 1]
+    assert [story.episode for story in actor.told(stories[:2])] == 4 * [0]
+    assert critic.told(stories) == stories
