@@ -105,7 +105,13 @@ class QuestionLearner:
                     f"{type(policy).__name__} learns before a working memory of slots: choose "
                     "working_memory=slots, or working_policy=retention or a rule."
                 )
-            self.teacher = Teacher(policy, agent.controller.width, write_cost=write_cost, seed=seed)
+            self.teacher = Teacher(
+                policy,
+                agent.controller.width,
+                learning_rate=1e-3,  # more slowly than before a reader that stays as it is
+                write_cost=write_cost,
+                seed=seed,
+            )
         self._lived = Lived()
         self.stories: list[Story] = []  # of the last update, if `keeps_stories`
         self.keeps_stories = self.teacher is not None
