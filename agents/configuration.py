@@ -168,7 +168,9 @@ def _choices(group: str) -> list[str]:
     for part in group.split("/"):
         folder = folder / part
     return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+        f.name.removesuffix(".yaml")
+        for f in folder.iterdir()
+        if f.name.endswith(".yaml") and not f.name.startswith("for_")  # these choose for a memory
     )
 
 

@@ -157,3 +157,9 @@ def test_the_command_checks_policies(capsys: pytest.CaptureFixture[str]) -> None
     assert "test_check_policy" in capsys.readouterr().err
     assert main(["check", "working_policy._target_=stillknows.memory.rules.Surprise"]) == 1
     assert "decision: the policy raised ValueError" in capsys.readouterr().err
+
+
+def test_what_chooses_for_a_memory_is_not_offered() -> None:
+    with pytest.raises(ValueError, match="Known: actor, critic") as told:
+        compose_config(["working_policy=utility"])
+    assert "for_" not in str(told.value)
