@@ -155,6 +155,15 @@ class MemoryAgent(nn.Module):
                 answers.extend(self.generate(self._think((0,), again)[1]))
         return answers
 
+    def forward(self, story_BTL: Tensor) -> Thought:
+        """Think again of questions told as tokens, each the last line of its story, `[B, T, L]`."""
+        return self.rehearse(
+            [
+                tuple(self.tokenizer.decode(line) for line in story if line[0] != PAD)
+                for story in story_BTL.tolist()
+            ]
+        )
+
     def rehearse(self, stories: Sequence[tuple[str, ...]]) -> Thought:
         """Think again of questions, each the last sentence of its story, without recall."""
         state = self.initial_state(len(stories))._replace(story=tuple(stories))
@@ -338,11 +347,8 @@ class MemoryAgent(nn.Module):
 
     def surprise(self, thought: Thought, target_BA: Tensor) -> tuple[Tensor, Tensor]:
         """Return -log p of the whole target answer, `[B]`: of the mixture, of the controller."""
-        both = self.log_probabilities(thought, target_BA[:, :-1])
-        picked = (z.gather(2, target_BA[..., None])[..., 0] for z in both)
-        present_BA = target_BA != PAD
-        mixture_B, controller_B = (-(z * present_BA).sum(dim=1) for z in picked)
-        return mixture_B, controller_B
+        mixture_BSV, controller_BSV = self.log_probabilities(thought, target_BA[:, :-1])
+        return score(mixture_BSV, target_BA), score(controller_BSV, target_BA)
 
     @torch.no_grad()
     def key(self, question_BL: Tensor) -> Tensor:
@@ -359,6 +365,12 @@ class MemoryAgent(nn.Module):
         for mine, current in zip(slow, fast, strict=True):
             if mine is not current:
                 mine.lerp_(current, 1 - self.slowness)
+
+
+def score(logs_BSV: Tensor, target_BA: Tensor) -> Tensor:
+    """Return -log p of whole answers, `[B]`, of the log-probabilities of each next token."""
+    picked_BA = logs_BSV.gather(2, target_BA[..., None])[..., 0]
+    return -(picked_BA * (target_BA != PAD)).sum(dim=1)
 
 
 def _follower(controller: Controller) -> Controller:

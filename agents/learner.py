@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.again import Asked
+from stillknows.agents.agent import MemoryAgent, score
 from stillknows.agents.optimizer import Optimizers, build_optimizer, build_schedules, height
 from stillknows.agents.policy_learning import Lived, Teacher
 from stillknows.agents.remembering import Marked, Remembering
@@ -36,6 +37,13 @@ class Update(NamedTuple):
     accuracy: float
     trust: float
     written: tuple[Written, ...]
+
+
+class Rehearsed(NamedTuple):
+    """The entries (ids) that an update rehearses, and how they were answered again."""
+
+    entries: list[int]
+    asked: Asked
 
 
 class QuestionLearner:
@@ -112,6 +120,7 @@ class QuestionLearner:
                 write_cost=write_cost,
                 seed=seed,
             )
+        self.rehearsed: Rehearsed | None = None  # in the update that is under way
         self._lived = Lived()
         self.stories: list[Story] = []  # of the last update, if `keeps_stories`
         self.keeps_stories = self.teacher is not None
@@ -133,21 +142,28 @@ class QuestionLearner:
     def mark(self, thought: Thought, marked: Marked) -> None:
         """Take the marks of a step's answers: add to the loss, remember the outcome."""
         target_BA = self.agent.answer_tokens(marked.targets)
-        mixture_B, controller_B = self.agent.surprise(thought, target_BA)
-        self._losses.append(mixture_B)
+        asked = Asked.of(self.agent, thought, target_BA)
+        self.asked.append(asked)
+        self._losses.append(asked.loss_B)
         self._writes.append(thought.writes_B)
         self._rewards.extend(marked.rewards)
         self._trusts.append(thought.trust_B.detach())
         if self.keeps_stories:
             where = marked.targets, marked.carried, marked.episodes
             self._lived.hear(thought.stories, *where)
-        self.remembering.take(thought, marked, target_BA, mixture_B, controller_B)
+        controller_B = score(asked.logs_BSV, target_BA)
+        self.remembering.take(thought, marked, target_BA, asked.loss_B, controller_B)
 
-    def update(self, before_backward: Callable[[Tensor], Tensor] = lambda loss: loss) -> Update:
+    def update(
+        self,
+        before_backward: Callable[[Tensor], Tensor] = lambda loss: loss,
+        after_backward: Callable[[], None] = lambda: None,
+    ) -> Update:
         """Rehearse, move the weights once, and begin the next batch.
 
         Args:
-            before_backward: may add to the loss (Avalanche's regularisers do).
+            before_backward: may add to the loss (penalties do).
+            after_backward: may change the gradients (projections do).
         """
         if self._parts:
             self.part()
@@ -156,6 +172,7 @@ class QuestionLearner:
         total = before_backward(total if rehearsed is None else total + rehearsed)
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
+        after_backward()
         self._move()
         self._finish()
         report = Update(
@@ -240,13 +257,10 @@ class QuestionLearner:
             self.rehearse, key, before=self._lived_before, facts=not self.agent.recall
         )
         entries = memory.entries(slots)
-        decode = self.agent.tokenizer.decode
-        stories = [
-            tuple(decode(tokens) for tokens in story if tokens[0] != PAD)
-            for story in entries.story_BTL.tolist()
-        ]
-        thought = self.agent.rehearse(stories)
-        return self.agent.surprise(thought, entries.answers_BA.long())[1].mean()
+        thought = self.agent(entries.story_BTL)
+        asked = Asked.of(self.agent, thought, entries.answers_BA.long())
+        self.rehearsed = Rehearsed(memory.provenance("id")[slots].tolist(), asked)
+        return asked.loss_B.mean()
 
     def _keys_of(self, story_BTL: Tensor) -> Tensor:
         """Return the keys of stored stories: of their last sentences, the questions."""
@@ -255,6 +269,8 @@ class QuestionLearner:
         return self.agent.key(story_BTL[rows, lines_BT].long())
 
     def _forget_batch(self) -> None:
+        self.asked: list[Asked] = []  # this batch's questions
+        self.rehearsed = None
         self._losses: list[Tensor] = []
         self._parts: list[tuple[Tensor, int]] = []
         self._writes: list[Tensor] = []

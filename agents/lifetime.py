@@ -4,6 +4,7 @@ The order is the whole protocol: examine on all tasks, then for each task train 
 on all again.
 """
 
+import random
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -79,13 +80,15 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
 
     begun = time.monotonic()
     torch.manual_seed(config.seed)
+    random.seed(config.seed)  # some of Avalanche's plugins draw from it
     tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
     agent = build_agent(config, tasks)
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     operations = OperationsLog(folder, config.operations, agent)
     learner.keeps_stories |= bool(config.operations)
     with closing(LifetimeLog(folder)) as log:
-        log.append("lifetime", **_describe(config, tasks, agent.controller.hears_trees))
+        plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
+        log.append("lifetime", **_describe(config, tasks, agent.controller.hears_trees, plugins))
         strategy = Lifetime(
             agent=agent,
             learner=learner,
@@ -93,7 +96,7 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
             rows=config.rows,
             exam_episodes=exam_episodes_of(config, tasks),
             seed=config.seed,
-            plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
+            plugins=plugins,
             progress=progress,
             lived=operations.after,
         )
@@ -109,21 +112,25 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
             "end",
             updates=learner.updates,
             parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
-            memory_bytes=0 if store is None else store.nbytes,
+            memory_bytes=(0 if store is None else store.nbytes)
+            + sum(getattr(plugin, "nbytes", 0) for plugin in plugins),
         )
         if config.keep:
             save_agent(agent, folder / AGENT)
         log.append("clock", seconds=time.monotonic() - begun)
 
 
-def _describe(config: DictConfig, tasks: Sequence[Task], hears_trees: bool) -> dict[str, Any]:
+def _describe(
+    config: DictConfig, tasks: Sequence[Task], hears_trees: bool, plugins: Sequence[Any]
+) -> dict[str, Any]:
+    told = any(getattr(plugin, "told", "") == "identity" for plugin in plugins)
     return {
         "schema": SCHEMA,
         "name": config.name,
         "seed": config.seed,
         "tasks": [task.name for task in tasks],
         "sources": [_source(task, hears_trees) for task in tasks],
-        "protocol": "joint" if config.stream.joint else "identity hidden",
+        "protocol": "joint" if config.stream.joint else f"identity {'told' if told else 'hidden'}",
         "config": OmegaConf.to_container(config, resolve=True),
         "versions": versions(),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.thought import Thought, identity
-from stillknows.agents.tokenizer import PAD
+from stillknows.agents.tokenizer import PAD, Tokenizer
 from stillknows.memory.episodic import Candidates, Written
 
 
@@ -77,6 +77,11 @@ class Remembering:
         if policy is not None and hasattr(policy, "learn"):
             policy.learn()
 
+    @property
+    def pending(self) -> tuple[Written, ...]:
+        """What became of all candidates since `written` was last asked."""
+        return tuple(self._written)
+
     def written(self) -> tuple[Written, ...]:
         """Return what became of all candidates since this was last asked."""
         written, self._written = tuple(self._written), []
@@ -106,12 +111,14 @@ def candidates(
         loss_B: of the answers, in nats, without gradient.
         marked: what else is known of them.
     """
+    assert agent.episodic_memory is not None
     rewards_B = torch.tensor(marked.rewards, device=loss_B.device)
+    shape = agent.episodic_memory.story_shape
     return Candidates(
         key_BD=thought.key_BD,
         vector_BV=thought.fused_BD.detach(),
         answers_BA=target_BA,
-        story_BTL=_story_tokens(agent, thought.stories),
+        story_BTL=story_tokens(agent.tokenizer, thought.stories, shape),
         hash_B=torch.tensor([identity(story[-1]) for story in thought.stories]),
         outcome_BF=torch.stack([loss_B, rewards_B, 1 - rewards_B], dim=1),
         task_B=torch.full((len(thought.rows),), marked.task),
@@ -120,15 +127,14 @@ def candidates(
     )
 
 
-def _story_tokens(agent: MemoryAgent, stories: Sequence[Sequence[str]]) -> Tensor:
-    """Return the newest T sentences of each story, question last, `[B, T, L]`."""
-    assert agent.episodic_memory is not None
-    steps, length = agent.episodic_memory.story_shape
+def story_tokens(
+    tokenizer: Tokenizer, stories: Sequence[Sequence[str]], shape: Sequence[int]
+) -> Tensor:
+    """Return the newest T sentences of each story, question last, `[B, T, L]` of shape (T, L)."""
+    steps, length = shape
     texts = dict.fromkeys(text for story in stories for text in story[-steps:])
     number = {text: row for row, text in enumerate(texts, start=1)}
     blank = [PAD] * length
-    lines_UL = torch.tensor(
-        [blank, *((agent.tokenizer.encode(text) + blank)[:length] for text in texts)]
-    )
+    lines_UL = torch.tensor([blank, *((tokenizer.encode(text) + blank)[:length] for text in texts)])
     rows = [[number[text] for text in story[-steps:]] for story in stories]
     return lines_UL[torch.tensor([row + [0] * (steps - len(row)) for row in rows])]

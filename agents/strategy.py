@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 from avalanche.core import BaseSGDPlugin
-from avalanche.training.plugins import EWCPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base import BaseTemplate
-from avalanche.training.utils import ParamData
 from avalanche.training.utils import trigger_plugins as trigger
 from torch import Tensor
 
@@ -96,7 +94,9 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
                         "task_start": experience.first_episodes[turn],
                     },
                 )
-            report = self.learner.update(self._add_penalties)
+            report = self.learner.update(
+                self._add_penalties, lambda: trigger(self, "after_backward")
+            )
             trigger(self, "after_update")
             trigger(self, "after_training_iteration")
             self._write(experience, turn, update, report)
@@ -161,73 +161,3 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         )
         name = experience.tasks[turn].name if len(experience.tasks) == 1 else "all tasks"
         self.progress(name, self.clock.train_iterations, self._late)
-
-
-class EWC(EWCPlugin):  # type: ignore[misc]
-    """Avalanche's EWC with the Fisher information of answers (Kirkpatrick et al. 2017).
-
-    The importance of a weight is the mean square, over questions of the task just learned, of the
-    gradient of the answer's log-probability, from one batch of fresh episodes at a time.
-
-    Args:
-        ewc_lambda: weight of the penalty.
-        batches: how many batches of one row each the importances are taken from.
-    """
-
-    def __init__(self, ewc_lambda: float, batches: int = 64) -> None:
-        super().__init__(ewc_lambda=ewc_lambda, mode="separate")
-        self.batches = batches
-
-    def after_training_exp(self, strategy: Lifetime, **kwargs: Any) -> None:
-        """Take the importances of the experience that ends."""
-        strategy.experience.dataset = strategy
-        super().after_training_exp(strategy, **kwargs)
-        del strategy.experience.dataset
-
-    def compute_importances(
-        self,
-        model: MemoryAgent,
-        criterion: Any,
-        optimizer: Any,
-        dataset: Lifetime,
-        *_: Any,
-        **__: Any,
-    ) -> dict[str, ParamData]:
-        """Return the diagonal of the Fisher information of the answers."""
-        squares = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        for loss in _answer_losses(dataset, self.batches):
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for name, gradient in zip(weights, gradients, strict=True):
-                if gradient is not None:
-                    squares[name] += gradient.square() / self.batches
-        return {
-            name: ParamData(name, square.shape, init_tensor=square, device=square.device)
-            for name, square in squares.items()
-        }
-
-
-class _Losses:
-    """Listens to the marks and keeps the losses, with their history."""
-
-    def __init__(self, agent: MemoryAgent) -> None:
-        self.agent = agent
-        self.losses: list[Tensor] = []
-
-    def mark(self, thought: Any, marked: Any) -> None:
-        targets = self.agent.answer_tokens(marked.targets)
-        self.losses.append(self.agent.surprise(thought, targets)[0])
-
-
-def _answer_losses(strategy: Lifetime, batches: int) -> Any:
-    """Yield the summed loss of the answers of one fresh episode after the other."""
-    experience = strategy.experience
-    for batch in range(batches):
-        turn = batch % len(experience.tasks)
-        task, start = experience.tasks[turn], experience.first_episodes[turn]
-        envs = make(task, 1, task.train)
-        listener = _Losses(strategy.agent)
-        seed = strategy.seed * 1_000_003 + strategy.clock.train_iterations * strategy.rows + batch
-        options = {"episode": start + experience.budgets[turn] - 1 - batch, "task_start": start}
-        live(strategy.agent, envs, listener, task=0, seed=seed, options=options)
-        yield torch.cat(listener.losses).sum()

@@ -63,6 +63,7 @@ class PolicyBench(NamedTuple):
             outcome_BF=uniform(_ROWS, 3) if self.lifelong else None,
             strength_BN=None if self.lifelong else uniform(_ROWS, _SLOTS) * filled_BN,
             namesakes_BM=namesakes_BM if self.lifelong else None,
+            peers_BM=namesakes_BM if self.lifelong else None,
             content_BNW=None if self.lifelong else content_BNW,
         )
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stillknows.memory import noise
 from stillknows.memory.interface import (
     ADD,
     MERGE,
@@ -268,9 +269,25 @@ def with_changes(features: Features, row: int, changed: set[int]) -> Features:
     one.filled_BN[0, slots] = True
     if one.namesakes_BM is not None:
         one.namesakes_BM[0, slots] = 1
+    if one.peers_BM is not None:
+        one.peers_BM[0, slots] = 1
     if int(one.known_B) in changed:
         one.known_B.fill_(-1)
     return one
+
+
+def count_peers(answers_NA: Tensor, filled_N: Tensor, answers_BA: Tensor) -> Tensor:
+    """Return how many filled slots hold the answer of each slot, and of each candidate.
+
+    Returns:
+        `[B, N + 1]`, int64: 0 for empty slots, last that of the candidate.
+    """
+    both = torch.cat([answers_NA, answers_BA.to(answers_NA)])
+    _, which = torch.unique(noise.hash_rows(both.long()), return_inverse=True)
+    slots = len(answers_NA)
+    count = torch.zeros_like(which).index_add_(0, which[:slots], filled_N.long())[which]
+    held_N, own_B = count[:slots] * filled_N, count[slots:]
+    return torch.cat([held_N.expand(len(own_B), -1), own_B[:, None]], dim=1)
 
 
 def refuse(**vectors: tuple[Tensor, int]) -> None:

@@ -54,6 +54,9 @@ class Features(NamedTuple):
         namesakes_BM: only for a lifelong store whose policy `needs_namesakes`: how many entries
             hold the question that each slot holds, itself included, 0 where empty, and last how
             many hold the candidate's, `[B, N + 1]`.
+        peers_BM: only for a lifelong store whose policy `needs_peers`: how many entries hold the
+            answer that each slot holds, itself included, 0 where empty, and last how many hold the
+            candidate's, `[B, N + 1]`.
         content_BNW: what each slot holds, `[B, N, W]`; None for a policy that does not say
             `needs_content = True`, and in a lifelong store.
     """
@@ -70,6 +73,7 @@ class Features(NamedTuple):
     outcome_BF: Tensor | None = None
     strength_BN: Tensor | None = None
     namesakes_BM: Tensor | None = None
+    peers_BM: Tensor | None = None
     content_BNW: Tensor | None = None
 
 
@@ -159,6 +163,11 @@ def needs(policy: Policy, feature: str) -> bool:
 def needs_content(policy: Policy) -> bool:
     """Return whether a policy looks at what the slots hold; it does not unless it says so."""
     return bool(getattr(policy, "needs_content", False))
+
+
+def needs_peers(policy: Policy) -> bool:
+    """Return whether a policy counts the entries that share an answer; only if it says so."""
+    return bool(getattr(policy, "needs_peers", False))
 
 
 def leaves_first(policy: Policy) -> str | None:

@@ -22,7 +22,16 @@ from torch import Tensor
 
 from stillknows.memory import episodic, interface, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
-from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, leaves_first
+from stillknows.memory.interface import (
+    ADD,
+    SKIP,
+    Decision,
+    Features,
+    Policy,
+    decided,
+    leaves_first,
+    needs_peers,
+)
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Holding, Name, Names
 
@@ -320,7 +329,14 @@ class NEC:
             known_B=known_B.to(device),
             outcome_BF=candidates.outcome_BF,
             namesakes_BM=self._namesakes_with(names),
+            peers_BM=self._peers_with(candidates) if needs_peers(self.policy) else None,
         )
+
+    def _peers_with(self, candidates: Candidates) -> Tensor:
+        """Return how many entries share the answer of every slot, and of each candidate."""
+        answers_BA = episodic.fit(candidates.answers_BA, self.answer_length)
+        columns = self.columns
+        return episodic.count_peers(columns["answers_NA"], columns["filled_N"], answers_BA)
 
     def _namesakes_with(self, names: list[Name]) -> Tensor | None:
         """Return the namesakes of every slot, and last those of each candidate, `[B, N + 1]`."""

@@ -128,6 +128,28 @@ class Reservoir(EvictUniformly):
         return ~features.filled_BN.all(dim=1) | (features.noise_BM[:, -1] < chance_B)
 
 
+class Balanced(EvictUniformly):
+    """As many entries of each answer, as far as there are any: who leaves has the commonest answer.
+
+    The greedy sampler of GDumb (Prabhu et al. 2020, ECCV, algorithm 1), with answers for classes: a
+    full store takes a candidate only if fewer entries than of the commonest hold its answer.
+    """
+
+    fills_room = needs_peers = True
+
+    def accepts(self, features: Features) -> Tensor:
+        """Accept anything while there is room, and then what is rarer than the commonest."""
+        peers_BM = _told(features.peers_BM, "answers")
+        rare_B = peers_BM[:, -1] < peers_BM[:, :-1].amax(dim=1)
+        return ~features.filled_BN.all(dim=1) | rare_B
+
+    def urgency(self, features: Features) -> Tensor:
+        """Return noise among the entries of the commonest answer, less elsewhere."""
+        peers_BN = _told(features.peers_BM, "answers")[:, :-1]
+        commonest_BN = peers_BN == peers_BN.amax(dim=1, keepdim=True)
+        return torch.where(commonest_BN, super().urgency(features), -1.0)
+
+
 class KeepFacts(EvictUniformly):
     """Keeps facts for recall, and of everything else a sample for rehearsal.
 
@@ -143,7 +165,7 @@ class KeepFacts(EvictUniformly):
 
     def accepts(self, features: Features) -> Tensor:
         """Accept what was never heard, and of the rest a share; anything while there is room."""
-        namesakes_BM = _namesakes(features)
+        namesakes_BM = _told(features.namesakes_BM, "questions")
         chance_B = (namesakes_BM[:, :-1] > 1).sum(dim=1) / (features.seen_B + 1)
         new_B = (namesakes_BM[:, -1] == 0) | ~features.filled_BN.all(dim=1)
         return new_B | (features.noise_BM[:, -1] < chance_B)
@@ -151,7 +173,7 @@ class KeepFacts(EvictUniformly):
     def urgency(self, features: Features) -> Tensor:
         """Return noise for what is no fact; less than nothing, growing with idleness, for facts."""
         idle_BN = -1 / (1 + features.idle_BN)
-        facts_BN = _namesakes(features)[:, :-1] == 1
+        facts_BN = _told(features.namesakes_BM, "questions")[:, :-1] == 1
         return torch.where(facts_BN, idle_BN, super().urgency(features))
 
 
@@ -211,10 +233,10 @@ class WriteNothing(EvictOldest):
         return torch.zeros_like(features.known_B, dtype=torch.bool)
 
 
-def _namesakes(features: Features) -> Tensor:
-    if features.namesakes_BM is None:
+def _told(counts_BM: Tensor | None, what: str) -> Tensor:
+    if counts_BM is None:
         raise ValueError(
-            "Only a lifelong store tells questions apart: give this policy to the episodic memory "
+            f"Only a lifelong store tells {what} apart: give this policy to the episodic memory "
             "and another to the working memory."
         )
-    return features.namesakes_BM
+    return counts_BM

@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 
-EWC = "plugins=[{_target_: stillknows.agents.strategy.EWC, ewc_lambda: 100.0, batches: 2}]"
+EWC = "plugins=[{_target_: stillknows.agents.penalties.EWC, ewc_lambda: 100.0, batches: 2}]"
 
 
 def live(folder: Path, *overrides: str) -> list[logs.Event]:
