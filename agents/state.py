@@ -77,11 +77,18 @@ def restore_to(part: Any, state: Any, weights: Mapping[str, Tensor] | None = Non
             setattr(part, name, value)
 
 
+def seed_all(seed: int) -> None:
+    """Seed the random numbers of Python, numpy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def random_states() -> dict[str, Any]:
     """Return where the random numbers of Python, numpy and PyTorch stand."""
     version, numbers, following = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "python": [version, torch.tensor(numbers), following],
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
