@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stillknows.agents.container import expect_tree, read_version, write_tree
+from stillknows.agents.container import cannot_write, expect_tree, read_version, write_tree
 from stillknows.agents.keeping import CHECKPOINT
 from stillknows.agents.log import versions
 from stillknows.agents.state import Resumable, random_states, restore_random_states
@@ -76,7 +76,7 @@ class Checkpoints:
             OSError: with one sentence, if the disk is full or the folder cannot be written.
         """
         self._boundaries += 1
-        late = self.seconds is not None and time.monotonic() - self._saved >= self.seconds
+        late = 0 < self.seconds <= time.monotonic() - self._saved
         due = whole or late or self._boundaries >= self.every or self.stop.asked
         if self.every and due:
             self.save(best)
@@ -87,7 +87,10 @@ class Checkpoints:
         self._boundaries, self._saved = 0, time.monotonic()
         tree = {name: part.state() for name, part in self.parts.items()}
         about = {"life": self.life, "seconds": self.lived, "versions": self.versions, "best": best}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
         path = self.folder / f"{tree['log']['events']:09d}.safetensors"
         write_tree(path, {**about, **tree, "random": random_states()}, CHECKPOINT)
         if best:
@@ -178,7 +181,7 @@ def read_checkpoint(path: Path) -> Any:
     return READERS[schema](tree)
 
 
-def intervals_of(config: DictConfig) -> tuple[int, float | None, int]:
+def intervals_of(config: DictConfig) -> tuple[int, float, int]:
     """Return after how many boundaries, and seconds, there is a checkpoint, and how many stay.
 
     Raises:
@@ -191,8 +194,10 @@ def intervals_of(config: DictConfig) -> tuple[int, float | None, int]:
         )
     if not isinstance(chosen.keep, int) or chosen.keep < 1:
         raise ValueError(f"checkpoint.keep={chosen.keep} should be a whole number, at least 1.")
-    if chosen.seconds is not None and not chosen.seconds >= 0:
-        raise ValueError(f"checkpoint.seconds={chosen.seconds} should be seconds, or null.")
+    if not isinstance(chosen.seconds, int | float) or not chosen.seconds >= 0:
+        raise ValueError(
+            f"checkpoint.seconds={chosen.seconds} should be seconds, 0 for any number."
+        )
     return chosen.every, chosen.seconds, chosen.keep
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.assembly import build_agent

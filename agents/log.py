@@ -59,8 +59,11 @@ class LifetimeLog:
         self.path = folder / FILE
         if self.path.exists() and not resume:
             raise ValueError(f"{folder} already holds a lifetime: choose another folder with run=…")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab", buffering=0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         _claim(self._file, self.path)
         self._place = dict(_BEGINNING)
 
