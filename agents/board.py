@@ -1,5 +1,6 @@
 """TensorBoard: the events of a lifetime's log as scalars and figures (tags: docs/metrics.md)."""
 
+import shutil
 from pathlib import Path
 
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -10,8 +11,8 @@ from stillknows.agents.log import Event, read
 def write_board(folder: Path) -> None:
     """Write the log in `folder` as TensorBoard events beside it, in `folder/tensorboard`.
 
-    Scalars go by updates since the beginning of the life. Written from the log alone, so it can be
-    made again.
+    Scalars go by updates since the beginning of the life. Written from the log alone; what is
+    there already stays, and can be deleted to be made again.
     """
     from matplotlib.figure import Figure
 
@@ -19,7 +20,11 @@ def write_board(folder: Path) -> None:
     from stillknows.agents.report import summarise
 
     events = read(folder)
-    board = SummaryWriter(str(folder / "tensorboard"))
+    place, beside = folder / "tensorboard", folder / "tensorboard.part"
+    if place.exists():
+        return
+    shutil.rmtree(beside, ignore_errors=True)
+    board = SummaryWriter(str(beside))
     updates = 0
     for event in events:
         updates += event["event"] == "update"
@@ -32,6 +37,7 @@ def write_board(folder: Path) -> None:
     for name, value in life.metrics.items():
         board.add_scalar(f"lifetime/{name}", value, updates)
     board.close()
+    beside.replace(place)
 
 
 def scalars(event: Event) -> dict[str, float]:

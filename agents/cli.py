@@ -4,6 +4,8 @@ stillknows train                        the main job
 stillknows train debug=tiny             a whole lifetime in under a minute
 stillknows report runs/microworld-1     the report again, from the logs alone
 stillknows check working_memory=dnc     whether a memory keeps its contract
+stillknows train resume=runs/NAME       a run that was stopped goes on
+stillknows verify-resume debug=tiny     whether lives that are cut end as those that are not
 stillknows solve experiment=copy        a memory alone learns an algorithmic task
 stillknows talk AGENT                   a dialogue with an agent that was kept
 stillknows replay RUN working_policy=X  another policy over a log of memory operations
@@ -14,13 +16,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stillknows.agents.stopping import Stopped
+
 EXPECTED = (ValueError, OSError)
 COMMANDS = (  # those that take Hydra overrides
     (
         "train",
         "live lifetimes and report on them",
         "Options are Hydra overrides: stream=babi arms=[both,none] seeds=[0,1,2] debug=tiny "
-        "experiment=NAME learner.learning_rate=0.001 run=FOLDER device=cuda …",
+        "experiment=NAME learner.learning_rate=0.001 run=FOLDER device=cuda …; resume=RUN goes on "
+        "with a run that was stopped.",
+    ),
+    (
+        "verify-resume",
+        "see whether lives that are cut end as those that are not",
+        "Options are Hydra overrides, as for train. Every life is lived twice, once with its "
+        "process killed at random moments, and all that is left is compared.",
     ),
     (
         "check",
@@ -53,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from stillknows.agents.check import check
 
             return check(options.overrides, options.steps)
+        elif options.command == "verify-resume":
+            from stillknows.agents.verify import verify_resume
+
+            return verify_resume(options.overrides, options.cuts, options.seed)
         elif options.command == "talk":
             from stillknows.agents.dialogue import talk
 
@@ -69,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED as error:
         print(f"stillknows: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"stillknows: {stop.told}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("stillknows: stopped.", file=sys.stderr)
         return 130
@@ -96,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--steps", type=int, default=10_000, help="of the long run (10000)"
             )
+        if name == "verify-resume":
+            command.add_argument("--cuts", type=int, default=3, help="of each life (3)")
+            command.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     report = commands.add_parser("report", help="report on runs again, from their logs alone")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, help="folder for the report (the first run's)")

@@ -2,17 +2,26 @@
 
 No pickle, no code: reading a file from a stranger gives tensors, numbers and text, or one sentence.
 A tree is made of dictionaries (keys: text or whole numbers), lists, tuples (read as lists),
-tensors, text, numbers, truth values and None.
+tensors, text, numbers, truth values and None. A tensor that occurs twice is written once, and is
+one tensor again when it is read.
+
+The header says the schema, and a checksum of all there is. Sizes come from the file's length, so
+what a header claims allocates nothing.
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+_BROKEN = (KeyError, TypeError, ValueError, RecursionError)
 
 
 def write_tree(path: Path, tree: Any, schema: str) -> None:
@@ -25,18 +34,64 @@ def write_tree(path: Path, tree: Any, schema: str) -> None:
 
     Raises:
         TypeError: if the tree holds anything else.
+        OSError: with one sentence, if it cannot be written; what was there stays.
     """
     tensors: dict[str, Tensor] = {}
-    header = {"schema": schema, "tree": json.dumps(_take_out(tree, tensors))}
+    text = json.dumps(_take_out(tree, tensors, {}))
+    header = {"schema": schema, "tree": text, "checksum": _checksum(schema, text, tensors)}
     beside = path.with_name(path.name + ".part")
-    save_file(tensors, beside, metadata=header)
+    try:
+        save_file(tensors, beside, metadata=header)
+        put_in_place(beside, path)
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def expect_tree(tree: Any) -> None:
+    """Raise a TypeError if a tree holds what `write_tree` cannot write."""
+    if isinstance(tree, dict):
+        for key, part in tree.items():
+            _key(key)
+            expect_tree(part)
+    elif isinstance(tree, list | tuple):
+        for part in tree:
+            expect_tree(part)
+    elif not (tree is None or isinstance(tree, Tensor | str | int | float)):
+        raise TypeError(f"A file cannot hold a {type(tree).__name__}.")
+
+
+def put_in_place(beside: Path, path: Path) -> None:
+    """Flush a file and give it its name, so that after a power cut there is the old or the new."""
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
     beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in the place of what may be there, as safely as `write_tree` does."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    put_in_place(beside, path)
 
 
 def read_tree(path: Path, schema: str) -> Any:
     """Return the tree of a file, its tensors on the CPU.
+
+    Raises:
+        ValueError: with one sentence, if it is not there, broken, or of another schema.
+    """
+    return read_version(path, schema)[1]
+
+
+def read_version(path: Path, *schemas: str) -> tuple[str, Any]:
+    """Return the schema and the tree of a file that may be of several.
 
     Raises:
         ValueError: with one sentence, if it is not there, broken, or of another schema.
@@ -46,32 +101,55 @@ def read_tree(path: Path, schema: str) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+            # memory that is aligned as PyTorch's own: kernels may round by it
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is broken or no safetensors file ({error}).") from None
-    if header.get("schema") != schema:
-        raise ValueError(
-            f"{path} holds {header.get('schema', 'something foreign')!r}; this reads {schema!r}."
-        )
+    schema = header.get("schema", "something foreign")
+    if schema not in schemas:
+        known = " or ".join(map(repr, schemas))
+        raise ValueError(f"{path} holds {schema!r}; this reads {known}.")
+    text = header.get("tree", "")
+    if header.get("checksum", "") not in ("", _checksum(schema, text, tensors)):
+        raise ValueError(f"{path} is broken: its checksum is not that of what it holds.")
     try:
-        return _put_in(json.loads(header["tree"]), tensors)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        return schema, _put_in(json.loads(text), tensors)
+    except _BROKEN as error:
         raise ValueError(f"The header of {path} does not fit its tensors: it is broken.") from error
 
 
-def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _checksum(schema: str, text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return BLAKE2b over the schema, the tree, and every tensor with its name, kind and shape."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([schema, text]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def cannot_write(path: Path, error: Exception) -> OSError:
+    """Return an error whose text is a sentence: which file could not be written, and why."""
+    return OSError(f"{path} could not be written ({getattr(error, 'strerror', None) or error}).")
+
+
+def _take_out(value: Any, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
     """Return the tree as JSON takes it; tensors go into the dictionary."""
     if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        same = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if value.numel() and same in seen:
+            return {"tensor": seen[same]}
+        name = seen[same] = str(len(tensors))
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"pairs": [[_key(key), _take_out(part, tensors)] for key, part in value.items()]}
+        parts = ((_key(key), _take_out(part, tensors, seen)) for key, part in value.items())
+        return {"pairs": [list(pair) for pair in parts]}
     if isinstance(value, list | tuple):
-        return [_take_out(part, tensors) for part in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise TypeError(f"A file cannot hold a {type(value).__name__}.")
+        return [_take_out(part, tensors, seen) for part in value]
+    expect_tree(value)
+    return value
 
 
 def _key(key: Any) -> str | int:

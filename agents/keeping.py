@@ -4,8 +4,8 @@ What a file names is built only from this project and from modules that its read
 agent of a stranger's runs no code of theirs.
 """
 
-import pydoc
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,19 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import assemble
 from stillknows.agents.configuration import cause
-from stillknows.agents.container import read_tree, write_tree
-from stillknows.agents.controller import Controller
+from stillknows.agents.container import read_version, write_tree
+from stillknows.agents.state import restore_to, state_of
 from stillknows.agents.tokenizer import Tokenizer, WordTokenizer
+from stillknows.agents.trust import bounded, refuse_foreign
 
-SCHEMA = "stillknows agent 1"
+SCHEMA = "stillknows agent 2"
+CHECKPOINT = "stillknows checkpoint 1"
+_FIRST = "stillknows agent 1"  # knew the state of an episodic policy only, if it was a module
 _FOREIGN = (HydraException, ImportError, OmegaConfBaseException)
 
 
@@ -55,47 +58,103 @@ def load_agent(
 
 def write_agent(agent: MemoryAgent, path: Path, told: Any) -> None:
     """Write an agent, and a tree of what else is to be kept with it."""
-    store = agent.episodic_memory
-    policy: Any = None if store is None else store.policy
-    tree = {
+    write_tree(path, {**agent_state(agent), "told": told}, SCHEMA)
+
+
+def agent_state(agent: MemoryAgent) -> dict[str, Any]:
+    """Return all that an agent is: settings, words, weights, lifelong memory, policies' states."""
+    store, policy = agent.episodic_memory, agent.working_policy
+    return {
         "config": agent.settings,
         "tokenizer": agent.tokenizer.kept(),
         "weights": _learned(agent),
-        "store": None if store is None else store.snapshot(),
-        "policy": dict(policy.state_dict()) if hasattr(policy, "state_dict") else None,
-        "told": told,
+        "store": None if store is None else _store_state(store),
+        "policy": None if store is None else state_of(store.policy),
+        "working_policy": None if isinstance(policy, nn.Module) else state_of(policy),
     }
-    write_tree(path, tree, SCHEMA)
+
+
+class KeptAgent:
+    """An agent as a part of a life that can go on (`stillknows.agents.state.Resumable`).
+
+    Args:
+        agent: whose state it is.
+    """
+
+    def __init__(self, agent: MemoryAgent) -> None:
+        self.agent = agent
+
+    def state(self) -> dict[str, Any]:
+        """Return `agent_state`."""
+        return agent_state(self.agent)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Do as `restore_agent` does."""
+        restore_agent(self.agent, state)
+
+
+def restore_agent(agent: MemoryAgent, tree: Mapping[str, Any]) -> None:
+    """Let an agent become what `agent_state` was asked of: one built from the same settings.
+
+    Raises:
+        ValueError: if its weights or its memory are of other sizes.
+    """
+    learned = _learned(agent)
+    if tree["weights"].keys() != learned.keys() or any(
+        isinstance(part, Tensor) and part.shape != tree["weights"][name].shape
+        for name, part in learned.items()
+    ):
+        raise ValueError("its weights are not those of its parts.")
+    agent.load_state_dict(tree["weights"], strict=False)
+    store = agent.episodic_memory
+    if store is not None and tree["store"] is not None:
+        _restore_store(store, tree["store"])
+        if tree["policy"] is not None:
+            restore_to(store.policy, tree["policy"])
+    if tree.get("working_policy") is not None:
+        restore_to(agent.working_policy, tree["working_policy"])
+
+
+def _store_state(store: Any) -> Any:
+    """Return a store, or, of one that lies on a disk, how many operations it has seen."""
+    return {"operation": store.operation} if hasattr(store, "rewind") else store.snapshot()
+
+
+def _restore_store(store: Any, kept: dict[str, Any]) -> None:
+    if hasattr(store, "rewind"):
+        store.rewind(kept["operation"])
+        return
+    columns = getattr(store, "columns", {})
+    there = {name: part.to(columns[name].device) for name, part in kept["columns"].items()}
+    store.restore({**kept, "columns": there})
 
 
 def read_agent(
     path: Path, device: torch.device | str = "cpu", allow: Sequence[str] = ()
 ) -> tuple[MemoryAgent, Any]:
-    """Return the agent of a file and what was kept with it; see `load_agent`."""
-    tree = read_tree(path, SCHEMA)
+    """Return the agent of a file and what was kept with it; see `load_agent`.
+
+    The file may be a checkpoint: its agent is that of the moment.
+    """
+    schema, tree = read_version(path, SCHEMA, CHECKPOINT, _FIRST)
     try:
-        return _rebuild(tree, device, allow), tree["told"]
+        tree = {**tree["agent"], "told": None} if schema == CHECKPOINT else tree
+        return _rebuild(tree, device, allow, path.stat().st_size), tree["told"]
     except (LookupError, TypeError, AttributeError, RuntimeError, *_FOREIGN) as error:
         raise ValueError(f"{path} holds no agent that can be built: {cause(error)}") from error
 
 
-def _rebuild(tree: dict[str, Any], device: torch.device | str, allow: Sequence[str]) -> MemoryAgent:
-    _refuse(tree["config"], allow)
+def _rebuild(
+    tree: dict[str, Any], device: torch.device | str, allow: Sequence[str], size: int
+) -> MemoryAgent:
+    refuse_foreign(tree["config"], allow)
     config = OmegaConf.create({**tree["config"], "device": str(device)})
     if config.episodic_memory:
         config.episodic_memory.device = str(device)
-    agent = assemble(config, _tokenizer(tree))
-    if tree["weights"].keys() != _learned(agent).keys():
-        raise ValueError("its weights are not those of its parts.")
-    agent.load_state_dict(tree["weights"], strict=False)
-    store = agent.episodic_memory
-    if store is not None and tree["store"] is not None:
-        columns = tree["store"]["columns"]
-        tree["store"]["columns"] = {name: part.to(device) for name, part in columns.items()}
-        store.restore(tree["store"])
-        if tree["policy"] is not None:
-            policy: Any = store.policy
-            policy.load_state_dict(tree["policy"])
+    tokenizer = _tokenizer(tree)
+    with bounded(size) if isinstance(tokenizer, WordTokenizer) else nullcontext():
+        agent = assemble(config, tokenizer)
+    restore_agent(agent, tree)
     return agent.eval()
 
 
@@ -115,35 +174,3 @@ def _tokenizer(tree: dict[str, Any]) -> Tokenizer:
     from stillknows.agents.model_tokenizer import ModelTokenizer
 
     return ModelTokenizer.restored(kept)
-
-
-def _refuse(config: Any, allow: Sequence[str]) -> None:
-    """Raise a ValueError if a configuration names what is not allowed."""
-    parts = config.values() if isinstance(config, dict) else config
-    if isinstance(config, dict) and "_target_" in config:
-        target = str(config["_target_"])
-        if not _is_part(target, allow):
-            raise ValueError(
-                f"The file names {target}, which is no part of an agent in this project: if you "
-                f"trust it, allow its module ({target.rpartition('.')[0]!r})."
-            )
-    if isinstance(parts, Iterable) and not isinstance(parts, str):
-        for part in parts:
-            _refuse(part, allow)
-
-
-def _is_part(target: str, allow: Sequence[str]) -> bool:
-    """Return whether a name is a class (or a constructor of one) that an agent is built from.
-
-    Only the modules allowed are imported, and what a name leads to counts, not the name: other
-    modules can be reached through those that import them.
-    """
-    if not any(target.startswith(f"{module}.") for module in ("stillknows", *allow)):
-        return False
-    found = pydoc.locate(target)
-    kind = found if isinstance(found, type) else getattr(found, "__self__", None)
-    if not isinstance(kind, type):
-        return False
-    homes = ("stillknows.memory", "stillknows.agents.fuse", "stillknows.agents.adaptation", *allow)
-    at_home = any(f"{kind.__module__}.".startswith(f"{home}.") for home in homes)
-    return at_home or issubclass(kind, Controller)

@@ -9,7 +9,7 @@ be kept whole: of some rows each (`accumulate`), or of some steps each (`horizon
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from stillknows.envs.text import Story
 from stillknows.memory.episodic import Written
 from stillknows.memory.interface import fills_room
 from stillknows.memory.slots import Slots
+
+_COUNTERS = ("updates", "begun", "planned", "_lived_before")
 
 
 class Update(NamedTuple):
@@ -138,6 +140,27 @@ class QuestionLearner:
         self._lived_before = 0 if memory is None else memory.seen
         if self.schedule is not None:
             self._schedules = build_schedules(self.optimizer, self.schedule, updates)
+
+    def state(self) -> dict[str, Any]:
+        """Return what it knows between two updates, when nothing of a batch is under way."""
+        return {
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "optimizer": self.optimizer.state_dict(),
+            "schedules": [schedule.state_dict() for schedule in self._schedules],
+            "teacher": None if self.teacher is None else self.teacher.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was asked of; the agent is restored apart from it."""
+        for name in _COUNTERS:
+            setattr(self, name, int(state["counters"][name]))
+        if self.schedule is not None and state["schedules"]:
+            self._schedules = build_schedules(self.optimizer, self.schedule, self.planned)
+            for schedule, kept in zip(self._schedules, state["schedules"], strict=True):
+                schedule.load_state_dict(kept)
+        self.optimizer.load_state_dict(state["optimizer"])  # last: a schedule has set its rates
+        if self.teacher is not None:
+            self.teacher.restore(state["teacher"])
 
     def mark(self, thought: Thought, marked: Marked) -> None:
         """Take the marks of a step's answers: add to the loss, remember the outcome."""

@@ -4,23 +4,23 @@ The order is the whole protocol: examine on all tasks, then for each task train 
 on all again.
 """
 
-import random
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.keeping import save_agent
+from stillknows.agents.checkpoint import Checkpoints
+from stillknows.agents.keeping import KeptAgent, save_agent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.operations import OperationsLog
 from stillknows.agents.progress import Progress
+from stillknows.agents.state import Resumable, seed_all
+from stillknows.agents.stopping import Stop
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
@@ -67,28 +67,34 @@ def exam_episodes_of(config: DictConfig, tasks: Sequence[Task]) -> list[int]:
     return [limit if asked is None else min(asked, limit) for limit in limits]
 
 
-def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
+def live_lifetime(
+    config: DictConfig, folder: Path, progress: Progress, resume: bool = False
+) -> None:
     """Live one lifetime and write its log into `folder`.
 
     Args:
         config: composed from `stillknows.configs`.
-        folder: where `log.jsonl` goes; must not hold one.
+        folder: where `log.jsonl` goes; must not hold one, unless to resume.
         progress: hears how far the life is.
+        resume: whether to go on from the newest whole checkpoint in the folder, or from the
+            beginning if none was written.
+
+    Raises:
+        Stopped: if it was asked to stop, and is saved.
+        ValueError: with one sentence, if something cannot be kept, or no checkpoint is whole.
+        OSError: with one sentence, if the disk is full or the folder cannot be written.
     """
     from stillknows.agents.strategy import Lifetime  # Avalanche takes seconds to import
     from stillknows.envs.streams import make_benchmark
 
-    begun = time.monotonic()
-    torch.manual_seed(config.seed)
-    random.seed(config.seed)  # some of Avalanche's plugins draw from it
+    seed_all(config.seed)
     tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
     agent = build_agent(config, tasks)
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     operations = OperationsLog(folder, config.operations, agent)
     learner.keeps_stories |= bool(config.operations)
-    with closing(LifetimeLog(folder)) as log:
-        plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
-        log.append("lifetime", **_describe(config, tasks, agent.controller.hears_trees, plugins))
+    plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
+    with closing(LifetimeLog(folder, resume)) as log, Stop() as stop:
         strategy = Lifetime(
             agent=agent,
             learner=learner,
@@ -100,12 +106,21 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
             progress=progress,
             lived=operations.after,
         )
+        parts: dict[str, Resumable] = {
+            "agent": KeptAgent(agent),
+            "learner": learner,
+            "strategy": strategy,
+        }
+        parts |= {"operations": operations, "log": log}
+        checkpoints = Checkpoints(folder, config, parts, stop)
+        if not (resume and checkpoints.restore_newest()):
+            log.restore()
+            log.append(
+                "lifetime", **_describe(config, tasks, agent.controller.hears_trees, plugins)
+            )
         benchmark = make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
-        strategy.eval(benchmark.test_stream)
-        for number, experience in enumerate(benchmark.train_stream, start=1):
-            strategy.train(experience, eval_streams=[])
-            strategy.finished = number == len(benchmark.train_stream)
-            strategy.eval(benchmark.test_stream)
+        strategy.passed = checkpoints.passed
+        strategy.live(benchmark.train_stream, benchmark.test_stream)
         _write_floors(log, tasks, config)
         store = agent.episodic_memory
         log.append(
@@ -117,7 +132,7 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
         )
         if config.keep:
             save_agent(agent, folder / AGENT)
-        log.append("clock", seconds=time.monotonic() - begun)
+        log.append("clock", seconds=checkpoints.lived)
 
 
 def _describe(

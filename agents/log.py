@@ -16,49 +16,128 @@ Events, each with `event` and `time` (seconds since the epoch):
 - `rekey`: `experience`, `overlap` (share of neighbours that stay).
 - `end`: `updates`, `parameters`, `memory_bytes`.
 - `clock`: `seconds`, of the whole life; the only event that another run of a seed does not repeat.
+
+A log grows by a line an update, some 20 bytes a question; what a resumed life had lived beyond its
+checkpoint is lived again, and the old lines go to `cut.jsonl`.
 """
 
 import json
+import os
+import shutil
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from stillknows.agents.container import cannot_write
 
 SCHEMA = 1
 FILE = "log.jsonl"
+CUT = "cut.jsonl"
+_BEGINNING = {"events": 0, "bytes": 0, "checksum": 0}
+_CHUNK = 1 << 20
 PACKAGES = ("stillknows", "torch", "gymnasium", "avalanche-lib", "numpy")
 
 Event = dict[str, Any]
 
 
 class LifetimeLog:
-    """Writes events to a new file, each flushed as a whole line.
+    """Writes events to a file, each as a whole line.
 
     Args:
         folder: where `log.jsonl` begins; made if it is not there.
+        resume: whether to go on with a log, at its beginning until `restore` says where.
 
     Raises:
-        ValueError: if the folder already holds a log.
+        ValueError: if the folder already holds a log that is not to go on, or another process is
+            writing it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, resume: bool = False) -> None:
         self.path = folder / FILE
-        if self.path.exists():
+        if self.path.exists() and not resume:
             raise ValueError(f"{folder} already holds a lifetime: choose another folder with run=…")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("x", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        _claim(self._file, self.path)
+        self._place = dict(_BEGINNING)
 
     def append(self, event: str, **fields: Any) -> Event:
-        """Write one event and return it."""
+        """Write one event and return it.
+
+        Raises:
+            OSError: with one sentence, if there is no room; the log ends with a whole line.
+        """
         record = {"event": event, "time": time.time(), **fields}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._file.truncate(self._place["bytes"])
+            raise cannot_write(self.path, error) from error
+        self._place["events"] += 1
+        self._place["bytes"] += len(line)
+        self._place["checksum"] = zlib.crc32(line, self._place["checksum"])
         return record
+
+    def state(self) -> dict[str, int]:
+        """Return where the log stands, when all of it is on the disk."""
+        os.fsync(self._file.fileno())
+        return dict(self._place)
+
+    def restore(self, state: Mapping[str, int] = _BEGINNING) -> None:
+        """Cut the log back to where it stood; the rest is kept aside, in `cut.jsonl`.
+
+        Raises:
+            ValueError: if what is left would not be what was written then.
+        """
+        place = {name: int(state[name]) for name in _BEGINNING}
+        if _checksum(self.path, place["bytes"]) != place["checksum"]:
+            raise ValueError(f"{self.path} is not the log that was written until then")
+        if self.path.stat().st_size > place["bytes"]:
+            self._keep_aside(place["bytes"])
+        self._file.truncate(place["bytes"])
+        self._place = place
+
+    def _keep_aside(self, begin: int) -> None:
+        with self.path.open("rb") as log, self.path.with_name(CUT).open("ab") as cut:
+            log.seek(begin)
+            shutil.copyfileobj(log, cut, _CHUNK)
+            cut.flush()
+            os.fsync(cut.fileno())
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _claim(file: BinaryIO, path: Path) -> None:
+    """Refuse to write a log that another process writes, where the system can tell."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ValueError(f"{path} is being written by another process: let it end.") from error
+
+
+def _checksum(path: Path, length: int) -> int:
+    """Return the CRC-32 of the first bytes of a file, -1 if it has fewer."""
+    checksum, left = 0, length
+    with path.open("rb") as file:
+        while left and (part := file.read(min(left, _CHUNK))):
+            checksum, left = zlib.crc32(part, checksum), left - len(part)
+    return -1 if left else checksum
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ without the agent that wrote it: `stillknows replay RUN working_policy=NAME`.
 Letters: B stories, T statements, Q questions, W numbers of a vector, N slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,9 +197,24 @@ class OperationsLog:
                 "working_memory=slots, or operations=0."
             )
         self.folder, self.every, self.agent = folder / FOLDER, every, agent
+        self.update = 0
+
+    def state(self) -> dict[str, int]:
+        """Return the last update that was heard of."""
+        return {"update": self.update}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Keep aside what was written after an update, in `operations.cut`."""
+        self.update = int(state["update"])
+        aside = self.folder.with_name(f"{FOLDER}.cut")
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.stem.isdigit() and int(path.stem) > self.update:
+                aside.mkdir(exist_ok=True)
+                path.replace(aside / path.name)
 
     def after(self, update: int, stories: Sequence[Story]) -> None:
         """Take the stories that were lived before an update."""
+        self.update = update
         if not self.every or update % self.every:
             return
         trial = Trial(self.agent, stories)

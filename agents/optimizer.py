@@ -56,7 +56,32 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` returned."""
         for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
+            load_optimizer(part, saved)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Give an optimiser back its state, which has been a tree: without tuples, from any file.
+
+    Raises:
+        ValueError: if it is the state of an optimiser of other parameters.
+    """
+    for mine, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for parameter, number in zip(mine["params"], group["params"], strict=True):
+            shapes = [x.shape for x in _state_of(saved, number) if isinstance(x, torch.Tensor)]
+            if not all(_fits(shape, parameter.shape) for shape in shapes):
+                raise ValueError("The state of the optimiser is of other weights.")
+        group.update({k: tuple(group[k]) for k, v in mine.items() if isinstance(v, tuple)})
+    optimizer.load_state_dict(saved)
+
+
+def _fits(shape: torch.Size, whole: torch.Size) -> bool:
+    """Return whether numbers of this shape can belong to a weight: to each, each row, or all."""
+    sizes = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(own in (1, size) for own, size in sizes)
+
+
+def _state_of(saved: dict[str, Any], number: int) -> list[Any]:
+    return list(saved["state"].get(number, {}).values())
 
 
 def height(

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stillknows.agents.optimizer import load_optimizer
 from stillknows.agents.progress import Bar
 from stillknows.agents.trial import Question, Trial, Watcher
 from stillknows.envs.text import Answer, Story
@@ -103,6 +104,20 @@ class Teacher:
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        """Return what it knows beside the policy, whose weights are the agent's."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "baseline": dict(self.baseline.state_dict()),
+            "draw": self.draw.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was asked of."""
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.baseline.load_state_dict(state["baseline"])
+        self.draw.set_state(state["draw"])
 
     def told(self, stories: Sequence[Story]) -> list[Story]:
         """Return the stories to learn from: for a policy gradient a quarter, each told four times.

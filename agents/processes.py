@@ -2,14 +2,20 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from stillknows.agents.stopping import PATIENCE, SIGNALS, Stopped
 
 
 def run_all(
@@ -18,9 +24,15 @@ def run_all(
     """Call `work(*arguments, place)` for every job.
 
     Args:
-        work: a function of a module.
+        work: a function of a module; it returns nothing, or the number of the signal by which it
+            was stopped.
         jobs: names and arguments; a job's place among them is the line of its progress bar.
         workers: processes at a time; None for one a core.
+
+    Raises:
+        Stopped: if this process, or one of the others, was asked to stop; they are asked too, and
+            have ended.
+        ChildProcessError: with one sentence, if a process was killed.
     """
     context = multiprocessing.get_context("spawn")
     at_a_time = min(workers or cores(), len(jobs))
@@ -31,10 +43,54 @@ def run_all(
             pool.submit(work, *arguments, place): name
             for place, (name, arguments) in enumerate(jobs.items())
         }
-        for future in as_completed(futures):
-            future.result()
-            if not sys.stderr.isatty():
-                print(f"done: {futures[future]}", file=sys.stderr)
+        try:
+            with _heard():
+                _wait(futures)
+        except BrokenProcessPool as error:
+            raise ChildProcessError("A process was killed, or ran out of memory.") from error
+        except Stopped:
+            _stop(pool)
+            raise
+
+
+def _wait(futures: Mapping[Any, str]) -> None:
+    for future in as_completed(futures):
+        stopped = future.result()
+        if stopped:
+            raise Stopped(stopped)
+        if not sys.stderr.isatty():
+            print(f"done: {futures[future]}", file=sys.stderr)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Let signals raise `Stopped`, once; then they are no longer heard."""
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, hear) for each in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """Ask all processes to stop, and see that they do."""
+    processes = multiprocessing.active_children()
+    for process in processes:
+        process.terminate()
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.join(PATIENCE + 5)
+        process.kill()
 
 
 def cores() -> int:
@@ -46,6 +102,7 @@ def _begin_process(lock: Any) -> None:
     """Use one thread, share the bars' lock, and end when the process that started this one has."""
     torch.set_num_threads(1)
     tqdm.set_lock(lock)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal all hear it: the first tells us
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -6,7 +6,8 @@ backward pass). Task identity is hidden from the agent.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from avalanche.core import BaseSGDPlugin
@@ -20,11 +21,29 @@ from stillknows.agents.episode import live
 from stillknows.agents.examine import ARMS, examine
 from stillknows.agents.learner import QuestionLearner, Update
 from stillknows.agents.log import LifetimeLog
+from stillknows.agents.state import restore_to, state_of
 from stillknows.envs.streams import EpisodeExperience
 from stillknows.envs.tasks import make
 from stillknows.envs.text import Story
 
 Progress = Callable[[str, int, float], None]
+_COUNTERS = ("lived", "_late", "best")
+
+
+class Position(NamedTuple):
+    """Where a life stands.
+
+    Attributes:
+        experience: how many experiences of training are behind.
+        phase: `examination`, `training` or `end`.
+        updates: of this training that are behind.
+        examined: of this round of examinations what is behind: task, arm, accuracy.
+    """
+
+    experience: int = 0
+    phase: str = "examination"
+    updates: int = 0
+    examined: tuple[tuple[int, str, float], ...] = ()
 
 
 class Lifetime(BaseTemplate):  # type: ignore[misc]
@@ -70,15 +89,80 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         self.train_mb_size, self.train_epochs, self._criterion = rows, 1, None
         self.loss: Tensor = torch.zeros(())
         self.lived = 0
-        self._late = 0.0
+        self._late, self.best = 0.0, -1.0
+        self.position = Position()
+        self.passed: Callable[..., None] = lambda whole=False, best=False: None
+
+    def live(self, train_stream: Any, test_stream: Any) -> None:
+        """Live on from where this life stands to its end: examine, then train and examine in turn.
+
+        `passed` hears of every boundary: of an update, an examination in one task (with the life as
+        it is then), and, as `whole`, of a training or a round of examinations.
+        """
+        while self.position.phase != "end":
+            done, phase, _, examined = self.position
+            best = False
+            if phase == "training":
+                self.train(train_stream[done], eval_streams=[])
+                self.position = Position(done + 1)
+            else:
+                self.finished = done == len(train_stream)
+                self.eval(test_stream[examined[-1][0] if examined else 0 :])
+                scores = [score for _, arm, score in self.position.examined if arm == "agent"]
+                best = sum(scores) / len(scores) > self.best
+                self.best = max(self.best, sum(scores) / len(scores))
+                self.position = Position(done, "end" if self.finished else "training")
+            self.passed(whole=True, best=best)
+
+    def state(self) -> dict[str, Any]:
+        """Return where the life stands, and what its plugins (the clock among them) know."""
+        return {
+            "position": self.position._asdict(),
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "plugins": [state_of(plugin, self._weights()) for plugin in self.plugins],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was asked of; the agent is restored before."""
+        place = state["position"]
+        examined = tuple((int(task), str(arm), float(x)) for task, arm, x in place["examined"])
+        self.position = Position(**{**place, "examined": examined})
+        for name in _COUNTERS:
+            setattr(self, name, state["counters"][name])
+        for plugin, kept in zip(self.plugins, state["plugins"], strict=True):
+            restore_to(plugin, kept, self._weights())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(self.agent.named_parameters())
+
+    # What began before a checkpoint has told the plugins so, and they still know.
+
+    def _before_training(self, **kwargs: Any) -> None:
+        if not self.position.updates:
+            super()._before_training(**kwargs)
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        if not self.position.updates:
+            super()._before_training_exp(**kwargs)
+
+    def _before_eval(self, **kwargs: Any) -> None:
+        if not self.position.examined:
+            super()._before_eval(**kwargs)
+
+    def _before_eval_exp(self, **kwargs: Any) -> None:
+        if self.experience.numbers[0] not in {task for task, *_ in self.position.examined}:
+            super()._before_eval_exp(**kwargs)
 
     def _train_exp(self, experience: EpisodeExperience, eval_streams: Any, **_: Any) -> None:
         """Live the experience: in turns, a batch of episodes of each task and one update."""
-        trigger(self, "before_training_epoch")
+        done = self.position.updates
+        if not done:
+            trigger(self, "before_training_epoch")
+            self.learner.begin(sum(budget // self.rows for budget in experience.budgets))
         parts = self.learner.accumulate
         envs = [make(task, self.rows // parts, task.train) for task in experience.tasks]
-        self.learner.begin(sum(budget // self.rows for budget in experience.budgets))
-        for update, (turn, episode) in enumerate(experience.turns(self.rows)):
+        turns = enumerate(experience.turns(self.rows))
+        for update, (turn, episode) in islice(turns, done, None):
             trigger(self, "before_training_iteration")
             for first in range(0, self.rows, self.rows // parts):
                 if first:
@@ -101,6 +185,10 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             trigger(self, "after_training_iteration")
             self._write(experience, turn, update, report)
             self.hear_lived(self.clock.train_iterations, self.learner.stories)
+            self.position = self.position._replace(updates=update + 1)
+            self.passed()
+        for each in envs:
+            each.close()
         self.lived = experience.first_episodes[0] + experience.episodes
         overlap = self.learner.rekey()
         self.log.append("rekey", experience=self.clock.train_exp_counter, overlap=overlap)
@@ -113,8 +201,9 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         start = experience.first_episodes[0]
         known = min(self.lived, start + experience.episodes)
         arms = ARMS if self.finished else ARMS[:1]
+        behind = {(task, arm) for task, arm, _ in self.position.examined}
         for arm in arms:
-            if arm == "no_recall" and not self.agent.recall:
+            if (arm == "no_recall" and not self.agent.recall) or (number, arm) in behind:
                 continue
             result = examine(
                 self.agent,
@@ -134,6 +223,9 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
                 arm=arm,
                 **result._asdict(),
             )
+            examined = (*self.position.examined, (number, arm, result.accuracy))
+            self.position = self.position._replace(examined=examined)
+            self.passed()
 
     finished = False
 

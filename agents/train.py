@@ -19,34 +19,58 @@ from stillknows.agents.configuration import (
 )
 from stillknows.agents.processes import run_all
 from stillknows.agents.progress import Bar
+from stillknows.agents.resuming import goes_on, has_ended, resumed, write_plan
+from stillknows.agents.stopping import Stopped
 
 
 def train(overrides: Sequence[str]) -> Path:
     """Live the lifetimes that a configuration asks for and write their report.
 
     Args:
-        overrides: Hydra overrides of `stillknows.configs.train`.
+        overrides: Hydra overrides of `stillknows.configs.train`, or `resume=RUN` to go on with a
+            run, and options that change nothing that is lived.
 
     Returns:
         The folder of the run.
 
     Raises:
         ValueError: with one sentence, for any option, value, device or folder that cannot be.
+        OSError: with one sentence, if something cannot be written, or a process was killed.
+        Stopped: if the run was asked to stop.
     """
-    config = compose_config(overrides)
-    expect_lists(config, "arms", "seeds")
-    lives = [_one_life(overrides, str(arm), seed) for arm in config.arms for seed in config.seeds]
-    for each in lives:
-        _check(each)
-    if len(set(map(_folder, lives))) < len(lives):
-        raise ValueError(f"arms={config.arms} with seeds={config.seeds} name a life twice.")
-    run = new_folder(config, config.stream.name)
-    run_all(_live_one, {_folder(c): (c, run / _folder(c)) for c in lives}, config.workers)
+    if any(each.startswith("resume=") for each in overrides):
+        run, lives, workers = resumed(overrides)
+        for each in lives.values():
+            check_life(each)
+    else:
+        config = compose_config(overrides)
+        lives, workers = lives_of(overrides), config.workers
+        run = new_folder(config, config.stream.name)
+        write_plan(run, lives)
+    with goes_on(run):
+        run_all(_live_one, {name: (c, run / name) for name, c in lives.items()}, workers)
     from stillknows.agents.report import write_report
 
     print(write_report([run], run))
     print(f"Written to {run / 'report.md'}; TensorBoard: tensorboard --logdir {run}")
     return run
+
+
+def lives_of(overrides: Sequence[str]) -> dict[str, DictConfig]:
+    """Return the configuration of every life that a configuration asks for, by its folder's name.
+
+    Raises:
+        ValueError: with one sentence, for any option that cannot be.
+    """
+    config = compose_config(overrides)
+    expect_lists(config, "arms", "seeds")
+    lives = [_one_life(overrides, str(arm), seed) for arm in config.arms for seed in config.seeds]
+    for each in lives:
+        check_life(each)
+    named = {folder_name(each): each for each in lives}
+    if len(named) < len(lives):
+        raise ValueError(f"arms={config.arms} with seeds={config.seeds} name a life twice.")
+    return named
 
 
 def _one_life(overrides: Sequence[str], arm: str, seed: int) -> DictConfig:
@@ -57,11 +81,14 @@ def _one_life(overrides: Sequence[str], arm: str, seed: int) -> DictConfig:
     return config
 
 
-def _check(config: DictConfig) -> None:
+def check_life(config: DictConfig) -> None:
     """Build everything once, so that what cannot be is said before anything is lived."""
     from stillknows.agents.assembly import build_agent
+    from stillknows.agents.checkpoint import expect_keepable, intervals_of
+    from stillknows.agents.keeping import KeptAgent
     from stillknows.agents.lifetime import episodes_of, exam_episodes_of
     from stillknows.agents.operations import OperationsLog
+    from stillknows.agents.state import state_of
     from stillknows.envs.tasks import make
 
     expect_whole(config, "rows", "seed")
@@ -74,21 +101,34 @@ def _check(config: DictConfig) -> None:
             make(task, 1, task.train).close()
         exam_episodes_of(config, tasks)
         agent = build_agent(config, tasks)
-        hydra.utils.instantiate(config.learner, agent, seed=config.seed)
+        learner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
         OperationsLog(Path(), config.operations, agent)
+        if intervals_of(config)[0]:
+            learner.begin(1)
+            expect_keepable({"agent": KeptAgent(agent), "learner": learner})
+            for plugin in hydra.utils.instantiate(config.plugins, _convert_="all"):
+                state_of(plugin)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(cause(error)) from error
 
 
-def _folder(config: DictConfig) -> str:
+def folder_name(config: DictConfig) -> str:
+    """Return the name of a life's folder: of its arm and seed, and nothing that leads elsewhere."""
     return f"{re.sub(r'[^A-Za-z0-9._]+', '-', config.name)}-seed{config.seed}"
 
 
-def _live_one(config: DictConfig, folder: Path, place: int) -> None:
+def _live_one(config: DictConfig, folder: Path, place: int) -> int | None:
+    """Live on to the end of a life that has not ended; return the signal that stopped it."""
     from stillknows.agents.board import write_board
     from stillknows.agents.lifetime import episodes_of, live_lifetime
 
     bar = Bar(folder.name, sum(episodes_of(config)) // config.rows, place)
-    live_lifetime(config, folder, bar)
-    bar.close()
+    try:
+        if not has_ended(folder):
+            live_lifetime(config, folder, bar, resume=True)
+    except Stopped as stop:
+        return stop.number
+    finally:
+        bar.close()
     write_board(folder)
+    return None

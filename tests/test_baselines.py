@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     from stillknows.agents.packnet import PackNet
     from stillknows.agents.penalties import EWC, L2, MAS, SI, LwF, divergence
     from stillknows.agents.shrink_and_perturb import ShrinkAndPerturb
-    from stillknows.agents.strategy import Lifetime
+    from stillknows.agents.strategy import Lifetime, Position
     from stillknows.envs.streams import make_benchmark
 
 TINY = ("debug=tiny", "stream.episodes=24", "stream.exam_episodes=8")
@@ -75,6 +75,7 @@ class Life:
     def train(self, experiences: int = 1) -> None:
         for _ in range(experiences):
             self.experience = next(self.experiences)
+            self.strategy.position = Position()
             self.strategy.train(self.experience, eval_streams=[])
 
     @property
@@ -272,6 +273,7 @@ def test_agem_never_goes_against_the_mean_stored_gradient(begin: Any) -> None:
     life = begin(plugin)
     life.train(2)
     assert plugin.nbytes == 2 * 12 * 2 * (16 * 12 + life.agent.answer_length)
+    life.strategy.clock.train_iterations = 6
     plugin.before_training_iteration(life.strategy)
     stored = plugin.reference_gradients
     assert float(stored.norm()) > 0

@@ -1,0 +1,365 @@
+"""Lives that were cut: they end as those that were not, bit for bit."""
+
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+
+from stillknows.agents import log as logs
+from stillknows.agents.checkpoint import BEST, FOLDER, numbered, read_checkpoint
+from stillknows.agents.cli import main
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.keeping import load_agent
+from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.operations import find_operations, load_operations
+from stillknows.agents.stopping import Stopped
+from stillknows.agents.verify import differences
+
+SMALL = (
+    "debug=tiny",
+    "rows=4",
+    "stream.episodes=20",
+    "stream.exam_episodes=4",
+    "stream.tasks.tasks=[where_person,where_object]",
+    "stream.tasks.sentences=6",
+    "stream.tasks.questions=2",
+    "stream.tasks.lag=0",
+    "checkpoint.every=3",
+    "checkpoint.seconds=0",
+)
+EWC = "plugins=[{_target_: stillknows.agents.penalties.EWC, ewc_lambda: 100.0, batches: 2}]"
+PLUGINS = ",".join(
+    f"{{_target_: stillknows.agents.{each}}}"
+    for each in (
+        "penalties.SI, c: 1.0",
+        "penalties.MAS, lambda_reg: 1.0, batches: 2",
+        "penalties.LwF",
+        "gradient_memory.AGEM, patterns: 6, sample: 3",
+        "gradient_memory.GEM, patterns: 6",
+        "clear.CLEAR",
+        "packnet.PackNet",
+        "shrink_and_perturb.ShrinkAndPerturb",
+    )
+)
+COSINE = "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true}"
+SGD = "{_target_: torch.optim.SGD, _partial_: true, lr: 0.1, momentum: 0.9}"
+STORE = "episodic_memory.bytes=40000"
+CONFIGURATIONS = {
+    "everything": [STORE, "learner.rekey_every=4", "learner.accumulate=2"],
+    "baselines": [STORE, "arm=replay", f"plugins=[{PLUGINS}]"],
+    "ewc": ["arm=none", EWC, f"learner.schedule={COSINE}"],
+    "actor": [STORE, "working_policy=actor", "working_memory.slots=3", "operations=2"],
+    "critic": ["arm=none", "working_policy=critic", "working_memory.slots=3", "learner.horizon=4"],
+    "sgd": [
+        STORE,
+        "episodic_policy=reservoir",
+        "working_policy=evict_uniformly",
+        f"learner.optimizer={SGD}",
+    ],
+}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Avalanche's imports
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),
+]
+
+
+class Death(Exception):  # noqa: N818 (it is no error)
+    """The end of a process, played in one."""
+
+
+def configured(name: str, *options: str) -> DictConfig:
+    return compose_config([*SMALL, *CONFIGURATIONS[name], *options])
+
+
+def live(config: DictConfig, folder: Path, die_after: int = 10**9) -> bool:
+    """Live on until the log has so many events; return whether the life has ended."""
+    append = logs.LifetimeLog.append
+
+    def dying(self: logs.LifetimeLog, event: str, **fields: Any) -> logs.Event:
+        record = append(self, event, **fields)
+        if self._place["events"] >= die_after:
+            raise Death
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs.LifetimeLog, "append", dying)
+        try:
+            live_lifetime(config, folder, lambda *_: None, resume=True)
+        except Death:
+            return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return what gives the folder of a life that was never cut."""
+    folders: dict[str, Path] = {}
+
+    def lived(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            live(configured(name), folders[name])
+        return folders[name]
+
+    return lived
+
+
+@pytest.mark.parametrize(
+    ("name", "cuts"),
+    [
+        ("everything", [2, 8, 9, 20, 27]),  # in every phase; the first before any checkpoint
+        ("baselines", [9, 17, 20, 23]),
+        ("ewc", [12, 19, 24]),
+        ("actor", [6, 17]),
+        ("critic", [7, 18]),
+        ("sgd", [10, 21]),
+    ],
+)
+def test_a_life_that_was_cut_ends_as_one_that_was_not(
+    straight: Callable[[str], Path], name: str, cuts: list[int], tmp_path: Path
+) -> None:
+    for cut in cuts:
+        assert not live(configured(name), tmp_path, die_after=cut)
+    assert live(configured(name), tmp_path)
+    assert list(differences(straight(name), tmp_path)) == []
+    again = (tmp_path / "cut.jsonl").read_text().splitlines()
+    assert len(again) <= 2 + 5 * len(cuts)  # three updates, and what they and a task's end wrote
+
+
+@settings(max_examples=3, phases=[Phase.generate])
+@given(cuts=st.lists(st.integers(1, 33), min_size=1, max_size=3))
+def test_whenever_it_is_cut(
+    straight: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    for cut in sorted(cuts):
+        live(configured("everything"), folder, die_after=cut)
+    live(configured("everything"), folder)
+    assert list(differences(straight("everything"), folder)) == []
+
+
+def test_checkpoints_change_nothing_and_need_not_be(
+    straight: Callable[[str], Path], tmp_path: Path
+) -> None:
+    live(configured("everything", "checkpoint.every=0"), tmp_path)
+    assert not (tmp_path / FOLDER).exists()
+    both = [load_agent(each / "agent.safetensors") for each in (tmp_path, straight("everything"))]
+    one, other = (agent.state_dict() for agent in both)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not live(configured("everything", "checkpoint.every=0"), tmp_path / "cut", 9)
+    live(configured("everything", "checkpoint.every=0"), tmp_path / "cut")  # from its beginning
+    logged = [
+        [{k: v for k, v in e.items() if k not in ("time", "seconds", "config")} for e in events]
+        for events in map(logs.read, (tmp_path / "cut", straight("everything")))
+    ]
+    assert logged[0] == logged[1]
+
+
+def test_differences_are_found(straight: Callable[[str], Path], tmp_path: Path) -> None:
+    live(configured("everything", "seed=1"), tmp_path)
+    found = list(differences(straight("everything"), tmp_path))
+    assert any("the logs differ in event 0 (lifetime)" in each for each in found)
+    assert any("agent.weights" in each for each in found)
+    assert any("agent.store.columns" in each for each in found)
+    assert any("random.torch" in each for each in found)
+
+
+def test_the_last_are_kept_and_the_best(straight: Callable[[str], Path]) -> None:
+    folder = straight("everything")
+    kept = numbered(folder / FOLDER)
+    assert len(kept) == 2
+    last = read_checkpoint(kept[-1])
+    assert last["strategy"]["position"]["phase"] == "end"
+    exams = [e for e in logs.read(folder) if e.get("arm") == "agent"]
+    scores: dict[int, list[float]] = {}
+    for event in exams:
+        scores.setdefault(event["after"], []).append(sum(event["correct"]) / len(event["correct"]))
+    means = {after: sum(each) / len(each) for after, each in scores.items()}
+    best = read_checkpoint(folder / FOLDER / BEST)
+    assert best["strategy"]["counters"]["best"] == pytest.approx(max(means.values()))
+    assert best["strategy"]["position"]["experience"] == max(means, key=means.__getitem__)
+
+
+def test_an_agent_can_be_taken_out_of_a_checkpoint(straight: Callable[[str], Path]) -> None:
+    folder = straight("everything")
+    ends = [numbered(folder / FOLDER)[-1], folder / "agent.safetensors"]
+    one, other = (load_agent(path).state_dict() for path in ends)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_operations_are_rewound_too(straight: Callable[[str], Path], tmp_path: Path) -> None:
+    live(configured("actor"), tmp_path, die_after=10)
+    live(configured("actor"), tmp_path)
+    files = [find_operations([each]) for each in (tmp_path, straight("actor"))]
+    assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    for mine, theirs in zip(*files, strict=True):
+        for one, other in zip(load_operations(mine), load_operations(theirs), strict=True):
+            if isinstance(one, torch.Tensor):
+                torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+            else:
+                assert one == other
+
+
+# --- Being stopped -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_life_that_is_asked_to_stop_is_saved_at_the_next_boundary(
+    straight: Callable[[str], Path], tmp_path: Path, number: int, status: int
+) -> None:
+    before = signal.getsignal(number)
+
+    def ask(name: str, update: int, accuracy: float) -> None:
+        if update == 4:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # a second one is not heard
+
+    with pytest.raises(Stopped) as stopped:
+        live_lifetime(configured("everything"), tmp_path, ask)
+    assert stopped.value.status == status
+    assert signal.getsignal(number) is before
+    at = read_checkpoint(numbered(tmp_path / FOLDER)[-1])["strategy"]["position"]
+    assert (at["phase"], at["updates"]) == ("training", 4)
+    live(configured("everything"), tmp_path)
+    assert list(differences(straight("everything"), tmp_path)) == []
+    assert not (tmp_path / "cut.jsonl").exists()  # nothing was lived again
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("size", "file"), [(7_000, "log.jsonl"), (50_000, "safetensors")])
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
+    straight: Callable[[str], Path], tmp_path: Path, size: int, file: str
+) -> None:
+    every = "checkpoint.every=1" if file == "safetensors" else "checkpoint.every=0"
+    with room_for(size), pytest.raises(OSError, match=f"{file} could not be written") as error:
+        live_lifetime(configured("everything", every), tmp_path, lambda *_: None)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "log.jsonl").read_bytes().endswith(b"}\n")
+    assert not list(tmp_path.rglob("*.part"))
+    if file == "safetensors":
+        live(configured("everything"), tmp_path)
+        assert list(differences(straight("everything"), tmp_path)) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).write_text("in the way")
+    with pytest.raises(OSError, match="checkpoints could not be written"):
+        live_lifetime(configured("everything"), tmp_path, lambda *_: None)
+    with pytest.raises(OSError, match=r"log\.jsonl could not be written"):
+        logs.LifetimeLog(tmp_path / FOLDER / "below")
+
+
+def test_two_processes_cannot_write_one_log(tmp_path: Path) -> None:
+    log = logs.LifetimeLog(tmp_path)
+    with pytest.raises(ValueError, match="by another process"):
+        logs.LifetimeLog(tmp_path, resume=True)
+    log.close()
+
+
+# --- The command -------------------------------------------------------------------------------
+
+
+def run_of(tmp_path: Path, overrides: Sequence[str]) -> Path:
+    """Write the plan of a run that was not begun."""
+    from stillknows.agents.resuming import write_plan
+    from stillknows.agents.train import lives_of
+
+    write_plan(tmp_path / "run", lives_of(overrides))
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_with_a_run(
+    straight: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(tmp_path, [*SMALL, *CONFIGURATIONS["everything"], "arms=[both]", "seeds=[0,1]"])
+    config = configured("everything")
+    live(config, run / "both-seed0", die_after=20)
+    assert main(["train", f"resume={run}", "workers=1", "checkpoint.every=50"]) == 0
+    assert "average accuracy" in capsys.readouterr().out
+    assert logs.read(run / "both-seed1")[-1]["event"] == "clock"
+    assert list(differences(straight("everything"), run / "both-seed0")) == []
+    before = (run / "both-seed0" / "log.jsonl").read_bytes()
+    assert main(["train", f"resume={run}"]) == 0  # all have ended: only the report is written
+    assert (run / "both-seed0" / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_verify_resume_kills_and_compares(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = [*SMALL, *CONFIGURATIONS["everything"], "arms=[both]"]
+    assert main(["verify-resume", *chosen, "--cuts", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "killed 2 times" in said
+    assert "What was cut ended as what was not." in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["learner.clip=2"], "goes on with the configuration that it has"),
+        (["seeds=[3]"], "goes on with the configuration that it has"),
+        (["checkpoint.every=-1"], "checkpoint.every=-1"),
+        (["checkpoint.keep=0"], "at least 1"),
+    ],
+)
+def test_what_would_change_results_is_refused(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(tmp_path, [*SMALL, "arms=[none]"])
+    assert main(["train", f"resume={run}", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+
+
+def test_a_plan_that_is_not_there_or_foreign_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", f"resume={tmp_path}"]) == 2
+    assert "no run that can go on" in capsys.readouterr().err
+    run = run_of(tmp_path, [*SMALL, "arms=[none]"])
+    plan = json.loads((run / "run.json").read_text())
+    life = plan["lives"]["none-seed0"]
+    victim = tmp_path / "victim"
+    for change, sentence in (
+        ({"learner": {"_target_": "os.mkdir", "path": str(victim)}}, "names os.mkdir"),
+        ({"plugins": [{"_target_": "pathlib.Path.touch"}]}, "names pathlib.Path.touch"),
+        ({"name": "${oc.env:HOME}"}, "asks for"),
+        ({"name": "elsewhere"}, "other names than their folders"),
+        (
+            {"stream": {**life["stream"], "ids": ["evil_module:X-v0"]}},
+            "allow its module ('evil_module')",
+        ),
+    ):
+        changed = {**plan, "lives": {"none-seed0": {**life, **change}}}
+        (run / "run.json").write_text(json.dumps(changed))
+        assert main(["train", f"resume={run}"]) == 2
+        assert sentence in capsys.readouterr().err
+    (run / "run.json").write_text(json.dumps({**plan, "schema": 9}))
+    assert main(["train", f"resume={run}"]) == 2
+    assert "schema is 9" in capsys.readouterr().err
+    assert not victim.exists()
