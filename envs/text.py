@@ -8,14 +8,15 @@ to the last question ends the episode, and the observation is then "".
 the current sentence), `episode` (its number within the lifetime) and `step` (the index of the
 current observation). After an answer it also says `target`, `supports` (pairs of episode and
 step, in the order of reasoning) and `carried` (do the supports lie in earlier episodes?).
-The reward is 1 exactly when the answer equals the target, else 0.
+The reward is 1 exactly when the answer equals the target, or is as right by the answer's own check
+(another shortest way, another program that does the same), else 0.
 
 This file knows nothing of the worlds that stories are about.
 """
 
 import string
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -34,11 +35,25 @@ Info = dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """What is right at a question, and why."""
+    """What is right at a question, and why.
+
+    Attributes:
+        target: one right answer.
+        supports: pairs of episode and step, in the order of reasoning.
+        carried: whether they lie in earlier episodes.
+        verify: tells whether another answer is as right; None where only the target is.
+    """
 
     target: str
     supports: tuple[tuple[int, int], ...]
     carried: bool = False
+    verify: Callable[[str], bool] | None = None
+
+    def mark(self, action: str) -> tuple[float, Info]:
+        """Return the reward of an action, and what is told after it."""
+        right = action == self.target or (self.verify is not None and self.verify(action))
+        told = {"target": self.target, "supports": self.supports, "carried": self.carried}
+        return float(right), told
 
 
 class Story(NamedTuple):
@@ -62,9 +77,7 @@ class Story(NamedTuple):
     def mark(self, step: int, action: str) -> tuple[float, Info]:
         """Return the reward of an action at `step`, and what is told after an answer."""
         answer = self.answers[step]
-        if answer is None:
-            return 0.0, {}
-        return float(action == answer.target), answer._asdict()
+        return (0.0, {}) if answer is None else answer.mark(action)
 
 
 def text_space() -> spaces.Text:
