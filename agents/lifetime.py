@@ -21,6 +21,7 @@ from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.operations import OperationsLog
 from stillknows.agents.progress import Progress
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
+from stillknows.envs.order import arrange, expect_distinct, returning
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
 
@@ -33,20 +34,36 @@ def episodes_of(config: DictConfig) -> list[int]:
     Raises:
         ValueError: if there are not as many budgets as tasks, or one is less than a batch.
     """
-    named = (config.stream.tasks.get(key) for key in ("tasks", "ids", "distances"))
+    named = (config.stream.tasks.get(key) for key in ("tasks", "ids", "distances", "count"))
     tasks = next((names for names in named if names is not None), ())
+    count = tasks if isinstance(tasks, int) else len(tasks)
     given = config.stream.episodes
-    budgets = [given] * len(tasks) if isinstance(given, int) else list(given)
-    if len(budgets) != len(tasks):
+    budgets = [given] * count if isinstance(given, int) else list(given)
+    if len(budgets) != count:
         raise ValueError(
-            f"stream.episodes={given} has {len(budgets)} budgets for {len(tasks)} tasks: give one "
+            f"stream.episodes={given} has {len(budgets)} budgets for {count} tasks: give one "
             "number for all, or one for each."
         )
     if not all(isinstance(budget, int) and budget >= config.rows for budget in budgets):
         raise ValueError(
             f"stream.episodes={given}: a task needs at least one batch of rows={config.rows}."
         )
-    return budgets
+    return arrange(budgets, *_arrangement(config))
+
+
+def tasks_of(config: DictConfig) -> list[Task]:
+    """Return the tasks of a stream in their order, those that return under names of their own.
+
+    Raises:
+        ValueError: if there is none, or a name comes twice.
+    """
+    tasks: list[Task] = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    expect_distinct(tasks)
+    return returning(arrange(tasks, *_arrangement(config)))
+
+
+def _arrangement(config: DictConfig) -> tuple[Any, Any]:
+    return config.stream.get("cycles", 1), config.stream.get("order_seed")
 
 
 def exam_episodes_of(config: DictConfig, tasks: Sequence[Task]) -> list[int]:
@@ -79,7 +96,7 @@ def live_lifetime(config: DictConfig, folder: Path, progress: Progress) -> None:
 
     begun = time.monotonic()
     torch.manual_seed(config.seed)
-    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    tasks = tasks_of(config)
     agent = build_agent(config, tasks)
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     operations = OperationsLog(folder, config.operations, agent)
@@ -123,6 +140,8 @@ def _describe(config: DictConfig, tasks: Sequence[Task], hears_trees: bool) -> d
         "seed": config.seed,
         "tasks": [task.name for task in tasks],
         "sources": [_source(task, hears_trees) for task in tasks],
+        "needs": [task.needs for task in tasks],
+        "gives": [task.gives for task in tasks],
         "protocol": "joint" if config.stream.joint else "identity hidden",
         "config": OmegaConf.to_container(config, resolve=True),
         "versions": versions(),

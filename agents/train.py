@@ -60,7 +60,7 @@ def _one_life(overrides: Sequence[str], arm: str, seed: int) -> DictConfig:
 def _check(config: DictConfig) -> None:
     """Build everything once, so that what cannot be is said before anything is lived."""
     from stillknows.agents.assembly import build_agent
-    from stillknows.agents.lifetime import episodes_of, exam_episodes_of
+    from stillknows.agents.lifetime import episodes_of, exam_episodes_of, tasks_of
     from stillknows.agents.operations import OperationsLog
     from stillknows.envs.tasks import make
 
@@ -69,7 +69,7 @@ def _check(config: DictConfig) -> None:
     if not episodes_of(config):
         raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
     try:
-        tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+        tasks = tasks_of(config)
         for task in tasks:
             make(task, 1, task.train).close()
         exam_episodes_of(config, tasks)

@@ -83,3 +83,9 @@ for _name, _task in GENERATED.items():
         vector_entry_point="stillknows.envs.generated:GeneratedVectorEnv",
         kwargs={"task": _task},
     )
+
+gymnasium.register(
+    "stillknows/Composed-v0",
+    entry_point="stillknows.envs.compositional:Composed",
+    vector_entry_point="stillknows.envs.compositional:ComposedVectorEnv",
+)

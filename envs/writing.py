@@ -61,6 +61,11 @@ class Page:
         supports = tuple((self.episode, step) for step in steps)
         self._answers[-1] = Answer(target, supports, verify=verify)
 
+    def ask_carried(self, tree: str, target: str, supports: Iterable[tuple[int, int]]) -> None:
+        """Ask a question that rests on earlier episodes: pairs of episode and step."""
+        self.tell(tree)
+        self._answers[-1] = Answer(target, tuple(supports), carried=True)
+
     @property
     def in_exam(self) -> bool:
         """Whether what is told here is kept for the examination."""
@@ -110,21 +115,32 @@ class Problems(ABC):
         return tuple(sorted(set(re.sub(r"\{\w*\}|[()]", " ", text).split())))
 
     def story(self, key: int, episode: int, exam: bool) -> Story:
-        """Return the story of a key: the first that is drawn in the split.
+        """Return the story of a key, as `draft` finds it."""
+        return draft(self.write, key, episode, exam)
 
-        Raises:
-            ValueError: if the dials leave so few stories that the split has none.
-        """
-        draw = Random(key)
-        for _ in range(MOST_DRAFTS):
-            page = Page(episode)
-            self.write(draw, page)
-            if page.in_exam == exam:
-                return page.story()
-        raise ValueError(
-            f"{MOST_DRAFTS} drafts held no story for {'the examination' if exam else 'training'}: "
-            "with these dials there are too few different stories; let more be told."
-        )
+
+def draft(write: Callable[[Random, Page], None], key: int, episode: int, exam: bool) -> Story:
+    """Return the story of a key: the first that is drawn in the split.
+
+    Args:
+        write: draws a story of either split onto a page.
+        key: decides what is drawn.
+        episode: number of the story.
+        exam: whether it is for the examination.
+
+    Raises:
+        ValueError: if so few stories can be drawn that the split has none.
+    """
+    draw = Random(key)
+    for _ in range(MOST_DRAFTS):
+        page = Page(episode)
+        write(draw, page)
+        if page.in_exam == exam:
+            return page.story()
+    raise ValueError(
+        f"{MOST_DRAFTS} drafts held no story for {'the examination' if exam else 'training'}: "
+        "with these dials there are too few different stories; let more be told."
+    )
 
 
 def pick_evenly(draw: Random, candidates: Sequence[T], answer: Callable[[T], object]) -> T:
