@@ -22,6 +22,7 @@ from stillknows.agents.progress import Progress
 from stillknows.agents.state import Resumable, seed_all
 from stillknows.agents.stopping import Stop
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
+from stillknows.envs.order import arrange, expect_distinct, returning
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
 
@@ -34,20 +35,36 @@ def episodes_of(config: DictConfig) -> list[int]:
     Raises:
         ValueError: if there are not as many budgets as tasks, or one is less than a batch.
     """
-    named = (config.stream.tasks.get(key) for key in ("tasks", "ids", "distances"))
+    named = (config.stream.tasks.get(key) for key in ("tasks", "ids", "distances", "count"))
     tasks = next((names for names in named if names is not None), ())
+    count = tasks if isinstance(tasks, int) else len(tasks)
     given = config.stream.episodes
-    budgets = [given] * len(tasks) if isinstance(given, int) else list(given)
-    if len(budgets) != len(tasks):
+    budgets = [given] * count if isinstance(given, int) else list(given)
+    if len(budgets) != count:
         raise ValueError(
-            f"stream.episodes={given} has {len(budgets)} budgets for {len(tasks)} tasks: give one "
+            f"stream.episodes={given} has {len(budgets)} budgets for {count} tasks: give one "
             "number for all, or one for each."
         )
     if not all(isinstance(budget, int) and budget >= config.rows for budget in budgets):
         raise ValueError(
             f"stream.episodes={given}: a task needs at least one batch of rows={config.rows}."
         )
-    return budgets
+    return arrange(budgets, *_arrangement(config))
+
+
+def tasks_of(config: DictConfig) -> list[Task]:
+    """Return the tasks of a stream in their order, those that return under names of their own.
+
+    Raises:
+        ValueError: if there is none, or a name comes twice.
+    """
+    tasks: list[Task] = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    expect_distinct(tasks)
+    return returning(arrange(tasks, *_arrangement(config)))
+
+
+def _arrangement(config: DictConfig) -> tuple[Any, Any]:
+    return config.stream.get("cycles", 1), config.stream.get("order_seed")
 
 
 def exam_episodes_of(config: DictConfig, tasks: Sequence[Task]) -> list[int]:
@@ -88,7 +105,7 @@ def live_lifetime(
     from stillknows.envs.streams import make_benchmark
 
     seed_all(config.seed)
-    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    tasks = tasks_of(config)
     agent = build_agent(config, tasks)
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     operations = OperationsLog(folder, config.operations, agent)
@@ -145,6 +162,8 @@ def _describe(
         "seed": config.seed,
         "tasks": [task.name for task in tasks],
         "sources": [_source(task, hears_trees) for task in tasks],
+        "needs": [task.needs for task in tasks],
+        "gives": [task.gives for task in tasks],
         "protocol": "joint" if config.stream.joint else f"identity {'told' if told else 'hidden'}",
         "config": OmegaConf.to_container(config, resolve=True),
         "versions": versions(),

@@ -5,8 +5,8 @@ gives the same log. Logs hold ids of memory entries, never their content.
 
 Events, each with `event` and `time` (seconds since the epoch):
 
-- `lifetime`: `schema`, `name` (the arm), `seed`, `tasks`, `sources`, `protocol`, `config`,
-  `versions`.
+- `lifetime`: `schema`, `name` (the arm), `seed`, `tasks`, `sources`, `needs` and `gives` (what each
+  task does, see `stillknows.envs.reuse`), `protocol`, `config`, `versions`.
 - `update`: `experience`, `update`, `task`, `loss`, `rehearsed_loss`, `accuracy`, `trust`,
   `entries`; and the decisions of the episodic memory in columns: `actions` (a letter each: s skip,
   a add, u update, m merge), `written` and `evicted` (ids of entries, -1 for none).

@@ -86,7 +86,7 @@ def check_life(config: DictConfig) -> None:
     from stillknows.agents.assembly import build_agent
     from stillknows.agents.checkpoint import expect_keepable, intervals_of
     from stillknows.agents.keeping import KeptAgent
-    from stillknows.agents.lifetime import episodes_of, exam_episodes_of
+    from stillknows.agents.lifetime import episodes_of, exam_episodes_of, tasks_of
     from stillknows.agents.operations import OperationsLog
     from stillknows.agents.state import state_of
     from stillknows.envs.tasks import make
@@ -96,7 +96,7 @@ def check_life(config: DictConfig) -> None:
     if not episodes_of(config):
         raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
     try:
-        tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+        tasks = tasks_of(config)
         for task in tasks:
             make(task, 1, task.train).close()
         exam_episodes_of(config, tasks)

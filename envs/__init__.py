@@ -31,6 +31,23 @@ ALGORITHMIC: dict[str, dict[str, Any]] = {
     "stillknows/FamilyTree-v0": {"task": "family_tree"},
 }
 
+GENERATED = {
+    "stillknows/Kinship-v0": "kinship",
+    "stillknows/Traversal-v0": "traversal",
+    "stillknows/ShortestWay-v0": "shortest_way",
+    "stillknows/Succession-v0": "succession",
+    "stillknows/Programs-v0": "programs",
+    "stillknows/Induction-v0": "induction",
+    "stillknows/Reading-v0": "reading",
+    "stillknows/DialogueState-v0": "dialogue_state",
+    "stillknows/Summary-v0": "summary",
+    "stillknows/Code-v0": "code",
+    "stillknows/Relations-v0": "relations",
+    "stillknows/Topics-v0": "topics",
+    "stillknows/Forecast-v0": "forecast",
+    "stillknows/Planning-v0": "planning",
+}
+
 for _name, _task in MICROWORLD.items():
     gymnasium.register(
         _name,
@@ -58,3 +75,17 @@ for _name, _dials in ALGORITHMIC.items():
         vector_entry_point="stillknows.envs.algorithmic:AlgorithmicVectorEnv",
         kwargs=_dials,
     )
+
+for _name, _task in GENERATED.items():
+    gymnasium.register(
+        _name,
+        entry_point="stillknows.envs.generated:Generated",
+        vector_entry_point="stillknows.envs.generated:GeneratedVectorEnv",
+        kwargs={"task": _task},
+    )
+
+gymnasium.register(
+    "stillknows/Composed-v0",
+    entry_point="stillknows.envs.compositional:Composed",
+    vector_entry_point="stillknows.envs.compositional:ComposedVectorEnv",
+)

@@ -11,14 +11,16 @@ any more has "none". This file knows neither how stories are served (`stillknows
 who answers.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from stillknows.envs.draws import Draws
 from stillknows.envs.tasks import Task, suggest
-from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv, balanced_tree
+from stillknows.envs.text import RowsTask, StoryVectorEnv, balanced_tree
+from stillknows.envs.turns import Sheet
 
 ID = "stillknows/KeyValueRecall-v0"
 _PEOPLE = (
@@ -41,8 +43,22 @@ STRESSES: dict[str, dict[str, int]] = {
 }
 DOINGS = ("saw", "drew", "bought", "lost", "cleaned", "found")
 _STRAINS = "today new day begins forget rumour says none"
-Known = tuple[str, tuple[int, ...]]  # a code, and the steps that say so
+_PAIRS = len(PEOPLE) * len(CODES)
+_TODAY, _RUMOUR, _FORGET = _PAIRS, 2 * _PAIRS, 3 * _PAIRS  # numbers of lines, see `_lines`
+_NEW_DAY = _FORGET + len(PEOPLE)
+_IDLE = _NEW_DAY + 1
 THINGS = ("chair", "kettle", "mirror", "pencil", "ribbon", "spoon", "ticket", "window")
+_ASK = _IDLE + len(PEOPLE) * len(DOINGS) * len(THINGS)
+_NONE = len(CODES)
+_ANSWERS = np.array([*CODES, "none"], dtype=object)
+
+
+class Known(NamedTuple):
+    """What holds of each told person: code, the step that says so, and the day's end, or 0."""
+
+    codes_BF: np.ndarray
+    steps_BF: np.ndarray
+    day_BF: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class Dials:
             )
 
 
-class KeyValueRecall(StoryTask):
+class KeyValueRecall(RowsTask):
     """Codes of people, told once, asked for many sentences later.
 
     Args:
@@ -105,73 +121,94 @@ class KeyValueRecall(StoryTask):
             words.update(_STRAINS.split())
         return tuple(sorted(words.union(PEOPLE, CODES, DOINGS, THINGS)))
 
-    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
-        """Return the story of an episode."""
-        draw = np.random.default_rng(key)
-        sentences, known = self._tell_codes(draw)
-        sentences += _idle(draw, self._distance(draw))
-        asked = [list(known)[place] for place in draw.permutation(len(known))]
-        answers: list[Answer | None] = [None] * len(sentences)
-        for person in asked:
-            code, steps = known[person]
-            answers.append(Answer(code, tuple((episode, step) for step in steps)))
-        sentences += [f"what is the code of {person} ?" for person in asked]
-        trees = tuple(map(balanced_tree, sentences))
-        return Story(episode, tuple(sentences), trees, tuple(answers))
+    def tell_rows(
+        self, keys_B: np.ndarray, episodes_B: np.ndarray, options: dict[str, Any]
+    ) -> Sheet:
+        """Return the stories of some episodes side by side."""
+        draws, facts = Draws(keys_B), self.dials.facts
+        rows_B1 = np.arange(len(keys_B))[:, None]
+        people_BF, told_BS, known = self._tell_codes(draws, rows_B1)
+        distance_B = self._distance(draws)
+        idle_BS = _IDLE + draws.below(_ASK - _IDLE, int(distance_B.max()))
+        asked_BF = draws.order(facts)
+        known = Known(*(each[rows_B1, asked_BF] for each in known))
+        questions_BF = _ASK + people_BF[rows_B1, asked_BF]
+        places_BF = told_BS.shape[1] + distance_B[:, None] + np.arange(facts)
+        lines_BS = np.concatenate([told_BS, idle_BS, questions_BF], axis=1)
+        lines_BS[rows_B1, places_BF] = questions_BF
+        sentences, trees = _lines()
+        asks_BS = np.zeros(lines_BS.shape, dtype=bool)
+        asks_BS[rows_B1, places_BF] = True
+        return Sheet(
+            sentences[lines_BS],
+            trees[lines_BS],
+            asks_BS,
+            places_BF[:, -1] + 1,
+            episodes_B,
+            _ANSWERS[known.codes_BF],
+            _supports(episodes_B, known),
+            np.zeros(places_BF.shape, dtype=bool),
+        )
 
-    def _tell_codes(self, draw: np.random.Generator) -> tuple[list[str], dict[str, Known]]:
-        """Return what is told of codes, and what holds then: of each person a code, and why."""
-        dials, told = self.dials, self._told(draw)
-        sentences, known = [], {}
-        for step, (person, code) in enumerate(told):
-            today = step < dials.expiring
-            sentences.append(f"{'today ' * today}the code of {person} is {code} .")
-            known[person] = (code, (step,), today)
-        people = list(known)
-        claims = [f"rumour says the code of {p} is {c} ." for p, c in self._rumours(draw, known)]
-        orders: list[str] = []
-        if dials.forgotten:
-            orders = [people[n] for n in draw.permutation(len(people))[: dials.forgotten]]
-        later = [*claims, *(f"forget the code of {person} ." for person in orders)]
-        first = len(sentences)
-        placed = draw.permutation(len(later)).tolist() if later else []
-        sentences += [later[n] for n in placed]
-        for person, number in zip(orders, range(len(claims), len(later)), strict=True):
-            known[person] = ("none", (first + placed.index(number),), False)
-        if dials.expiring:
-            sentences.append("a new day begins .")
-        return sentences, {
-            person: ("none", (*steps, len(sentences) - 1)) if today else (code, steps)
-            for person, (code, steps, today) in known.items()
-        }
-
-    def _rumours(
-        self, draw: np.random.Generator, known: Mapping[str, Any]
-    ) -> list[tuple[str, str]]:
-        """Return people, and codes that nobody has."""
-        if not self.dials.rumours:
-            return []
-        taken = {code for code, *_ in known.values()}
-        free = [code for code in CODES if code not in taken] or list(CODES)
-        codes = [free[n] for n in draw.permutation(len(free))]
-        people = [list(known)[n] for n in draw.permutation(len(known))[: self.dials.rumours]]
-        return [(person, codes[n % len(codes)]) for n, person in enumerate(people)]
-
-    def _told(self, draw: np.random.Generator) -> list[tuple[str, str]]:
-        """Return people with their codes, in the order of telling; nobody shares a code."""
+    def _tell_codes(
+        self, draws: Draws, rows_B1: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, Known]:
+        """Return whose codes are told, `[B, F]`, the lines, `[B, S]`, and what holds then."""
         dials = self.dials
-        people = [PEOPLE[n] for n in draw.permutation(len(PEOPLE))[: dials.facts]]
-        codes = [CODES[n] for n in draw.permutation(len(CODES))]
-        again = [people[n] for n in draw.permutation(dials.facts)[: dials.updates]]
-        others = [codes[(dials.facts + n) % len(codes)] for n in range(dials.updates)]
-        return [*zip(people, codes, strict=False), *zip(again, others, strict=True)]
+        people_BF = draws.order(len(PEOPLE))[:, : dials.facts]
+        codes_BC = draws.order(len(CODES))
+        again_BU = draws.order(dials.facts)[:, : dials.updates]
+        others_BU = codes_BC[:, np.arange(dials.facts, dials.facts + dials.updates) % len(CODES)]
+        first_BF = codes_BC[:, : dials.facts].copy()
+        today_BF = np.broadcast_to(np.arange(dials.facts) < dials.expiring, first_BF.shape).copy()
+        lines = [people_BF * len(CODES) + first_BF + _TODAY * today_BF]
+        lines.append(people_BF[rows_B1, again_BU] * len(CODES) + others_BU)
+        steps_BF = np.broadcast_to(np.arange(dials.facts), first_BF.shape).copy()
+        first_BF[rows_B1, again_BU] = others_BU
+        steps_BF[rows_B1, again_BU] = np.arange(dials.facts, dials.facts + dials.updates)
+        today_BF[rows_B1, again_BU] = False
+        known = Known(first_BF, steps_BF, today_BF)
+        told = dials.facts + dials.updates
+        lines.append(self._tell_later(draws, rows_B1, told, people_BF, known))
+        if dials.expiring:
+            told += lines[-1].shape[1]
+            lines.append(np.full((len(people_BF), 1), _NEW_DAY))
+            known.codes_BF[known.day_BF > 0] = _NONE
+        return people_BF, np.concatenate(lines, axis=1), known._replace(day_BF=today_BF * told)
 
-    def _distance(self, draw: np.random.Generator) -> int:
+    def _tell_later(
+        self, draws: Draws, rows_B1: np.ndarray, told: int, people_BF: np.ndarray, known: Known
+    ) -> np.ndarray:
+        """Return rumours and orders to forget in any order; what is forgotten changes `known`."""
+        dials = self.dials
+        if not dials.rumours and not dials.forgotten:
+            return people_BF[:, :0]
+        taken_BC = np.zeros((len(people_BF), len(CODES)), dtype=bool)
+        taken_BC[rows_B1, known.codes_BF] = True
+        free_BC = np.argsort(draws.uniform(len(CODES)) + taken_BC, axis=1)  # the others come last
+        free_B1 = len(CODES) - taken_BC.sum(axis=1, keepdims=True)
+        free_B1[free_B1 == 0] = len(CODES)
+        false_BR = free_BC[rows_B1, np.arange(dials.rumours) % free_B1]
+        about_BR = people_BF[rows_B1, draws.order(dials.facts)[:, : dials.rumours]]
+        forget_BO = draws.order(dials.facts)[:, : dials.forgotten]
+        later_BL = np.concatenate(
+            [_RUMOUR + about_BR * len(CODES) + false_BR, _FORGET + people_BF[rows_B1, forget_BO]],
+            axis=1,
+        )
+        order_BL = draws.order(later_BL.shape[1])
+        places_BL = np.argsort(order_BL, axis=1)
+        known.codes_BF[rows_B1, forget_BO] = _NONE
+        known.steps_BF[rows_B1, forget_BO] = told + places_BL[:, dials.rumours :]
+        known.day_BF[rows_B1, forget_BO] = 0
+        return np.asarray(later_BL[rows_B1, order_BL])
+
+    def _distance(self, draws: Draws) -> np.ndarray:
         most, least = self.dials.distance, self.dials.shortest
+        chance_B: np.ndarray = draws.uniform(1)[:, 0]
         if least is None or least == most:
-            return most
+            return np.full(len(chance_B), most)
         low, high = np.log([least + 1, most + 2])
-        return int(np.exp(draw.uniform(low, high))) - 1
+        return np.asarray(np.exp(low + (high - low) * chance_B).astype(np.int64) - 1)
 
 
 class KeyValueRecallVectorEnv(StoryVectorEnv):
@@ -245,8 +282,29 @@ def stress_tasks(tasks: list[str], **dials: Any) -> list[Task]:
     return made
 
 
-def _idle(draw: np.random.Generator, count: int) -> list[str]:
-    """Return sentences that change nothing."""
-    lists = (PEOPLE, DOINGS, THINGS)
-    columns = [draw.integers(len(words), size=count).tolist() for words in lists]
-    return [f"{PEOPLE[p]} {DOINGS[d]} a {THINGS[t]} ." for p, d, t in zip(*columns, strict=True)]
+@lru_cache(maxsize=1)
+def _lines() -> tuple[np.ndarray, np.ndarray]:
+    """Return every sentence that can be said, in the order of the numbers above, and its tree."""
+    codes = [f"the code of {person} is {code} ." for person in PEOPLE for code in CODES]
+    idle = [f"{p} {did} a {thing} ." for p in PEOPLE for did in DOINGS for thing in THINGS]
+    lines = [
+        *codes,
+        *(f"today {code}" for code in codes),
+        *(f"rumour says {code}" for code in codes),
+        *(f"forget the code of {person} ." for person in PEOPLE),
+        "a new day begins .",
+        *idle,
+        *(f"what is the code of {person} ?" for person in PEOPLE),
+    ]
+    return np.array(lines, dtype=object), np.array(list(map(balanced_tree, lines)), dtype=object)
+
+
+def _supports(episodes_B: np.ndarray, known: Known) -> np.ndarray:
+    """Return the pairs of episode and step that each code rests on, objects `[B, F]`."""
+    episodes = np.repeat(episodes_B, known.steps_BF.shape[1]).tolist()
+    told = zip(episodes, known.steps_BF.ravel().tolist(), strict=True)
+    supports = np.fromiter(zip(told, strict=True), object, known.steps_BF.size)
+    days = known.day_BF.ravel()
+    for number in np.flatnonzero(days).tolist():
+        supports[number] += ((episodes[number], int(days[number])),)
+    return supports.reshape(known.steps_BF.shape)

@@ -28,6 +28,8 @@ class Task(NamedTuple):
         exam: constructor arguments of the one that examines.
         exam_stories: how many different stories it examines with; None if they never end.
         source: where the stories come from, for the report; "" if they are generated.
+        needs: skills and facts that its questions stand on, where that is known.
+        gives: skills and facts that can be learned in it.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Task(NamedTuple):
     exam: Mapping[str, Any]
     exam_stories: int | None = None
     source: str = ""
+    needs: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
 
 
 def gymnasium_tasks(

@@ -8,16 +8,16 @@ to the last question ends the episode, and the observation is then "".
 the current sentence), `episode` (its number within the lifetime) and `step` (the index of the
 current observation). After an answer it also says `target`, `supports` (pairs of episode and
 step, in the order of reasoning) and `carried` (do the supports lie in earlier episodes?).
-The reward is 1 exactly when the answer equals the target, else 0.
+The reward is 1 exactly when the answer equals the target, or is as right by the answer's own check
+(another shortest way, another program that does the same), else 0.
 
 This file knows nothing of the worlds that stories are about.
 """
 
 import string
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -25,20 +25,36 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from stillknows.envs.turns import Info, Sheet, Turns
+
 CHARACTERS = frozenset(string.ascii_lowercase + string.digits + " .?,'-")
 LONGEST_TEXT = 256
 _KEYS = 2**63  # a story's key is drawn below this
 _COLUMNS = (((bool, np.bool_), bool), ((int, np.integer), int), ((float, np.floating), float))
 
-Info = dict[str, Any]
+_AHEAD = 64  # keys of a row that are drawn at once
 
 
 class Answer(NamedTuple):
-    """What is right at a question, and why."""
+    """What is right at a question, and why.
+
+    Attributes:
+        target: one right answer.
+        supports: pairs of episode and step, in the order of reasoning.
+        carried: whether they lie in earlier episodes.
+        verify: tells whether another answer is as right; None where only the target is.
+    """
 
     target: str
     supports: tuple[tuple[int, int], ...]
     carried: bool = False
+    verify: Callable[[str], bool] | None = None
+
+    def mark(self, action: str) -> tuple[float, Info]:
+        """Return the reward of an action, and what is told after it."""
+        right = action == self.target or (self.verify is not None and self.verify(action))
+        told = {"target": self.target, "supports": self.supports, "carried": self.carried}
+        return float(right), told
 
 
 class Story(NamedTuple):
@@ -62,9 +78,7 @@ class Story(NamedTuple):
     def mark(self, step: int, action: str) -> tuple[float, Info]:
         """Return the reward of an action at `step`, and what is told after an answer."""
         answer = self.answers[step]
-        if answer is None:
-            return 0.0, {}
-        return float(action == answer.target), answer._asdict()
+        return (0.0, {}) if answer is None else answer.mark(action)
 
 
 def text_space() -> spaces.Text:
@@ -115,6 +129,11 @@ class StoryTask(gymnasium.Env[str, str]):
     def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
         """Return the story of an episode."""
 
+    def tell_rows(self, keys_B: np.ndarray, episodes_B: np.ndarray, options: Info) -> Sheet:
+        """Return the stories of some episodes side by side."""
+        pairs = zip(keys_B.tolist(), episodes_B.tolist(), strict=True)
+        return sheet_of([self.tell(key, episode, options) for key, episode in pairs])
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, Info]:
@@ -138,6 +157,18 @@ class StoryTask(gymnasium.Env[str, str]):
         return observation, reward, ended, False, self._story.info(self._step) | marked
 
 
+class RowsTask(StoryTask):
+    """A task that writes the stories of many rows at once; one story is a batch of one row."""
+
+    @abstractmethod
+    def tell_rows(self, keys_B: np.ndarray, episodes_B: np.ndarray, options: Info) -> Sheet:
+        """Return the stories of some episodes side by side."""
+
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        """Return the story of an episode."""
+        return story_of(self.tell_rows(np.array([key]), np.array([episode]), options), 0)
+
+
 class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     """B stories told side by side, written at reset and served by index.
 
@@ -159,10 +190,9 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self.single_action_space = task.action_space
         self.observation_space = spaces.Tuple((task.observation_space,) * num_envs)
         self.action_space = spaces.Tuple((task.action_space,) * num_envs)
-        self._generators: list[np.random.Generator] = []
+        self._keys: _Keys | None = None
         self._next = task.first_episode
-        self._stories: list[Story] = []
-        self._turns: list[_Turn] = []
+        self._turns: Turns | None = None
         self._turn = 0
 
     @property
@@ -175,106 +205,83 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     ) -> tuple[tuple[str, ...], Info]:
         """Begin the next story in every row."""
         options = options or {}
-        if seed is not None or not self._generators:
-            self._generators = [
-                gymnasium.utils.seeding.np_random(each)[0]
-                for each in row_seeds(seed, self.num_envs)
-            ]
+        if seed is not None or self._keys is None:
+            seeds = row_seeds(seed, self.num_envs)
+            self._keys = _Keys([gymnasium.utils.seeding.np_random(each)[0] for each in seeds])
         first = options.get("episode", self._next if seed is None else self.task.first_episode)
-        self._stories = [
-            self.task.tell(int(generator.integers(_KEYS)), first + row, options)
-            for row, generator in enumerate(self._generators)
-        ]
-        self._next = first + self.num_envs
-        self._turns, self._turn = _turns(self._stories), 0
-        return self._turns[0].observations, dict(self._turns[0].info)
+        episodes_B = np.arange(first, first + self.num_envs)
+        self._turns = Turns(self.task.tell_rows(self._keys.next(), episodes_B, options))
+        self._next, self._turn = first + self.num_envs, 0
+        return self._turns.observations[0], self._turns.info(0)
 
     def step(
         self, actions: Sequence[str]
     ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, Info]:
         """Take one answer a row (ignored at statements) and tell the next sentences."""
-        if len(actions) != len(self._stories):
+        turns = self._turns
+        if turns is None or len(actions) != self.num_envs:
             raise ValueError(
-                f"There are {len(actions)} answers for {len(self._stories)} stories under way: "
-                f"call reset() first, then give one answer for each of {self.num_envs} rows."
+                f"There are {len(actions)} answers for {self.num_envs if turns else 0} stories "
+                f"under way: call reset() first, then give one answer for each of {self.num_envs} "
+                "rows."
             )
-        marks = [
-            (0.0, {}) if step is None else story.mark(step, action)
-            for story, step, action in zip(
-                self._stories, self._turns[self._turn].steps, actions, strict=True
-            )
-        ]
-        self._turn = min(self._turn + 1, len(self._turns) - 1)
-        turn = self._turns[self._turn]
-        rewards = np.array([reward for reward, _ in marks])
-        infos = {**turn.info, **gather([marked for _, marked in marks])}
-        return turn.observations, rewards, turn.ended, np.zeros_like(turn.ended), infos
+        rewards, told = turns.mark(self._turn, actions)
+        self._turn = min(self._turn + 1, len(turns) - 1)
+        ended = turns.ended_TB[self._turn]
+        infos = {**turns.info(self._turn), **told}
+        return turns.observations[self._turn], rewards, ended, np.zeros_like(ended), infos
 
 
-class _Turn(NamedTuple):
-    """What all rows say at once.
+class _Keys:
+    """Draws the next key of every row, many at a time: the same as one at a time, but sooner."""
 
-    Attributes:
-        observations: one a row.
-        steps: the step of each row's story that it tells, None if it waits or is over.
-        ended: which rows are over.
-        info: what is known of each row, whatever was answered before.
-    """
+    def __init__(self, generators: Sequence[np.random.Generator]) -> None:
+        self._generators = generators
+        self._ahead: Iterator[np.ndarray] = iter(())
 
-    observations: tuple[str, ...]
-    steps: tuple[int | None, ...]
-    ended: np.ndarray
-    info: Info
-
-
-def _turns(stories: Sequence[Story]) -> list[_Turn]:
-    """Return the turns in which rows tell their stories together, and last that all are over."""
-    rows: list[list[int | None]] = [[] for _ in stories]
-    for stretches in zip_longest(*map(_stretches, stories), fillvalue=range(0)):
-        longest = max(map(len, stretches))
-        for row, stretch in zip(rows, stretches, strict=True):
-            waits = [None] * (longest - len(stretch))
-            row += [*stretch[:-1], *waits, stretch[-1]] if stretch else []
-    coming = [_coming(row, len(story.sentences)) for row, story in zip(rows, stories, strict=True)]
-    together = [*zip_longest(*rows), (None,) * len(rows)]  # None also for rows that are over
-    return [
-        _turn(stories, steps, [row[min(turn, len(row) - 1)] for row in coming])
-        for turn, steps in enumerate(together)
-    ]
+    def next(self) -> np.ndarray:
+        """Return a key for each row, int64 `[B]`."""
+        keys_B = next(self._ahead, None)
+        if keys_B is None:
+            drawn = [generator.integers(_KEYS, size=_AHEAD) for generator in self._generators]
+            self._ahead = iter(np.stack(drawn, axis=1))
+            keys_B = next(self._ahead)
+        return keys_B
 
 
-def _turn(stories: Sequence[Story], steps: Sequence[int | None], coming: Sequence[int]) -> _Turn:
-    """Return one turn; a row that waits is known by the step it tells next, `coming`."""
-    told = list(zip(stories, steps, strict=True))
-    known = {
-        "question": np.array([s is not None and story.answers[s] is not None for story, s in told]),
-        "tree": np.array(["" if s is None else story.trees[s] for story, s in told], dtype=object),
-        "episode": np.array([story.episode for story in stories]),
-        "step": np.array(coming),
-    }
-    everyone = {f"_{name}": np.ones(len(told), dtype=bool) for name in known}
-    return _Turn(
-        observations=tuple("" if s is None else story.sentences[s] for story, s in told),
-        steps=tuple(steps),
-        ended=np.array(
-            [next_ >= len(story.sentences) for story, next_ in zip(stories, coming, strict=True)]
-        ),
-        info={**known, **everyone},
+def sheet_of(stories: Sequence[Story]) -> Sheet:
+    """Return stories side by side."""
+    lengths = [len(story.sentences) for story in stories]
+    answers = [[answer for answer in story.answers if answer] for story in stories]
+    sentences_BS, trees_BS = (np.full((len(stories), max(lengths)), "", object) for _ in range(2))
+    asked_BS = np.zeros(sentences_BS.shape, dtype=bool)
+    shape = len(stories), max(map(len, answers))
+    told = {name: np.full(shape, None, dtype=object) for name in Answer._fields}
+    for row, story in enumerate(stories):
+        sentences_BS[row, : lengths[row]] = story.sentences
+        trees_BS[row, : lengths[row]] = story.trees
+        asked_BS[row, : lengths[row]] = [answer is not None for answer in story.answers]
+        for number, answer in enumerate(answers[row]):
+            for name, value in zip(Answer._fields, answer, strict=True):
+                told[name][row, number] = value
+    told["carried"] = told["carried"].astype(bool)
+    episodes_B = np.array([story.episode for story in stories])
+    return Sheet(sentences_BS, trees_BS, asked_BS, np.array(lengths), episodes_B, *told.values())
+
+
+def story_of(sheet: Sheet, row: int) -> Story:
+    """Return the story of one row."""
+    end = sheet.lengths_B[row]
+    columns = (sheet.targets_BQ, sheet.supports_BQ, sheet.carried_BQ)
+    answers = map(Answer, *(column_BQ[row].tolist() for column_BQ in columns))
+    asked = sheet.asked_BS[row, :end].tolist()
+    sentences, trees = (each[row, :end].tolist() for each in (sheet.sentences_BS, sheet.trees_BS))
+    return Story(
+        int(sheet.episodes_B[row]),
+        tuple(sentences),
+        tuple(trees),
+        tuple(next(answers) if ask else None for ask in asked),
     )
-
-
-def _coming(row: Sequence[int | None], end: int) -> list[int]:
-    """Return for each turn the step that is told then or, after a wait, next; last, the end."""
-    coming = [end]
-    for step in reversed(row):
-        coming.append(coming[-1] if step is None else step)
-    return coming[::-1]
-
-
-def _stretches(story: Story) -> list[range]:
-    """Return the steps of a story cut after each question."""
-    ends = [step + 1 for step, answer in enumerate(story.answers) if answer is not None]
-    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):

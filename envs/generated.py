@@ -1,0 +1,137 @@
+"""Generated problems as Gymnasium environments: tasks of reasoning, and one a field of application.
+
+    gymnasium.make("stillknows/Kinship-v0", relations=4)
+    gymnasium.make_vec("stillknows/Planning-v0", num_envs=8)
+
+Each kind of problem is one file and writes its own stories (`stillknows.envs.writing`); this file
+serves them and makes tasks of them. It knows nothing of who answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from stillknows.envs import GENERATED
+from stillknows.envs.dialogue_state import DialogueState
+from stillknows.envs.doors import ShortestWay, Traversal
+from stillknows.envs.forecast import Forecast
+from stillknows.envs.functions import Code, Induction
+from stillknows.envs.kinship import Kinship
+from stillknows.envs.planning import Planning
+from stillknows.envs.programs import Programs
+from stillknows.envs.reading import Reading
+from stillknows.envs.relations import Relations
+from stillknows.envs.succession import Succession
+from stillknows.envs.summary import Summary
+from stillknows.envs.tasks import Task, suggest
+from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
+from stillknows.envs.topics import Topics
+from stillknows.envs.writing import Problems
+
+PROBLEMS: dict[str, type[Problems]] = {
+    "kinship": Kinship,
+    "traversal": Traversal,
+    "shortest_way": ShortestWay,
+    "succession": Succession,
+    "programs": Programs,
+    "induction": Induction,
+    "reading": Reading,
+    "dialogue_state": DialogueState,
+    "summary": Summary,
+    "code": Code,
+    "relations": Relations,
+    "topics": Topics,
+    "forecast": Forecast,
+    "planning": Planning,
+}
+SPLITS = ("train", "exam")
+
+
+def make_problems(task: str, **dials: Any) -> Problems:
+    """Return a kind of problem by its name in `PROBLEMS`.
+
+    Raises:
+        ValueError: if the task or a dial is unknown, or a dial out of range.
+    """
+    if task not in PROBLEMS:
+        raise ValueError(f"There is no generated task '{task}'. {suggest(task, list(PROBLEMS))}")
+    known = [field.name for field in fields(PROBLEMS[task])]
+    for name in dials:
+        if name not in known:
+            raise ValueError(f"The task {task} has no dial '{name}'. {suggest(name, known)}")
+    return PROBLEMS[task](**dials)
+
+
+class Generated(StoryTask):
+    """Stories of one kind of problem.
+
+    Args:
+        task: a key of `PROBLEMS`.
+        split: "train", or "exam": stories that never occur in training.
+        first_episode: the number of its first episode within the lifetime.
+        stride: how far apart its episodes' numbers are.
+        **dials: see the kind of problem.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        split: str = "train",
+        first_episode: int = 0,
+        stride: int = 1,
+        **dials: Any,
+    ) -> None:
+        super().__init__(first_episode, stride)
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: choose {' or '.join(SPLITS)}.")
+        self.split, self.problems = split, make_problems(task, **dials)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every word that either split can say or expect, sorted."""
+        return self.problems.vocabulary
+
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        """Return the story of an episode."""
+        return self.problems.story(key, episode, self.split == "exam")
+
+
+class GeneratedVectorEnv(StoryVectorEnv):
+    """A batch of one kind of problem, row by row the same episodes as the plain environment.
+
+    Args:
+        task: a key of `PROBLEMS`.
+        num_envs: how many rows (B).
+        **settings: of `Generated`, without `stride`.
+    """
+
+    def __init__(self, task: str, num_envs: int = 1, **settings: Any) -> None:
+        super().__init__(num_envs, Generated(task, **settings))
+
+
+def generated_tasks(
+    tasks: Sequence[str],
+    exam: Mapping[str, Any] | None = None,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Task]:
+    """Return generated tasks for a stream.
+
+    Args:
+        tasks: keys of `PROBLEMS`, in the order of the stream.
+        exam: dials that are different in examinations.
+        own: dials of single tasks, by name.
+
+    Raises:
+        ValueError: if a task or a dial is unknown, or a dial out of range.
+    """
+    ids = {task: id for id, task in GENERATED.items()}
+    made = []
+    for task in (*tasks, *(own or {})):
+        make_problems(task)
+    for task in tasks:
+        train = dict((own or {}).get(task, {}))
+        examined = {**train, **(exam or {})}
+        make_problems(task, **train)
+        make_problems(task, **examined)
+        made.append(Task(task, ids[task], train, {**examined, "split": "exam"}))
+    return made
