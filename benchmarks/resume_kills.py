@@ -37,7 +37,12 @@ SMALL = (
     "checkpoint.every=4",
 )
 STORE = "episodic_memory.bytes=200000"
-EWC = "plugins=[{_target_: stillknows.agents.strategy.EWC, ewc_lambda: 100.0, batches: 2}]"
+EWC = "plugins=[{_target_: stillknows.agents.penalties.EWC, ewc_lambda: 100.0, batches: 2}]"
+OTHERS = (
+    "plugins=[{_target_: stillknows.agents.penalties.SI, c: 1.0},"
+    "{_target_: stillknows.agents.penalties.LwF},"
+    "{_target_: stillknows.agents.gradient_memory.AGEM, patterns: 6, sample: 3}]"
+)
 COSINE = "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true}"
 CONFIGURATIONS = {
     "recall and rehearsal, retention, utility": (STORE, "learner.accumulate=2"),
@@ -55,6 +60,7 @@ CONFIGURATIONS = {
         "learner.horizon=4",
     ),
     "DNC, LSTM": (STORE, "working_memory=dnc", "working_policy=evict_idle", "controller=lstm"),
+    "SI, LwF, A-GEM": ("arm=none", OTHERS),
     "replay, joint": ("arm=replay", STORE, "stream.joint=true"),
 }
 
@@ -74,6 +80,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    import stillknows.agents.gradient_memory
+    import stillknows.agents.lifetime
+    import stillknows.agents.penalties
     import stillknows.agents.strategy  # noqa: F401 (before processes are forked)
 
     torch.set_num_threads(1)
