@@ -23,7 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from stillknows.agents.container import cannot_write, expect_tree, read_version, write_tree
 from stillknows.agents.keeping import CHECKPOINT
 from stillknows.agents.log import versions
-from stillknows.agents.state import Resumable, random_states, restore_random_states
+from stillknows.agents.state import (
+    Resumable,
+    random_states,
+    restore_random_states,
+    state_of,
+)
 from stillknows.agents.stopping import Stop
 
 FOLDER = "checkpoints"
@@ -154,11 +159,11 @@ class Checkpoints:
         beside.unlink(missing_ok=True)  # two names of one file are left as they are
 
 
-def expect_keepable(parts: Mapping[str, Resumable]) -> None:
+def expect_keepable(parts: Mapping[str, Any]) -> None:
     """Raise a ValueError with one sentence if a part of a life holds what no file can keep."""
     for name, part in parts.items():
         try:
-            expect_tree(part.state())
+            expect_tree(state_of(part))
         except TypeError as error:
             raise ValueError(
                 f"The {name} cannot be kept in a checkpoint ({str(error).rstrip('.')}): choose "

@@ -32,12 +32,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stillknows.agents.container import cannot_write
+from stillknows.agents.events import expect_event
 
 SCHEMA = 1
 FILE = "log.jsonl"
 CUT = "cut.jsonl"
 _BEGINNING = {"events": 0, "bytes": 0, "checksum": 0}
 _CHUNK = 1 << 20
+_LONGEST = 1 << 26  # bytes of a line
 PACKAGES = ("stillknows", "torch", "gymnasium", "avalanche-lib", "numpy")
 
 Event = dict[str, Any]
@@ -165,7 +167,18 @@ def read(folder: Path, begins: str = "lifetime") -> list[Event]:
         raise ValueError(
             f"{path} has schema {events[0].get('schema')}; this version reads schema {SCHEMA}."
         )
+    if begins == "lifetime":
+        _expect_events(events, path)
     return events
+
+
+def _expect_events(events: list[Event], path: Path) -> None:
+    try:
+        for line, event in enumerate(events, start=1):
+            known = events[0]["tasks"] if line > 1 else []
+            expect_event(event, len(known), line)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}: the log is broken or foreign.") from None
 
 
 def begins_with(folders: list[Path]) -> str:
@@ -197,14 +210,18 @@ def lifetimes(folders: list[Path], begins: str = "lifetime") -> list[list[Event]
 
 def _parse(path: Path) -> Iterator[Event]:
     """Yield events; a last line cut short by a stop is left out, any other broken line is named."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                return
-            raise ValueError(f"{path}, line {number} is not JSON: the log is broken.") from error
-        if not isinstance(event, dict) or "event" not in event:
-            raise ValueError(f"{path}, line {number} is no event: the file is not a log.")
-        yield event
+    with path.open("rb") as file:
+        number, following = 1, file.readline(_LONGEST)
+        while line := following:
+            following = file.readline(_LONGEST)
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if not following and not line.endswith(b"\n"):
+                    return
+                told = f"{path}, line {number} is not JSON: the log is broken."
+                raise ValueError(told) from error
+            if not isinstance(event, dict) or "event" not in event:
+                raise ValueError(f"{path}, line {number} is no event: the file is not a log.")
+            yield event
+            number += 1

@@ -157,7 +157,18 @@ def load_operations(path: Path) -> Operations:
     Raises:
         ValueError: with one sentence, if it is not there, broken, or something else.
     """
-    return Operations(**read_tree(path, SCHEMA))
+    try:
+        operations = Operations(**read_tree(path, SCHEMA))
+        rows, steps = operations.present_BT.shape
+        questions = operations.after_BQ.shape[1]
+        wanted = {"B": rows, "T": steps, "Q": questions, "W": operations.items_BTW.shape[-1]}
+        for name, part in operations._asdict().items():
+            letters = name.rpartition("_")[2] if "_" in name else ""
+            if letters and part.shape != tuple(wanted[letter] for letter in letters):
+                raise LookupError(name)
+    except (TypeError, AttributeError, LookupError) as error:
+        raise ValueError(f"{path} holds no operations as they should be.") from error
+    return operations
 
 
 def find_operations(runs: Sequence[Path]) -> list[Path]:

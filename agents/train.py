@@ -88,7 +88,6 @@ def check_life(config: DictConfig) -> None:
     from stillknows.agents.keeping import KeptAgent
     from stillknows.agents.lifetime import episodes_of, exam_episodes_of, tasks_of
     from stillknows.agents.operations import OperationsLog
-    from stillknows.agents.state import state_of
     from stillknows.envs.tasks import make
 
     expect_whole(config, "rows", "seed")
@@ -105,9 +104,9 @@ def check_life(config: DictConfig) -> None:
         OperationsLog(Path(), config.operations, agent)
         if intervals_of(config)[0]:
             learner.begin(1)
+            plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
+            expect_keepable({type(plugin).__name__: plugin for plugin in plugins})
             expect_keepable({"agent": KeptAgent(agent), "learner": learner})
-            for plugin in hydra.utils.instantiate(config.plugins, _convert_="all"):
-                state_of(plugin)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(cause(error)) from error
 

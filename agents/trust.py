@@ -18,7 +18,6 @@ from torch.utils._device import _device_constructors
 from stillknows.agents.controller import Controller
 
 _AGENT = ("stillknows.memory", "stillknows.agents.fuse", "stillknows.agents.adaptation")
-_RUN = (*_AGENT, "stillknows.agents.learner", "stillknows.agents.strategy")
 _FREE = 1 << 28  # bytes that any file may ask for
 
 
@@ -103,9 +102,17 @@ def _is_part(target: str, allow: Sequence[str], run: bool) -> bool:
     kind = found if isinstance(found, type) else getattr(found, "__self__", None)
     if not isinstance(kind, type):
         return run and _makes_tasks(found, allow)
-    homes = (*(_RUN if run else _AGENT), *allow)
-    known = (Controller, Optimizer, LRScheduler) if run else (Controller,)
-    return _below(kind.__module__, homes) or issubclass(kind, known)
+    if _below(kind.__module__, (*_AGENT, *allow)) or issubclass(kind, Controller):
+        return True
+    return run and (issubclass(kind, Optimizer | LRScheduler) or _lives(kind))
+
+
+def _lives(kind: type) -> bool:
+    """Return whether this is one of the project's learners, or plugins of Avalanche's."""
+    plugin = any(base.__module__ == "avalanche.core" for base in kind.__mro__)
+    return _below(kind.__module__, ("stillknows.agents",)) and (
+        plugin or kind.__name__.endswith("Learner")
+    )
 
 
 def _makes_tasks(found: Any, allow: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Death(Exception):  # noqa: N818 (it is no error)
     """The end of a process, played in one."""
 
 
+@lru_cache
 def configured(name: str, *options: str) -> DictConfig:
     return compose_config([*SMALL, *CONFIGURATIONS[name], *options])
 
