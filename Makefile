@@ -1,12 +1,13 @@
 # make run     install and run the main job
 # make test    install, then ruff, mypy --strict and the tests that are not slow (also: make check)
 # make slow    the slow tests
+# make test-postgres   install a PostgreSQL server (as root, by apt-get) and run the tests of stores
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: run test check slow clean
+.PHONY: run test check slow test-postgres clean
 
 run: $(STAMP)
 	$(BIN)/stillknows train
@@ -20,10 +21,15 @@ test check: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/pytest -q -m slow
 
+test-postgres: $(STAMP)
+	command -v initdb > /dev/null || ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || \
+		(apt-get update -qq && apt-get install -y -qq postgresql)
+	$(BIN)/pytest -q tests/test_stores.py tests/test_databases.py tests/test_memory_command.py
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,hf]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,hf,postgres]"
 	touch $(STAMP)
 
 clean:

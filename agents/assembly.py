@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.controller import Controller
+from stillknows.agents.memory_places import OPTIONS
 from stillknows.agents.tokenizer import Tokenizer
 from stillknows.envs.tasks import Task, vocabulary
 
@@ -43,8 +44,7 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     working = new(config.working_memory) if _chosen(config, "working_memory") else None
     episodic = None
     if _chosen(config, "episodic_memory"):
-        policy = new(config.episodic_policy)
-        episodic = new(config.episodic_memory, policy=policy, key=config.seed)
+        episodic = episodic_of(config)
         if len(tokenizer) > torch.iinfo(episodic.columns["story_NTL"].dtype).max:
             raise ValueError(
                 f"The tokenizer has {len(tokenizer)} tokens, too many for the store: token_bytes=4."
@@ -69,6 +69,17 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     agent.settings = {part: settings[part] for part in PARTS}
     return agent.to(config.device)
+
+
+def episodic_of(config: DictConfig) -> Any:
+    """Return the episodic memory of a configuration, empty, with its policy, in tensors."""
+    policy = hydra.utils.instantiate(config.episodic_policy)
+    own = OmegaConf.masked_copy(
+        config.episodic_memory,
+        [str(name) for name in config.episodic_memory if name not in OPTIONS],
+    )
+    own._set_parent(config)  # what it says of other parts is looked up there
+    return hydra.utils.instantiate(own, policy=policy, key=config.seed)
 
 
 def _chosen(config: DictConfig, name: str) -> bool:

@@ -10,9 +10,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from stillknows.agents.assembly import episodic_of
 from stillknows.agents.configuration import cause, compose_config
 from stillknows.memory.check import MemoryFault, check_memory
 from stillknows.memory.check_policy import check_policy
+from stillknows.memory.sqlite import SQLite
 
 MEMORIES = ("working_memory", "episodic_memory")
 POLICIES = ("working_policy", "episodic_policy")
@@ -56,8 +58,10 @@ def _build(config: DictConfig, group: str) -> Any:
     try:
         if group != "episodic_memory":
             return instantiate(config[group])
-        policy = instantiate(config.episodic_policy)
-        return instantiate(config.episodic_memory, policy=policy, key=config.seed)
+        memory = episodic_of(config)
+        if config.episodic_memory.get("store", "tensor") == "sqlite":
+            memory.keep_in(SQLite(None))  # every check has a copy to itself
+        return memory
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(cause(error)) from error
 

@@ -1,4 +1,4 @@
-"""The command line: `stillknows train`, `report`, `check`, `solve`, `talk` and `replay`.
+"""The command line: `stillknows train`, `report`, `check`, `solve`, `talk`, `replay` and `memory`.
 
 stillknows train                        the main job
 stillknows train debug=tiny             a whole lifetime in under a minute
@@ -9,6 +9,7 @@ stillknows verify-resume debug=tiny     whether lives that are cut end as those 
 stillknows solve experiment=copy        a memory alone learns an algorithmic task
 stillknows talk AGENT                   a dialogue with an agent that was kept
 stillknows replay RUN working_policy=X  another policy over a log of memory operations
+stillknows memory ls RUN/LIFE           what a memory holds; also show, export, import, diff, delete
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stillknows.agents.memory_arguments import add_parser as add_memory_parser
 from stillknows.agents.stopping import Stopped
 
 EXPECTED = (ValueError, OSError)
@@ -71,7 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "talk":
             from stillknows.agents.dialogue import talk
 
-            talk(options.agent, sys.stdin, sys.stdout)
+            talk(options.agent, sys.stdin, sys.stdout, options.memory)
+        elif options.command == "memory":
+            from stillknows.agents.memory_command import run
+
+            run(options)
         elif options.command == "replay":
             from stillknows.agents.replay import replay_runs
 
@@ -141,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         "last answer should have been, an empty line begins another story."
     )
     talk.add_argument("agent", type=Path, metavar="AGENT", help="RUN/ARM-seedN/agent.safetensors")
+    talk.add_argument("--memory", metavar="PLACE", help="a database in which it lives on")
+    add_memory_parser(commands)
     return parser
 
 

@@ -17,6 +17,7 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.container import as_state, as_tree
 from stillknows.agents.episode import bracketed
 from stillknows.agents.keeping import read_agent, write_agent
+from stillknows.agents.memory_places import live_in
 from stillknows.agents.remembering import Marked, Remembering
 from stillknows.agents.thought import AgentState, Thought
 
@@ -48,6 +49,9 @@ class Dialogue:
         """
         if not self.agent.tokenizer.plain(question):
             raise ValueError(f"The question {question!r} holds no words.")
+        follow = getattr(self.agent.episodic_memory, "follow", None)
+        if follow is not None:
+            follow()  # others may share it
         return self._step(question, asked=True)
 
     @torch.no_grad()
@@ -81,17 +85,25 @@ class Dialogue:
         write_agent(self.agent, path, {"episode": self.episode, **told})
 
     @classmethod
-    def load(cls, path: Path, allow: Sequence[str] = ()) -> "Dialogue":
+    def load(cls, path: Path, allow: Sequence[str] = (), memory: str | None = None) -> "Dialogue":
         """Go on from a file that `save` wrote, or begin with an agent that was kept.
 
         Args:
             path: of the file.
             allow: as in `stillknows.agents.keeping.load_agent`.
+            memory: the place of a database to live on in, `FILE` or `postgres:NAME`, where every
+                correction is kept at once; one that is new begins as the file's memory. None: the
+                memory of the file, which stays as it is.
 
         Raises:
             ValueError: with one sentence, if it is not there, broken or foreign.
+            OSError: if the database cannot be opened.
         """
         agent, told = read_agent(path, allow=allow)
+        if memory is not None:
+            if agent.episodic_memory is None:
+                raise ValueError(f"{path} holds an agent without an episodic memory.")
+            agent.episodic_memory = live_in(agent.episodic_memory, memory)
         dialogue = cls(agent)
         try:
             if told is not None:
@@ -120,7 +132,7 @@ class Dialogue:
         return answer
 
 
-def talk(path: Path, lines: Iterable[str], out: TextIO) -> Dialogue:
+def talk(path: Path, lines: Iterable[str], out: TextIO, memory: str | None = None) -> Dialogue:
     """Hold a dialogue line by line: sentences are heard, questions (?) answered.
 
     A line that begins with `=` says what the last answer should have been, an empty line begins
@@ -130,11 +142,12 @@ def talk(path: Path, lines: Iterable[str], out: TextIO) -> Dialogue:
         path: of an agent or a dialogue.
         lines: what is said.
         out: where answers go.
+        memory: of a database to live on in; see `Dialogue.load`.
 
     Raises:
         ValueError: with one sentence, if the file is not there, broken or foreign.
     """
-    dialogue = Dialogue.load(path)
+    dialogue = Dialogue.load(path, memory=memory)
     for line in map(str.strip, lines):
         try:
             said = _reply(dialogue, line)
@@ -142,6 +155,9 @@ def talk(path: Path, lines: Iterable[str], out: TextIO) -> Dialogue:
             said = f"({error})"
         if said is not None:
             print(said, file=out, flush=True)
+    if memory is not None and dialogue.agent.episodic_memory is not None:
+        dialogue.agent.episodic_memory.flush()
+        dialogue.agent.episodic_memory.store.close()
     return dialogue
 
 

@@ -56,6 +56,19 @@ def load_agent(
     return read_agent(path, device, allow)[0]
 
 
+def tokenizer_of(path: Path) -> Tokenizer:
+    """Return the tokenizer of the agent in a file, without building the agent.
+
+    Raises:
+        ValueError: with one sentence, if the file is not there, broken or foreign.
+    """
+    try:
+        schema, tree = read_version(path, SCHEMA, CHECKPOINT, _FIRST)
+        return _tokenizer(tree["agent"] if schema == CHECKPOINT else tree)
+    except (LookupError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        raise ValueError(f"{path} holds no tokenizer that can be read: {cause(error)}") from error
+
+
 def write_agent(agent: MemoryAgent, path: Path, told: Any) -> None:
     """Write an agent, and a tree of what else is to be kept with it."""
     write_tree(path, {**agent_state(agent), "told": told}, SCHEMA)
@@ -116,17 +129,19 @@ def restore_agent(agent: MemoryAgent, tree: Mapping[str, Any]) -> None:
 
 
 def _store_state(store: Any) -> Any:
-    """Return a store, or, of one that lies on a disk, how many operations it has seen."""
-    return {"operation": store.operation} if hasattr(store, "rewind") else store.snapshot()
+    """Return a store whole, and the number of its operation, if it counts them."""
+    counted = {"operation": store.flush()} if hasattr(store, "resume") else {}
+    return {**counted, **store.snapshot()}
 
 
 def _restore_store(store: Any, kept: dict[str, Any]) -> None:
-    if hasattr(store, "rewind"):
-        store.rewind(kept["operation"])
-        return
     columns = getattr(store, "columns", {})
     there = {name: part.to(columns[name].device) for name, part in kept["columns"].items()}
-    store.restore({**kept, "columns": there})
+    state = {**kept, "columns": there}
+    if hasattr(store, "resume"):
+        store.resume(state, state.pop("operation", None))
+    else:
+        store.restore(state)
 
 
 def read_agent(

@@ -17,6 +17,7 @@ from stillknows.agents.checkpoint import Checkpoints
 from stillknows.agents.keeping import KeptAgent, save_agent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
+from stillknows.agents.memory_places import begin_anew, kept_memory
 from stillknows.agents.operations import OperationsLog
 from stillknows.agents.progress import Progress
 from stillknows.agents.state import Resumable, seed_all
@@ -111,7 +112,8 @@ def live_lifetime(
     operations = OperationsLog(folder, config.operations, agent)
     learner.keeps_stories |= bool(config.operations)
     plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
-    with closing(LifetimeLog(folder, resume)) as log, Stop() as stop:
+    store = kept_memory(agent.episodic_memory, config, folder, resume)
+    with closing(LifetimeLog(folder, resume)) as log, Stop() as stop, store:
         strategy = Lifetime(
             agent=agent,
             learner=learner,
@@ -131,6 +133,8 @@ def live_lifetime(
         parts |= {"operations": operations, "log": log}
         checkpoints = Checkpoints(folder, config, parts, stop)
         if not (resume and checkpoints.restore_newest()):
+            if resume:
+                begin_anew(agent.episodic_memory, config)
             log.restore()
             log.append(
                 "lifetime", **_describe(config, tasks, agent.controller.hears_trees, plugins)
@@ -139,12 +143,12 @@ def live_lifetime(
         strategy.passed = checkpoints.passed
         strategy.live(benchmark.train_stream, benchmark.test_stream)
         _write_floors(log, tasks, config)
-        store = agent.episodic_memory
+        memory = agent.episodic_memory
         log.append(
             "end",
             updates=learner.updates,
             parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
-            memory_bytes=(0 if store is None else store.nbytes)
+            memory_bytes=(0 if memory is None else memory.nbytes)
             + sum(getattr(plugin, "nbytes", 0) for plugin in plugins),
         )
         if config.keep:

@@ -87,11 +87,13 @@ def check_life(config: DictConfig) -> None:
     from stillknows.agents.checkpoint import expect_keepable, intervals_of
     from stillknows.agents.keeping import KeptAgent
     from stillknows.agents.lifetime import episodes_of, exam_episodes_of, tasks_of
+    from stillknows.agents.memory_places import expect_place
     from stillknows.agents.operations import OperationsLog
     from stillknows.envs.tasks import make
 
     expect_whole(config, "rows", "seed")
     expect_device(config)
+    expect_place(config)
     if not episodes_of(config):
         raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
     try:

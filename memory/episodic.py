@@ -309,6 +309,15 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
             )
 
 
+def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[int]:
+    """Return the slots that do not hold the same in two sets of columns."""
+    differs = [(first[name] != second[name]).flatten(1) for name in first if first[name].dim() > 1]
+    differs_N = torch.stack([part.any(dim=1) for part in differs]).any(dim=0)
+    for name in ("uses_N", "filled_N"):
+        differs_N |= first[name] != second[name]
+    return differs_N.nonzero()[:, 0].tolist()
+
+
 def fill(
     columns: dict[str, Tensor],
     last: dict[int, int],

@@ -139,6 +139,16 @@ class UtilityPolicy(nn.Module):
         self.register_buffer("outcome_NF", torch.zeros(capacity, 3))
         self.register_buffer("namesakes_N", torch.zeros(capacity))
 
+    @property
+    def accounts(self) -> dict[str, Tensor]:
+        """What is kept of each entry by name, each `[N]`, to be kept with it and changed in place.
+
+        What it earned, the weight of its uses, and its outcome when it was written.
+        """
+        outcome_FN = self.outcome_NF.unbind(dim=1)
+        outcome = dict(zip(("loss", "reward", "error"), outcome_FN, strict=True))
+        return {"earned": self.earned_N, "weight": self.uses_N, **outcome}
+
     def utility(self, namesakes_RN: Tensor) -> Tensor:
         """Return what each entry is worth, in probability of the right answer a use, `[R, N]`.
 

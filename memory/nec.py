@@ -20,27 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillknows.memory import episodic, interface, noise
+from stillknows.memory import episodic, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
-from stillknows.memory.interface import (
-    ADD,
-    SKIP,
-    Decision,
-    Features,
-    Policy,
-    decided,
-    leaves_first,
-    needs_peers,
-)
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, leaves_first
+from stillknows.memory.kept import Kept
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Holding, Name, Names
+from stillknows.memory.offering import features_of
+from stillknows.memory.store import COUNTERS, Store, TensorStore, holdings
 
 IDENTITIES = ("question", "text", "none")
-_COUNTERS = ("seen", "clock", "next_id", "size")
 _NOTHING = Written(SKIP, -1, -1)
 
 
-class NEC:
+class NEC(Kept):
     """A store of `capacity` entries.
 
     Args:
@@ -102,9 +95,9 @@ class NEC:
             capacity, key_size, vector_size, answer_length, self.story_shape, device, token_bytes
         )
         self.seen = self.clock = self.next_id = self.size = 0
-        self.names = Names()
-        self._lengths, self._departures = Lengths(), Departures()
+        self.store: Store = TensorStore()
         self._frozen = False
+        self._index()
         if hasattr(policy, "begin"):
             policy.begin(capacity)
 
@@ -121,8 +114,8 @@ class NEC:
         return cls(bytes // one, **arguments)
 
     def __len__(self) -> int:
-        """Return how many entries it holds; they are in the first slots."""
-        return self.size
+        """Return how many entries it holds; they are in the first slots, where none was deleted."""
+        return self.size - len(self.holes)
 
     @property
     def nbytes(self) -> int:
@@ -198,22 +191,11 @@ class NEC:
         episodic.refuse(vector=(candidates.vector_BV, vector_size))
         candidates = Candidates(*(part.detach() for part in candidates))
         names = self._names(candidates)
-        known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
-        free = self.writes is None or len(names) <= self.writes
-        if leaves_first(self.policy) and len(names) <= self.capacity and free:
-            self.clock += 1
-            slots, written = self._place_in_order(known, names)
-        else:
-            features = self._features(candidates, torch.tensor(known), names)
-            slots, written = self._settle(decided(self.policy, features), features, names)
-        last = {slot: row for row, slot in enumerate(slots) if slot >= 0}
-        episodic.fill(self.columns, last, candidates, written, self.update_rate, self.clock)
-        added = {slot: row for slot, row in last.items() if written[row].action == ADD}
-        if added and hasattr(self.policy, "observe_write"):
-            where = torch.tensor(list(added), device=self.columns["filled_N"].device)
-            self.policy.observe_write(where, candidates.outcome_BF[list(added.values())])
-        self.seen += len(names)
-        return written
+        while True:
+            self.store.follow(self)
+            last, written = self._offer(candidates, names)
+            if self.store.write(self, "write", list(last)):
+                return written
 
     def sample(self, size: int, key: int, before: int | None = None, facts: bool = True) -> Tensor:
         """Return up to `size` different filled slots, every one as likely; the same for a key.
@@ -253,18 +235,22 @@ class NEC:
         """
         if not self.columns["keys_ND"].shape[1]:
             return 1.0
-        filled = self.columns["filled_N"].nonzero()[:, 0]
-        probe = self.sample(probes, self.clock)
-        before = self.nearest(self.columns["keys_ND"][probe], self.neighbours)[1]
-        for chunk in torch.split(filled, 1024):
-            self.columns["keys_ND"][chunk] = encode(self.columns["story_NTL"][chunk].long())
+        while True:
+            self.store.follow(self)
+            filled = self.columns["filled_N"].nonzero()[:, 0]
+            probe = self.sample(probes, self.clock)
+            before = self.nearest(self.columns["keys_ND"][probe], self.neighbours)[1]
+            for chunk in torch.split(filled, 1024):
+                self.columns["keys_ND"][chunk] = encode(self.columns["story_NTL"][chunk].long())
+            if self.store.write(self, "rekey", (), filled.tolist()):
+                break
         after = self.nearest(self.columns["keys_ND"][probe], self.neighbours)[1]
         return share_kept(before, after)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that the store knows, as a copy."""
         columns = {name: column.clone() for name, column in self.columns.items()}
-        return {"columns": columns, **{name: getattr(self, name) for name in _COUNTERS}}
+        return {"columns": columns, **{name: getattr(self, name) for name in COUNTERS}}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Become what `snapshot` was taken of.
@@ -275,16 +261,17 @@ class NEC:
         shapes = {name: column.shape for name, column in snapshot["columns"].items()}
         if shapes != {name: column.shape for name, column in self.columns.items()}:
             raise ValueError("The snapshot is of a store of other sizes; build one like it first.")
-        self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
-        for name in _COUNTERS:
-            setattr(self, name, snapshot[name])
-        self._departures = Departures()
-        hashes, ids = self.provenance("hash").tolist(), self.provenance("id").tolist()
-        answers = [tuple(answer) for answer in self.columns["answers_NA"].tolist()]
-        self.names = Names(
-            (hashes[slot], slot, Holding(ids[slot], answers[slot]))
-            for slot in self.columns["filled_N"].nonzero()[:, 0].tolist()
-        )
+        while True:
+            self.store.follow(self)
+            before, counters = self.columns, [getattr(self, name) for name in COUNTERS]
+            self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
+            for name in COUNTERS:
+                setattr(self, name, snapshot[name])
+            self._index()
+            slots = episodic.differing(before, self.columns)
+            alike = not slots and counters == [snapshot[name] for name in COUNTERS]
+            if alike or self.store.write(self, "restore", slots):
+                return
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -304,47 +291,26 @@ class NEC:
             hash_B = noise.hash_rows(tokens_BL)
         return list(zip(hash_B.tolist(), map(tuple, answers_BA.tolist()), strict=True))
 
-    def _features(self, candidates: Candidates, known_B: Tensor, names: list[Name]) -> Features:
-        """Return the features of all rows; rows of one step do not see each other."""
-        columns, rows = self.columns, len(known_B)
-        filled_N, device = columns["filled_N"].clone(), columns["filled_N"].device
-        similarity_BN = torch.zeros(rows, 1, device=device).expand(-1, self.capacity)
-        if interface.needs(self.policy, "similarity"):
-            normal = torch.nn.functional.normalize
-            similarity_BN = normal(candidates.key_BD) @ normal(columns["keys_ND"]).T * filled_N
-        seen_B = torch.arange(self.seen, self.seen + rows, device=device)
-        age_N = ((self.seen - self.provenance("birth")) * filled_N).float()
-        idle_N = ((self.clock + 1 - self.provenance("last_use")) * filled_N).float()
-        return Features(
-            candidate_BW=candidates.key_BD,
-            similarity_BN=similarity_BN,
-            usage_BN=columns["uses_N"].clone().expand(rows, -1),
-            age_BN=age_N.expand(rows, -1),
-            idle_BN=idle_N.expand(rows, -1),
-            filled_BN=filled_N.expand(rows, -1),
-            seen_B=seen_B,
-            noise_BM=interface.noise_for(
-                self.policy, torch.full_like(seen_B, self.key), seen_B, self.capacity
-            ),
-            known_B=known_B.to(device),
-            outcome_BF=candidates.outcome_BF,
-            namesakes_BM=self._namesakes_with(names),
-            peers_BM=self._peers_with(candidates) if needs_peers(self.policy) else None,
-        )
-
-    def _peers_with(self, candidates: Candidates) -> Tensor:
-        """Return how many entries share the answer of every slot, and of each candidate."""
-        answers_BA = episodic.fit(candidates.answers_BA, self.answer_length)
-        columns = self.columns
-        return episodic.count_peers(columns["answers_NA"], columns["filled_N"], answers_BA)
-
-    def _namesakes_with(self, names: list[Name]) -> Tensor | None:
-        """Return the namesakes of every slot, and last those of each candidate, `[B, N + 1]`."""
-        if not getattr(self.policy, "needs_namesakes", False):
-            return None
-        held_N = self.namesakes().expand(len(names), -1)
-        hash_B = torch.tensor([name for name, _ in names], device=held_N.device)
-        return torch.cat([held_N, self.names.count(hash_B)[:, None]], dim=1)
+    def _offer(
+        self, candidates: Candidates, names: list[Name]
+    ) -> tuple[dict[int, int], list[Written]]:
+        """Ask the policy, do what it decides; return the row that stays in each slot, and all."""
+        known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
+        free = self.writes is None or len(names) <= self.writes
+        if leaves_first(self.policy) and len(names) <= self.capacity and free:
+            self.clock += 1
+            slots, written = self._place_in_order(known, names)
+        else:
+            features = features_of(self, candidates, known, names)
+            slots, written = self._settle(decided(self.policy, features), features, names)
+        last = {slot: row for row, slot in enumerate(slots) if slot >= 0}
+        episodic.fill(self.columns, last, candidates, written, self.update_rate, self.clock)
+        added = {slot: row for slot, row in last.items() if written[row].action == ADD}
+        if added and hasattr(self.policy, "observe_write"):
+            where = torch.tensor(list(added), device=self.columns["filled_N"].device)
+            self.policy.observe_write(where, candidates.outcome_BF[list(added.values())])
+        self.seen += len(names)
+        return last, written
 
     def _place_in_order(
         self, known: list[int], names: list[Name]
@@ -353,11 +319,13 @@ class NEC:
         rows, size, column = len(names), self.size, leaves_first(self.policy)
         known = known if getattr(self.policy, "refresh", True) else [-1] * rows
         rank_N = self.provenance(str(column))[:size]
-        leaving = self._departures.first(max(0, rows - (self.capacity - size)), rank_N)
-        those = zip(leaving.tolist(), self.provenance("hash")[leaving].tolist(), strict=True)
-        empty = iter(range(size, self.capacity))
+        free = [*sorted(self.holes), *range(size, self.capacity)]
+        wanted = max(0, rows - len(free))
+        first = self.departures.first(wanted + len(self.holes) if wanted else 0, rank_N).tolist()
+        leaving = [slot for slot in first if slot not in self.holes]  # holes rank lowest
+        those = zip(leaving, self.provenance("hash")[leaving].tolist(), strict=True)
         slots, written = episodic.place_in_order(
-            self.names, known, names, empty, those, self.next_id
+            self.names, known, names, iter(free), those, self.next_id
         )
         added = [row for row in range(rows) if written[row].action == ADD]
         self._stamp([slots[row] for row in added], [names[row][0] for row in added])
@@ -403,4 +371,16 @@ class NEC:
         self.columns["uses_N"][at_S] = 0
         self.columns["filled_N"][at_S] = True
         self.size = max(self.size, 1 + max(slots))
+        self.holes.difference_update(slots)
         self.next_id += len(slots)
+
+    def _index(self) -> None:
+        """Note anew who holds what, from the columns alone."""
+        filled_N = self.columns["filled_N"]
+        self.holes = set((~filled_N[: self.size]).nonzero()[:, 0].tolist())
+        self.departures, self._lengths = Departures(), Lengths()
+        slots = filled_N.nonzero()[:, 0]
+        held = holdings({name: column[slots] for name, column in self.columns.items()})
+        self.names = Names(
+            (name, slot, one) for slot, (name, one) in zip(slots.tolist(), held, strict=True)
+        )

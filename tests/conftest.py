@@ -1,6 +1,10 @@
 """What all tests share: one thread, so that runs are equal, and properties without a clock."""
 
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,3 +96,31 @@ def build_model() -> Callable[..., str]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, build_model: Callable[..., str]) -> str:
     """Return the folder of a tiny Llama with a chat template."""
     return build_model(tmp_path_factory.mktemp("llama"), chat=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run a PostgreSQL server in a temporary folder and tell libpq of it; skip without one."""
+    pytest.importorskip("psycopg", reason="needs the extra `postgres`")
+    pytest.importorskip("sqlalchemy", reason="needs the extra `postgres`")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (found and str(found[-1]))
+    if not initdb:
+        pytest.skip("needs a PostgreSQL server: make test-postgres")
+    with tempfile.TemporaryDirectory(prefix="pg") as name, pytest.MonkeyPatch.context() as patch:
+        folder, drop = Path(name), []
+        if os.getuid() == 0:  # the server does not run as root
+            shutil.chown(folder, "postgres")
+            drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        control = [*drop, str(Path(initdb).with_name("pg_ctl")), "-D", f"{name}/data", "-w"]
+        quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": name}
+        new = [*drop, initdb, "-D", f"{name}/data", "-U", "stillknows", "-A", "trust", "-N"]
+        subprocess.run(new, **quiet)
+        options = f"-k {name} -c listen_addresses= -c fsync=off"
+        subprocess.run([*control, "-o", options, "-l", f"{name}/log", "start"], **quiet)
+        for variable in [each for each in os.environ if each.startswith("PG")]:
+            patch.delenv(variable)
+        for variable, value in (("HOST", name), ("USER", "stillknows"), ("DATABASE", "postgres")):
+            patch.setenv(f"PG{variable}", value)
+        yield
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)

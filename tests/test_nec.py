@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from stillknows.memory.episodic import Candidates, Departures, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
-from stillknows.memory.nec import _COUNTERS, NEC
+from stillknows.memory.nec import NEC
 from stillknows.memory.rules import EvictIdle, EvictOldest, EvictUniformly
+from stillknows.memory.store import COUNTERS
 
 torch.set_num_threads(1)
 
@@ -96,7 +97,7 @@ def test_what_is_no_number_is_refused_and_the_store_is_as_before(changes: dict, 
         memory.remember(offer((3, 7), (4, 8))._replace(**changes))
     after = memory.snapshot()
     assert all(torch.equal(before["columns"][n], after["columns"][n]) for n in before["columns"])
-    assert {n: before[n] for n in _COUNTERS} == {n: after[n] for n in _COUNTERS}
+    assert {n: before[n] for n in COUNTERS} == {n: after[n] for n in COUNTERS}
     for query in (torch.full((1, 4), torch.nan), torch.zeros(1, 3)):
         with pytest.raises(ValueError, match="The query"):
             memory.recall(query)
@@ -205,7 +206,7 @@ def test_what_an_orderly_rule_decides_is_what_it_says_when_asked(
         assert known.names == asked.names
         mine, theirs = known.snapshot(), asked.snapshot()
         assert all(torch.equal(mine["columns"][n], theirs["columns"][n]) for n in mine["columns"])
-        assert {n: mine[n] for n in _COUNTERS} == {n: theirs[n] for n in _COUNTERS}
+        assert {n: mine[n] for n in COUNTERS} == {n: theirs[n] for n in COUNTERS}
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,289 @@
+"""A lifelong memory in a relational database: what SQLite and PostgreSQL have in common.
+
+Every change of a memory is a row of `operations`, which is only appended to. `entries` and `keys`
+hold what slots held, a row for each time that it changed, so that the memory can be read as it was
+after any operation; `uses` holds how much entries are used now, and each operation what it was
+before (`undo`). `present` is a view of the entries as they are. Searches run on the device copy;
+the database is read when a memory is opened, and for what others have changed.
+
+An operation has the next number, and two writers cannot have the same one (optimistic
+concurrency): who comes second learns what the first has done, and decides again.
+
+SQL is written here and in `schema.py`, with bound parameters; how it is run is the subclasses'
+affair.
+
+Letters: S slots, N entries, U numbers of use.
+"""
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stillknows.memory.past import Past
+from stillknows.memory.rows import Sizes, entry_rows, key_rows, pack_use, use_of
+from stillknows.memory.schema import APPEND, ERASE, ERASE_KEYS, INDEXES, SCHEMA, TABLES, VIEW
+from stillknows.memory.store import COUNTERS, Rows, accounts_of, clear, describe, put
+
+if TYPE_CHECKING:
+    from stillknows.memory.nec import NEC
+
+_FEW = 500  # slots that a query names one by one
+
+
+class Conflict(Exception):  # noqa: N818 (nothing is wrong: somebody was first)
+    """Another writer has taken the next number."""
+
+
+class Database(Past):
+    """A store in a database; see `Store` for its doors.
+
+    Args:
+        name: what sentences about it call it.
+    """
+
+    keeps_past, shared = True, False
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.operation, self._generation = 0, 0
+        self._doubtful: set[int] | None = None  # slots of the device copy that may be ahead
+        self._use_NU = torch.zeros(0, 2, dtype=torch.float64)  # use as the database has it
+
+    def begin(self, memory: "NEC") -> None:
+        """Load what is kept, or write what the memory holds."""
+        wanted = describe(memory)
+        self._create(wanted)
+        self._expect(wanted)
+        self._sizes = Sizes.of(wanted)
+        self._use_NU = torch.zeros(
+            memory.capacity, 2 + len(wanted["accounts"]), dtype=torch.float64
+        )
+        self._use_NU[:, 1] = -1
+        self._use_NU = self._use_NU.to(memory.columns["uses_N"].device)
+        newest, self._generation = self._head()
+        if newest and memory.seen:
+            raise ValueError(
+                f"{self.name} holds a memory already, and so does this agent: choose a place of "
+                "its own, or merge them."
+            )
+        if newest:
+            self._load(memory)
+        elif memory.seen:
+            self.write(memory, "begin", range(memory.size))
+
+    def follow(self, memory: "NEC") -> None:
+        """Put right on the device copy what others have changed, or what was not kept."""
+        head = self._head()
+        if head == (self.operation, self._generation) and self._doubtful is None:
+            return
+        with self._reading(), self._sound():
+            newest, generation = self._head()
+            changed = sorted(self._changed_since(self.operation) | (self._doubtful or set()))
+            rows = self._rows(newest, changed if len(changed) <= _FEW else None)
+        if generation != self._generation:
+            self._load(memory)
+            return
+        self._take(memory, rows)
+        self.operation, self._doubtful = newest, None
+
+    def write(
+        self, memory: "NEC", kind: str, slots: Sequence[int], keyed: Sequence[int] = ()
+    ) -> bool:
+        """Keep a change in one transaction."""
+        return self._keep(memory, kind, slots, keyed)
+
+    def flush(self, memory: "NEC") -> int:
+        """Keep the use that is not kept yet, as an operation of its own."""
+        while len(self._used(memory)):
+            self.follow(memory)
+            if self._keep(memory, "use", ()):
+                break
+        return self.operation
+
+    def rewind(self, memory: "NEC", operation: int) -> None:
+        """Drop what came after an operation and load what is left."""
+        with self._writing(), self._sound():
+            generation = self._head()[1]
+            self._counters(operation)
+            use = self._use_at(operation)
+            touched = self._touched_since(operation)
+            for table in ("entries", "keys"):
+                self._execute(f"DELETE FROM {table} WHERE operation > :number", number=operation)
+            self._execute("DELETE FROM operations WHERE number > :number", number=operation)
+            self._put_use(use[np.isin(use["slot"], list(touched))])
+            self._execute(
+                "UPDATE description SET value = :value WHERE name = 'generation'",
+                value=str(generation + 1),
+            )
+        self._load(memory)
+
+    def erase(self, memory: "NEC", ids: Sequence[int], slots: Sequence[int]) -> bool:
+        """Take content out of all tables, then out of the files."""
+        if not self._keep(memory, "delete", slots, erased=ids):
+            return False
+        self.scrub()
+        return True
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Return whether there is a memory already."""
+
+    @abstractmethod
+    def scrub(self) -> None:
+        """See that nothing of what was deleted is left in the files of the database."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection."""
+
+    def _keep(
+        self,
+        memory: "NEC",
+        kind: str,
+        slots: Sequence[int],
+        keyed: Sequence[int] = (),
+        erased: Sequence[int] = (),
+    ) -> bool:
+        """Write one operation, in one transaction; return whether nobody else was first."""
+        used_S, number = self._used(memory), self.operation + 1
+        use_SU = use_of(memory)[used_S]
+        sizes = self._sizes
+        self._doubtful = (self._doubtful or set()) | {*slots, *keyed}
+        try:
+            with self._writing():
+                undo = pack_use(used_S, self._use_NU[used_S], sizes).tobytes()
+                self._add_operation(memory, number, kind, undo, erased)
+                self._erase_versions(erased, number)
+                self._insert("entries", entry_rows(memory, slots, number, sizes))
+                if sizes.bytes("key"):
+                    self._insert("keys", key_rows(memory, [*slots, *keyed], number))
+                self._put_use(pack_use(used_S, use_SU, sizes))
+        except Conflict:
+            return False
+        self.operation, self._doubtful = number, None
+        self._use_NU[used_S] = use_SU
+        return True
+
+    def _add_operation(
+        self, memory: "NEC", number: int, kind: str, undo: bytes, erased: Sequence[int]
+    ) -> None:
+        """Append an operation.
+
+        Raises:
+            Conflict: if the operation before it is not the newest.
+        """
+        added = self._execute(
+            APPEND,
+            number=number,
+            kind=kind,
+            time=time.time(),
+            deleted=json.dumps(list(erased)) if erased else None,
+            undo=undo,
+            generation=str(self._generation),
+            **{name: getattr(memory, name) for name in COUNTERS},
+        )
+        if not added:
+            raise Conflict
+
+    def _erase_versions(self, ids: Sequence[int], number: int) -> None:
+        """Empty all that entries ever held; their ids stay."""
+        for entry in ids:
+            for slot, first in self._query(
+                "SELECT slot, operation FROM entries WHERE id = :entry", entry=entry
+            ):
+                self._execute(ERASE_KEYS, slot=slot, first=first, number=number)
+            self._execute(ERASE, number=number, entry=entry)
+
+    def _put_use(self, use: NDArray[Any]) -> None:
+        """Set how much slots are used."""
+        own, width = use["own"].tobytes(), 4 * len(self._sizes.accounts)
+        accounts = [own[width * row : width * (row + 1)] for row in range(len(use))]
+        numbers = (use[name].tolist() for name in ("slot", "uses", "last"))
+        rows = list(zip(*numbers, accounts, strict=True))
+        self._insert("uses", rows, key="slot")
+
+    def _used(self, memory: "NEC") -> Tensor:
+        """Return the slots whose use the database does not have yet, int64."""
+        use_SU = use_of(memory)
+        return (use_SU != self._use_NU[: len(use_SU)]).any(dim=1).nonzero()[:, 0]
+
+    def _take(self, memory: "NEC", rows: Rows) -> None:
+        """Put rows of others on the device copy, and again the use that came since, on top."""
+        used_S = self._used(memory)
+        more_SU = use_of(memory)[used_S] - self._use_NU[used_S]
+        id_S = memory.provenance("id")[used_S].clone()
+        clear(memory, sorted(self._doubtful or ()))  # where nothing was kept, nothing is
+        put(memory, rows)
+        use_SU = use_of(memory)
+        at_S = rows.slots_S.to(use_SU.device)
+        at_S = at_S[at_S < len(use_SU)]
+        self._use_NU[at_S] = use_SU[at_S]
+        doubtful = torch.tensor(sorted(self._doubtful or ()), dtype=torch.int64).to(used_S)
+        anew_S = torch.isin(used_S, at_S) & ~torch.isin(used_S, doubtful)
+        anew_S &= memory.provenance("id")[used_S] == id_S
+        for slot, more_U in zip(used_S[anew_S].tolist(), more_SU[anew_S], strict=True):
+            self._add_use(memory, slot, more_U)
+
+    def _add_use(self, memory: "NEC", slot: int, more_U: Tensor) -> None:
+        """Add use that is not kept yet to what others have counted."""
+        memory.columns["uses_N"][slot] += more_U[0]
+        last = self._use_NU[slot, 1] + more_U[1].clamp(min=0)
+        memory.provenance("last_use")[slot] = last.long()
+        for account, more in zip(accounts_of(memory).values(), more_U[2:], strict=True):
+            account[slot] += more.to(account)
+
+    def _load(self, memory: "NEC") -> None:
+        """Make the device copy what the database holds."""
+        with self._reading(), self._sound():
+            newest, self._generation = self._head()
+            rows = self._rows(newest)
+        clear(memory, range(memory.capacity))
+        put(memory, rows)
+        use_SU = use_of(memory)
+        self._use_NU[:, 0], self._use_NU[:, 1], self._use_NU[:, 2:] = 0, -1, 0
+        self._use_NU[: len(use_SU)] = use_SU
+        self.operation, self._doubtful = newest, None
+
+    def _make_tables(self, wanted: dict[str, Any], kind: str) -> None:
+        """Create the tables of an empty memory; `kind` is the type of bytes."""
+        for name, columns in TABLES.items():
+            self._execute(f"CREATE TABLE {name} ({columns.format(bytes=kind)})")
+        for statement in (*INDEXES, VIEW):
+            self._execute(statement)
+        lines = {"schema": SCHEMA, "generation": 0, **wanted}
+        rows = [(name, json.dumps(value)) for name, value in lines.items()]
+        self._insert("description", rows)
+
+    def _expect(self, wanted: dict[str, Any]) -> None:
+        """Raise a ValueError if what is kept is not like this memory."""
+        found = self.description()
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"{self.name} holds a memory with {name}={found.get(name)}, where this one has "
+                    f"{value}: build one like it, or choose another place."
+                )
+
+    @abstractmethod
+    def _create(self, wanted: dict[str, Any]) -> None:
+        """Create the tables if they are not there."""
+
+    @abstractmethod
+    def _execute(self, statement: str, **values: Any) -> int:
+        """Run a statement; return how many rows it changed."""
+
+    @abstractmethod
+    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]], key: str = "") -> None:
+        """Insert rows, all columns in order but those left empty; with a key, or replace them."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[None]:
+        """A transaction: all or nothing, flushed at its end."""

@@ -1,0 +1,87 @@
+"""The tables of a memory in a database, and the statements that read them; see `database.py`.
+
+`operations` is only appended to. `entries` and `keys` have a row for every time that a slot
+changed, `uses` one for each slot, and `present` is a view of the entries as they are.
+"""
+
+from collections.abc import Sequence
+
+SCHEMA = 1
+CONTENT = ("task", "episode", "step", "birth", "hash", "vector", "answer", "story")
+TABLES = {
+    "description": "name TEXT PRIMARY KEY, value TEXT NOT NULL",
+    "operations": "number BIGINT PRIMARY KEY, kind TEXT NOT NULL, time DOUBLE PRECISION NOT NULL, "
+    "seen BIGINT NOT NULL, clock BIGINT NOT NULL, next_id BIGINT NOT NULL, size BIGINT NOT NULL, "
+    "deleted TEXT, undo {bytes}",
+    "entries": "operation BIGINT NOT NULL, slot BIGINT NOT NULL, id BIGINT NOT NULL, task BIGINT, "
+    "episode BIGINT, step BIGINT, birth BIGINT, hash BIGINT, vector {bytes}, answer {bytes}, "
+    "story {bytes}, erased BIGINT, PRIMARY KEY (operation, slot)",
+    "keys": "operation BIGINT NOT NULL, slot BIGINT NOT NULL, key {bytes} NOT NULL, "
+    "PRIMARY KEY (operation, slot)",
+    "uses": "slot BIGINT PRIMARY KEY, uses DOUBLE PRECISION NOT NULL, last_use BIGINT NOT NULL, "
+    "accounts {bytes} NOT NULL",
+}
+INDEXES = (
+    "CREATE INDEX entries_by_slot ON entries (slot, operation)",
+    "CREATE INDEX entries_by_id ON entries (id)",
+    "CREATE INDEX keys_by_slot ON keys (slot, operation)",
+)
+COLUMNS = {  # in the order in which rows are inserted
+    "description": ("name", "value"),
+    "entries": ("operation", "slot", "id", *CONTENT),
+    "keys": ("operation", "slot", "key"),
+    "uses": ("slot", "uses", "last_use", "accounts"),
+}
+VIEW = (
+    "CREATE VIEW present AS SELECT e.slot, e.id, e.task, e.episode, e.step, e.birth, u.uses, "
+    "u.last_use, e.operation, o.time FROM entries e JOIN (SELECT slot, max(operation) AS operation "
+    "FROM entries GROUP BY slot) v ON e.slot = v.slot AND e.operation = v.operation "
+    "JOIN operations o ON o.number = e.operation LEFT JOIN uses u ON u.slot = e.slot "
+    "WHERE e.id >= 0"
+)
+HEAD = (
+    "SELECT (SELECT coalesce(max(number), 0) FROM operations), "
+    "(SELECT value FROM description WHERE name = 'generation')"
+)
+APPEND = (  # nothing, where another writer has the number already
+    "INSERT INTO operations (number, kind, time, seen, clock, next_id, size, deleted, undo) "
+    "SELECT :number, :kind, :time, :seen, :clock, :next_id, :size, :deleted, :undo "
+    "WHERE (SELECT coalesce(max(number), 0) FROM operations) = :number - 1 AND "
+    "(SELECT value FROM description WHERE name = 'generation') = :generation"
+)
+ERASE_KEYS = (  # of one version of a slot
+    "DELETE FROM keys WHERE slot = :slot AND operation >= :first AND operation < "
+    "coalesce((SELECT min(operation) FROM entries WHERE slot = :slot AND operation > :first), "
+    ":number)"
+)
+ERASE = (
+    f"UPDATE entries SET {', '.join(name + ' = NULL' for name in CONTENT)}, erased = :number "
+    "WHERE id = :entry"
+)
+IDS = (
+    "SELECT DISTINCT id FROM entries WHERE episode = :episode AND (:any = 1 OR task = :task) "
+    "AND id >= 0 ORDER BY id"
+)
+BIRTHS = (
+    "SELECT e.id, e.operation, o.time FROM (SELECT id, min(operation) AS operation FROM entries "
+    "WHERE id >= 0 GROUP BY id) e JOIN operations o ON o.number = e.operation"
+)
+
+
+def as_of(table: str, columns: Sequence[str], slots: Sequence[int] | None = None) -> str:
+    """Return a query of slots as they were after the operation `:number`.
+
+    Args:
+        table: `entries` or `keys`.
+        columns: what is asked.
+        slots: which, bound as `:slot0` and so on; None: all.
+    """
+    some = ""
+    if slots is not None:
+        names = ", ".join(f":slot{place}" for place in range(len(slots))) or "NULL"
+        some = f" AND slot IN ({names})"
+    return (
+        f"SELECT {', '.join('t.' + name for name in columns)} FROM {table} t JOIN (SELECT slot, "
+        f"max(operation) AS operation FROM {table} WHERE operation <= :number{some} GROUP BY slot) "
+        "v ON t.slot = v.slot AND t.operation = v.operation"
+    )

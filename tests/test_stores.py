@@ -1,0 +1,473 @@
+"""One contract for every store: tensors, SQLite, and PostgreSQL where a server is there."""
+
+import copy
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from stillknows.memory.check import run_check
+from stillknows.memory.check_bench import Bench
+from stillknows.memory.check_store import CHECKS
+from stillknows.memory.episodic import Candidates
+from stillknows.memory.interface import ADD, UPDATE
+from stillknows.memory.learned import UtilityPolicy
+from stillknows.memory.merging import merge
+from stillknows.memory.nec import NEC
+from stillknows.memory.rules import EvictIdle, EvictOldest, Reservoir
+from stillknows.memory.sqlite import SQLite
+from stillknows.memory.store import COUNTERS, Store, TensorStore
+
+KINDS = ("tensor", "sqlite", "postgres")
+Opener = Callable[[], Store]
+
+
+def new_store(kind: str, folder: Path) -> Opener:
+    """Return what opens a store, the same one each time."""
+    name = uuid.uuid4().hex
+    if kind == "sqlite":
+        return lambda: SQLite(folder / f"{name}.sqlite")
+    if kind == "postgres":
+        from stillknows.memory.postgres import PostgreSQL
+
+        return lambda: PostgreSQL(name)
+    return TensorStore
+
+
+@pytest.fixture(params=KINDS)
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    if request.param == "postgres":
+        request.getfixturevalue("postgres")
+    return new_store(request.param, tmp_path)
+
+
+@pytest.fixture(params=KINDS[1:])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    if request.param == "postgres":
+        request.getfixturevalue("postgres")
+    return new_store(request.param, tmp_path)
+
+
+def new(policy: Any = None, capacity: int = 5, **options: Any) -> NEC:
+    sizes = {"answer_length": 2, "story_shape": (2, 3), "neighbours": 2}
+    return NEC(capacity, 4, 3, policy or EvictOldest(), **(sizes | options))
+
+
+def rows(*pairs: tuple[int, int], episode: int = 0, seed: int = 0) -> Candidates:
+    """Return candidates: (name of the question, answer) a row."""
+    random = torch.Generator().manual_seed(seed)
+    names, answers = (torch.tensor(part) for part in zip(*pairs, strict=True))
+    count, whole = len(pairs), torch.arange(len(pairs))
+    return Candidates(
+        key_BD=torch.randn(count, 4, generator=random),
+        vector_BV=torch.randn(count, 3, generator=random),
+        answers_BA=answers[:, None],
+        story_BTL=torch.stack([names + 1, answers], dim=1)[:, None]
+        .expand(-1, 2, -1)
+        .repeat(1, 1, 2)[..., :3],
+        hash_B=names,
+        outcome_BF=torch.rand(count, 3, generator=random),
+        task_B=whole * 0 + 1,
+        episode_B=whole * 0 + episode,
+        step_B=whole,
+    )
+
+
+def same(first: NEC, second: NEC) -> None:
+    """Assert that two memories hold the same, to the bit."""
+    one, other = first.snapshot(), second.snapshot()
+    for name, column in one.pop("columns").items():
+        assert torch.equal(column, other["columns"][name]), name
+    assert one == {name: other[name] for name in COUNTERS}
+    assert first.names == second.names
+    assert first.holes == second.holes
+    mine, theirs = (getattr(each.policy, "accounts", {}) for each in (first, second))
+    for name, account in mine.items():
+        assert torch.equal(account, theirs[name]), name
+
+
+def live(memory: NEC, steps: range) -> None:
+    """Remember, read and pay, a little of each."""
+    for step in steps:
+        memory.remember(rows((step % 7, 5 + step % 3), (50 + step, 6), episode=step, seed=step))
+        recall = memory.recall(torch.randn(2, 4, generator=torch.Generator().manual_seed(step)))
+        if hasattr(memory.policy, "observe_credit"):
+            there = recall.present_BK
+            weights = recall.weights_BK[there]
+            memory.policy.observe_credit(recall.slots_BK[there], weights / 3, weights)
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name != "gpu"])
+def test_every_store_keeps_the_contract_of_memories(opener: Opener, name: str) -> None:
+    memory = new()
+    memory.keep_in(opener())
+    run_check(name, CHECKS[name], Bench(memory, 0, 30, torch.device("cpu")))
+    memory.store.close()
+
+
+@pytest.mark.parametrize("policy", [EvictOldest, EvictIdle, Reservoir, UtilityPolicy])
+def test_a_memory_in_a_store_is_the_memory_in_tensors_and_opens_as_it_was(
+    opener: Opener, policy: Callable[[], Any]
+) -> None:
+    torch.manual_seed(0)
+    plain = new(policy())
+    kept = new(copy.deepcopy(plain.policy))
+    kept.keep_in(opener())
+    for memory in (plain, kept):
+        live(memory, range(9))
+        memory.rekey(lambda story_BTL: story_BTL.flatten(1).float()[:, :4].sin())
+        live(memory, range(9, 12))
+    same(plain, kept)
+    kept.flush()
+    kept.store.close()
+    if not isinstance(kept.store, TensorStore):
+        again = new(copy.deepcopy(policy()))
+        again.keep_in(opener())
+        same(plain, again)
+        assert again.operation == kept.operation
+        again.store.close()
+
+
+def test_the_past_is_as_it_was(database: Opener) -> None:
+    torch.manual_seed(0)
+    memory = new(UtilityPolicy())
+    memory.keep_in(database())
+    past = {}
+    for step in range(8):
+        live(memory, range(step, step + 1))
+        if step == 4:
+            memory.rekey(lambda story_BTL: -story_BTL.flatten(1).float()[:, :4])
+        past[memory.flush()] = memory.fork()
+    for operation, was in past.items():
+        same(memory.at(operation), was)
+    assert len(memory.at(0)) == 0
+    middle = list(past)[3]
+    memory.rewind(middle)
+    same(memory, past[middle])
+    assert memory.operation == middle
+    with pytest.raises(ValueError, match=f"has no operation {middle + 1}: the last is {middle}"):
+        memory.at(middle + 1)
+    live(memory, range(4, 5))  # and it goes on as it did
+    memory.rekey(lambda story_BTL: -story_BTL.flatten(1).float()[:, :4])
+    memory.flush()
+    same(memory, past[list(past)[4]])
+    memory.store.close()
+
+
+def test_tensors_keep_no_past_and_say_so() -> None:
+    memory = new()
+    live(memory, range(3))
+    same(memory.at(memory.operation), memory)
+    memory.rewind(memory.operation)
+    with pytest.raises(ValueError, match="keeps no past"):
+        memory.at(1)
+    with pytest.raises(ValueError, match="keeps no past"):
+        memory.rewind(1)
+
+
+def test_what_is_deleted_is_gone_from_now_and_from_the_past(database: Opener) -> None:
+    memory = new()
+    memory.keep_in(database())
+    for step in range(4):
+        memory.remember(rows((step, 5), episode=step, seed=step))
+    before = memory.fork()
+    assert memory.delete([1, 99]) == [1]
+    assert memory.provenance("id")[:4].tolist() == [0, -1, 2, 3]
+    assert len(memory) == 3
+    assert memory.store.gaps(4) == [1]
+    assert memory.at(4).provenance("id")[:4].tolist() == [0, -1, 2, 3]
+    assert memory.at(1).provenance("id")[:2].tolist() == [0, -1]
+    memory.rewind(4)  # what was deleted stays so
+    assert memory.provenance("id")[:4].tolist() == [0, -1, 2, 3]
+    (written,) = memory.remember(rows((9, 6), seed=9))
+    assert memory.provenance("id")[1] == written.entry  # the first free slot
+    assert len(memory) == len(before)
+    again = new()
+    again.keep_in(database())
+    same(memory, again)
+    for each in (memory, again):
+        each.store.close()
+
+
+def test_two_who_share_a_memory_decide_one_after_the_other(database: Opener) -> None:
+    first, second = new(capacity=6), new(capacity=6)
+    first.keep_in(database())
+    second.keep_in(database())
+    for step in range(12):
+        here, there = (first, second) if step % 2 else (second, first)
+        follow = here.store.follow
+
+        def late(memory: NEC, follow: Any = follow, here: NEC = here, there: NEC = there) -> None:
+            """Follow; then the other one writes first."""
+            follow(memory)
+            here.store.follow = follow  # type: ignore[method-assign]
+            there.remember(rows((100 + step, 6), seed=step))  # noqa: B023 (called at once)
+
+        here.store.follow = late  # type: ignore[method-assign]
+        here.recall(torch.ones(1, 4))
+        (written,) = here.remember(rows((step, 5), seed=step))
+        assert written.entry == here.provenance("id").max()
+    for memory in (first, second):
+        memory.flush()
+    for memory in (first, second):
+        memory.follow()
+    same(first, second)
+    assert first.next_id == first.seen == 24
+    assert sorted(first.provenance("id").tolist()) == list(range(18, 24))
+    assert first.columns["uses_N"].sum() > 0
+    for memory in (first, second):
+        memory.store.close()
+
+
+def test_a_try_that_another_one_s_use_came_before_leaves_nothing(database: Opener) -> None:
+    first, second = new(capacity=6), new(capacity=6)
+    first.keep_in(database())
+    first.remember(rows((1, 5)))
+    second.keep_in(database())
+    follow = first.store.follow
+
+    def late(memory: NEC) -> None:
+        follow(memory)
+        first.store.follow = follow  # type: ignore[method-assign]
+        second.recall(torch.zeros(1, 4))
+        second.flush()
+
+    first.store.follow = late  # type: ignore[method-assign]
+    (written,) = first.remember(rows((2, 6)))
+    assert written == (ADD, 1, -1)
+    second.follow()
+    same(first, second)
+    assert first.columns["uses_N"][0] == 1
+    for memory in (first, second):
+        memory.store.close()
+
+
+def test_use_by_several_adds_up(database: Opener) -> None:
+    first, second = new(neighbours=1), new(neighbours=1)
+    first.keep_in(database())
+    first.remember(rows((1, 5)))
+    second.keep_in(database())
+    for memory, times in ((first, 3), (second, 4)):
+        for _ in range(times):
+            memory.recall(torch.zeros(1, 4))
+    first.flush()
+    second.flush()
+    first.follow()
+    assert first.columns["uses_N"][0] == second.columns["uses_N"][0] == 7
+    for memory in (first, second):
+        memory.store.close()
+
+
+def test_a_fork_goes_on_by_itself(database: Opener, tmp_path: Path) -> None:
+    memory = new()
+    memory.keep_in(database())
+    live(memory, range(5))
+    twin = memory.fork(SQLite(tmp_path / "fork.sqlite"))
+    same(memory, twin)
+    live(twin, range(5, 7))
+    assert memory.seen == 10
+    assert twin.seen == 14
+    with pytest.raises(ValueError, match="holds a memory already, and so does this agent"):
+        memory.fork(SQLite(tmp_path / "fork.sqlite"))
+    for each in (memory, twin):
+        each.store.close()
+
+
+def test_merging_joins_what_is_known_and_keeps_what_was_used_most(opener: Opener) -> None:
+    one, other = new(capacity=3, neighbours=1), new(capacity=5, neighbours=1)
+    one.keep_in(opener())
+    one.remember(rows((1, 5), (2, 6), episode=1, seed=1))
+    other.remember(rows((1, 5), (3, 7), (4, 8), episode=2, seed=2))
+    for slot, times in ((0, 1), (1, 2), (2, 3)):
+        for _ in range(times):
+            other.recall(other.columns["keys_ND"][slot : slot + 1])
+    done = merge(one, other)
+    assert done.joined == {0: 0}
+    assert done.added == {1: 2, 2: 3}
+    assert done.dropped == [1]  # never used
+    assert done.refused == []
+    assert sorted(one.provenance("hash").tolist()) == [1, 3, 4]
+    slot = one.provenance("id").tolist().index(0)
+    assert one.provenance("episode")[slot] == 1  # its own clock has it as the youngest
+    assert one.columns["uses_N"][slot] == 1
+    before = one.fork()
+    assert merge(one, other).added == {}
+    assert torch.equal(one.columns["uses_N"], before.columns["uses_N"])
+    with pytest.raises(ValueError, match="only alike ones merge"):
+        merge(one, new(answer_length=3))
+    with pytest.raises(ValueError, match="choose used or newest"):
+        merge(one, other, "best")
+    one.store.close()
+
+
+class Held(NamedTuple):
+    """An entry of the plain model."""
+
+    entry: int
+    name: int
+    answer: int
+    episode: int
+    uses: float
+
+
+class Machine(RuleBasedStateMachine):
+    """A memory against a list: first in, first out, facts that hold are refreshed."""
+
+    capacity = 3
+
+    @initialize()
+    def begin(self) -> None:
+        self.memory = self._opened(self.open_new())
+        self.model: list[Held] = []  # the oldest first
+        self.past: dict[int, list[Held]] = {0: []}
+        self.erased: set[int] = set()
+        self.entries = self.seed = 0
+
+    def _opened(self, store: Store) -> NEC:
+        memory = new(capacity=self.capacity, neighbours=1)
+        memory.keep_in(store)
+        return memory
+
+    def _done(self) -> None:
+        self.past[self.memory.flush()] = list(self.model)
+
+    @rule(name=st.integers(0, 4), answer=st.integers(5, 6), episode=st.integers(0, 2))
+    def write(self, name: int, answer: int, episode: int) -> None:
+        self.seed += 1
+        (written,) = self.memory.remember(rows((name, answer), episode=episode, seed=self.seed))
+        alike = [held for held in self.model if held.name == name]
+        if alike and all(held.answer == answer for held in alike):
+            newest = max(alike, key=lambda held: held.entry)
+            place = self.model.index(newest)
+            self.model[place] = newest._replace(episode=episode)
+            assert written == (UPDATE, newest.entry, -1)
+        else:
+            gone = self.model.pop(0).entry if len(self.model) == self.capacity else -1
+            self.model.append(Held(self.entries, name, answer, episode, 0.0))
+            assert written == (ADD, self.entries, gone)
+            self.entries += 1
+        self._done()
+
+    @precondition(lambda self: self.model)
+    @rule(place=st.integers(0, 2))
+    def read(self, place: int) -> None:
+        held = self.model[place % len(self.model)]
+        slot = self.memory.provenance("id").tolist().index(held.entry)
+        recall = self.memory.recall(self.memory.columns["keys_ND"][slot][None])
+        assert recall.answers_BKA[0, 0, 0] == held.answer
+        self.model[place % len(self.model)] = held._replace(uses=held.uses + 1)
+        self._done()
+
+    @precondition(lambda self: self.model)
+    @rule(place=st.integers(0, 2))
+    def delete(self, place: int) -> None:
+        held = self.model.pop(place % len(self.model))
+        assert self.memory.delete([held.entry]) == [held.entry]
+        self.past = {
+            number: [one for one in then if one.entry != held.entry]
+            for number, then in self.past.items()
+        }
+        self._done()
+
+    @rule()
+    def rekey(self) -> None:
+        keys = torch.randn(self.capacity, 4, generator=torch.Generator().manual_seed(self.seed))
+        self.memory.rekey(lambda story_BTL: keys[: len(story_BTL)])
+        self._done()
+
+    @rule(name=st.integers(0, 4))
+    def come_back(self, name: int) -> None:
+        snapshot, entries = self.memory.snapshot(), self.entries
+        self.memory.remember(rows((name, 9), seed=77))
+        self.memory.restore(snapshot)
+        self.entries = entries
+        self._done()
+
+    @precondition(lambda self: not isinstance(self.memory.store, TensorStore))
+    @rule()
+    def open_again(self) -> None:
+        self.memory.flush()
+        self.memory.store.close()
+        self.memory = self._opened(self.reopen())
+
+    @precondition(lambda self: not isinstance(self.memory.store, TensorStore))
+    @rule(place=st.integers(0, 50))
+    def look_back(self, place: int) -> None:
+        number = sorted(self.past)[place % len(self.past)]
+        assert contents(self.memory.at(number)) == sorted(self.past[number])
+
+    @precondition(lambda self: not isinstance(self.memory.store, TensorStore))
+    @rule(place=st.integers(0, 50))
+    def go_back(self, place: int) -> None:
+        number = sorted(self.past)[place % len(self.past)]
+        assume(number)
+        self.memory.rewind(number)
+        self.model = list(self.past[number])
+        self.entries = self.memory.next_id
+        self.past = {other: then for other, then in self.past.items() if other <= number}
+
+    @invariant()
+    def agrees(self) -> None:
+        if hasattr(self, "memory"):
+            assert contents(self.memory) == sorted(self.model)
+            assert len(self.memory) == len(self.model)
+
+    def open_new(self) -> Store:
+        """Open a store that is not there yet."""
+        raise NotImplementedError
+
+    def reopen(self) -> Store:
+        """Open the same again."""
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        if hasattr(self, "memory"):
+            self.memory.store.close()
+
+
+def contents(memory: NEC) -> list[Held]:
+    """Return what a memory holds as the model has it."""
+    slots = memory.columns["filled_N"].nonzero()[:, 0].tolist()
+    parts = (memory.provenance(name).tolist() for name in ("id", "hash", "episode"))
+    ids, names, episodes = parts
+    answers, uses = memory.columns["answers_NA"][:, 0].tolist(), memory.columns["uses_N"].tolist()
+    return sorted(
+        Held(ids[slot], names[slot], answers[slot], episodes[slot], round(uses[slot], 4))
+        for slot in slots
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_life_of_a_memory_is_that_of_a_list(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "postgres":
+        request.getfixturevalue("postgres")
+
+    class Here(Machine):
+        def open_new(self) -> Store:
+            self.reopen = new_store(kind, tmp_path)  # type: ignore[method-assign]
+            return self.reopen()
+
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples={"tensor": 30, "sqlite": 25, "postgres": 6}[kind],
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
