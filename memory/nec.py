@@ -15,6 +15,7 @@ tokens of a story, K neighbours.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -319,13 +320,13 @@ class NEC(Kept):
         rows, size, column = len(names), self.size, leaves_first(self.policy)
         known = known if getattr(self.policy, "refresh", True) else [-1] * rows
         rank_N = self.provenance(str(column))[:size]
-        free = [*sorted(self.holes), *range(size, self.capacity)]
-        wanted = max(0, rows - len(free))
+        free = chain(sorted(self.holes), range(size, self.capacity))
+        wanted = max(0, rows - len(self.holes) - (self.capacity - size))
         first = self.departures.first(wanted + len(self.holes) if wanted else 0, rank_N).tolist()
         leaving = [slot for slot in first if slot not in self.holes]  # holes rank lowest
         those = zip(leaving, self.provenance("hash")[leaving].tolist(), strict=True)
         slots, written = episodic.place_in_order(
-            self.names, known, names, iter(free), those, self.next_id
+            self.names, known, names, free, those, self.next_id
         )
         added = [row for row in range(rows) if written[row].action == ADD]
         self._stamp([slots[row] for row in added], [names[row][0] for row in added])
