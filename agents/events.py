@@ -25,7 +25,9 @@ def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
         line: the number of its line, from 1.
     """
     kind = event["event"]
-    for name, wanted in _FIELDS.get(kind, {}).items() if isinstance(kind, str) else ():
+    if not isinstance(kind, str):
+        raise ValueError(f"line {line} is no event")
+    for name, wanted in _FIELDS.get(kind, {}).items():
         if not isinstance(event.get(name), wanted):
             raise ValueError(f"line {line} is no {kind} as it should be: look at its '{name}'")
     if kind == "lifetime":
