@@ -14,6 +14,7 @@ import numpy as np
 from stillknows.agents.log import Event, lifetimes
 from stillknows.envs.intervals import Interval, interval, paired_difference
 from stillknows.envs.metrics import METRICS, Matrix, summary
+from stillknows.envs.reuse import ideal_transfer
 
 SHOWN = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer",
          "learning_accuracy")  # fmt: skip
@@ -32,6 +33,7 @@ class Life(NamedTuple):
         metrics: by name; `carried` is the accuracy at the end in questions about earlier episodes.
         arms: accuracy at the end in each task of the examination's arms, by name.
         floors: accuracy of the floors in each task, by name.
+        ideal: of each task, the share of its skills and facts that earlier tasks gave, or NaN.
         end: the event that closed the life, empty if it has not ended.
     """
 
@@ -44,6 +46,7 @@ class Life(NamedTuple):
     metrics: dict[str, float]
     arms: dict[str, list[float]]
     floors: dict[str, list[float]]
+    ideal: list[float]
     end: Event
 
 
@@ -78,6 +81,7 @@ def summarise(events: Sequence[Event]) -> Life:
         metrics=metrics,
         arms=_by_arm(last, len(tasks)),
         floors=_floors(events, len(tasks)),
+        ideal=ideal_transfer(head.get("needs", ()), head.get("gives", ())),
         end=next((event for event in events if event["event"] == "end"), {}),
     )
 
@@ -140,6 +144,8 @@ def _sections(arms: Mapping[str, list[Life]]) -> list[str]:
     if len(arms) > 1:
         parts += ["## Differences to the first arm, paired by seed", _difference_table(arms)]
     parts += ["## Accuracy at the end, task by task", _task_table(arms)]
+    if any(share == share for life in arms[first.name] for share in life.ideal):
+        parts += ["## What could transfer, and what did", _transfer_table(arms)]
     parts += ["## What the figures mean", _definitions()]
     return parts
 
@@ -180,6 +186,20 @@ def _task_table(arms: Mapping[str, list[Life]]) -> str:
         columns = _columns([life.floors.get(floor, []) for life in lives], len(tasks))
         rows.append([f"floor: {floor.replace('_', ' ')} answer", *columns])
     return table(["", *tasks], rows)
+
+
+def _transfer_table(arms: Mapping[str, list[Life]]) -> str:
+    """Return beside what earlier tasks gave how much of each task was known before its training."""
+    tasks = next(iter(arms.values()))[0].tasks
+    rows = []
+    for name, lives in arms.items():
+        told = [life for life in lives if len(life.matrix) > len(tasks)]  # not the joint reference
+        for label, shift in ((f"{name}, before its training", 0), (f"{name}, after it", 1)):
+            known = [[life.matrix[n + shift, n] for n in range(len(tasks))] for life in told]
+            rows.append([label, *_columns(known, len(tasks))])
+    lives = [life for each in arms.values() for life in each]
+    ideal = _columns([life.ideal for life in lives], len(tasks))
+    return table(["", *tasks], [["share of its parts that earlier tasks gave", *ideal], *rows])
 
 
 def _definitions() -> str:

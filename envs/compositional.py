@@ -153,8 +153,11 @@ class Planner:
 
     def next(self, skills: int, facts: int) -> tuple[Plan, dict[str, Fact]]:
         """Return the next task, and the facts that it tells or recalls as they are for it."""
+        last = self.plans[-1].name if self.plans else ""
         still = [
-            plan for plan, lists in zip(self.plans, self.lists, strict=True) if self._hold(lists)
+            plan
+            for plan, lists in zip(self.plans, self.lists, strict=True)
+            if plan.name != last and self._hold(lists)
         ]
         if still and self.draw.random() < self.returns:
             plan = self.draw.choice(still)
@@ -223,7 +226,8 @@ def compositional_tasks(
         overlap: how likely a skill or a fact is one of earlier tasks, if there are any.
         contradiction: how likely such a fact is told anew, with another list, instead of not at
             all. A fact that a task had to remember keeps its list.
-        returns: how likely a task is an earlier one again, of those whose facts still hold.
+        returns: how likely a task is an earlier one again, of those whose facts still hold, but
+            for the task just before.
         local: strangers of each story, whose lists it tells.
         questions: of each story.
         life: the seed of all that is drawn here.

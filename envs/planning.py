@@ -75,43 +75,67 @@ class Planning(Problems):
     Attributes:
         blocks: in the world.
         moved: how often a block was moved before it is asked.
-        moves: that the shortest plan has, at most; each number as likely.
+        fewest, moves: that the shortest plan has, each number as likely. With `fewest=1` some goals
+            are reached by the move that the question names, whatever was told.
     """
 
-    ranges: ClassVar[Ranges] = {"blocks": (2, len(BLOCKS)), "moved": (0, 20), "moves": (1, 3)}
+    ranges: ClassVar[Ranges] = {
+        "blocks": (3, len(BLOCKS)),
+        "moved": (0, 20),
+        "fewest": (1, 3),
+        "moves": (1, 3),
+    }
     said: ClassVar[Sequence[str]] = (_LIES, _PUT, _ASKED, *BLOCKS, TABLE)
 
     blocks: int = 3
     moved: int = 1
+    fewest: int = 2
     moves: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.fewest <= self.moves < self.blocks + 1:
+            raise ValueError(
+                f"fewest={self.fewest}, moves={self.moves} and blocks={self.blocks}: fewest is at "
+                "most moves, and moves at most blocks."
+            )
 
     def write(self, draw: Random, page: Page) -> None:
         """Tell how blocks lie, move some, and ask for a plan."""
-        towers, steps = self._tell(draw, page)
-        goals = [(block, below) for block in towers for below in (*towers, TABLE) if block != below]
-        plans = {goal: shortest_plan(towers, goal) for goal in goals if towers[goal[0]] != goal[1]}
-        few = [goal for goal, plan in plans.items() if len(plan) <= self.moves]
-        goal = pick_evenly(draw, few, lambda goal: len(plans[goal]))
+        plans: dict[Move, tuple[Move, ...]] = {}
+        while not plans:
+            begin, moved, towers = self._world(draw)
+            plans = self._plans(towers)
+        steps = {
+            block: page.tell(_LIES.format(block=block, below=begin[block]))
+            for block in draw.sample(list(begin), len(begin))
+        }
+        for block, below in moved:
+            steps[block] = page.tell(_PUT.format(block=block, below=below))
+        goal = pick_evenly(draw, list(plans), lambda goal: len(plans[goal]))
         plan = " ".join(word for move in plans[goal] for word in move)
-        involved = [block for end in goal for block in _above(towers, end)]
-        supports = sorted(steps[block] for block in dict.fromkeys(involved))
+        involved = dict.fromkeys(block for end in goal for block in _above(towers, end))
+        supports = sorted(steps[block] for block in involved)
         asked = _ASKED.format(block=goal[0], below=goal[1])
         page.ask(asked, plan, supports, Reaches(tuple(towers.items()), goal))
 
-    def _tell(self, draw: Random, page: Page) -> tuple[dict[str, str], dict[str, int]]:
-        """Tell a world; return what each block is on, and the step that says so."""
-        towers: dict[str, str] = {}
+    def _world(self, draw: Random) -> tuple[Towers, list[Move], Towers]:
+        """Draw how blocks lie, how some are moved, and how all lie then."""
+        begin: dict[str, str] = {}
         for block in draw.sample(BLOCKS, self.blocks):
-            towers[block] = draw.choice([*_free(towers), TABLE])
-        steps = {
-            block: page.tell(_LIES.format(block=block, below=towers[block]))
-            for block in draw.sample(list(towers), len(towers))
-        }
+            begin[block] = draw.choice([*_free(begin), TABLE])
+        towers, moved = dict(begin), []
         for _ in range(self.moved):
             block, below = draw.choice(list(moves(towers)))
             towers[block] = below
-            steps[block] = page.tell(_PUT.format(block=block, below=below))
-        return towers, steps
+            moved.append((block, below))
+        return begin, moved, towers
+
+    def _plans(self, towers: Towers) -> dict[Move, tuple[Move, ...]]:
+        """Return a shortest plan for every goal that takes as many moves as are asked for."""
+        goals = [(block, below) for block in towers for below in (*towers, TABLE) if block != below]
+        plans = {goal: shortest_plan(towers, goal) for goal in goals}
+        return {g: plan for g, plan in plans.items() if self.fewest <= len(plan) <= self.moves}
 
 
 def _free(towers: Towers) -> list[str]:

@@ -1,12 +1,14 @@
 """Streams with a known graph of re-use: dials, one answer for a life, and what could transfer."""
 
 from collections import Counter
+from itertools import pairwise
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from stillknows.agents import report
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import episodes_of, tasks_of
 from stillknows.envs.compositional import ID, Composed, compositional_tasks
@@ -111,12 +113,30 @@ def test_dials_turn_what_they_say():
     assert compositional_tasks(9, 10, life=4) != compositional_tasks(9, 10, life=5)
 
 
+def test_the_report_puts_the_ideal_beside_what_was_known():
+    head = {"event": "lifetime", "name": "both", "seed": 0, "protocol": "identity hidden"}
+    head |= {"tasks": ["a", "b"], "needs": [["x"], ["x", "y"]], "gives": [["x"], ["y"]]}
+    events = [head]
+    for after, task, right in ((0, 0, 0), (0, 1, 1), (1, 0, 4), (1, 1, 2), (2, 0, 3), (2, 1, 4)):
+        columns = {"correct": [1] * right + [0] * (4 - right), "carried": [0] * 4}
+        exam = {"event": "examination", "arm": "agent", "after": after, "task": task, **columns}
+        events.append(exam)
+    life = report.summarise(events)
+    assert life.ideal == [0.0, 0.5]
+    ideal, before, later = report._transfer_table({"both": [life]}).splitlines()[2:]
+    assert ideal.endswith("| 0.000 | 0.500 |")
+    assert before.endswith("| 0.000 | 0.500 |")
+    assert later.endswith("| 1.000 | 1.000 |")
+
+
 def test_a_task_that_returns_needs_nothing_new():
     tasks = compositional_tasks(60, 10, overlap=0.5, contradiction=0.3, returns=0.5, life=2)
     ideal = ideal_transfer(*needs_and_gives(tasks))
     again = [share for task, share in zip(tasks, ideal, strict=True) if "(" in task.name]
     assert again
     assert set(again) == {1.0}
+    names = [task.name.partition(" ")[0] for task in tasks]
+    assert all(name != after for name, after in pairwise(names))  # it was away
 
 
 def test_it_is_an_environment_with_declared_words_and_disjoint_examinations():

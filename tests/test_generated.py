@@ -406,7 +406,7 @@ def test_other_answers_are_right_only_if_they_do_what_is_asked():
 def test_plans_are_carried_out():
     """Every plan of two moves is right exactly if a simulation of its own says so."""
     shorter = 0
-    for told, question, answer, _ in asked("planning", 60, blocks=3, moved=2):
+    for told, question, answer, _ in asked("planning", 60, blocks=3, moved=2, fewest=1):
         towers = {}
         for words in map(str.split, told):
             towers[words[2] if words[0] == "then" else words[1]] = words[-2]
@@ -429,6 +429,18 @@ def test_plans_are_carried_out():
         assert len(answer.target.split()) == least
         shorter += len(right) > 1
     assert shorter > 10
+
+
+def test_the_move_that_the_question_names_is_no_plan():
+    """Unless `fewest` is 1, nobody reaches the goal who has not heard how the blocks lie."""
+    for _, question, answer, _ in asked("planning", 200):
+        named = question.split()[5], question.split()[8]
+        assert answer.mark(" ".join(named))[0] == 0.0
+    blind = [
+        answer.mark(" ".join((question.split()[5], question.split()[8])))[0]
+        for _, question, answer, _ in asked("planning", 200, fewest=1)
+    ]
+    assert np.mean(blind) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_forecast_is_the_best_there_is():
@@ -484,7 +496,7 @@ def test_no_story_of_the_exam_is_told_in_training(task):
         "induction": {"length": 2, "examples": 1, "questions": 1},
         "code": {"length": 2, "examples": 1},
         "forecast": {"readings": 2, "questions": 1},
-        "planning": {"blocks": 2, "moved": 1},
+        "planning": {"blocks": 3, "moved": 0},
     }.get(task, {})
     problems = make_problems(task, **few)
     splits = [
@@ -563,6 +575,7 @@ def test_floors_are_far_below_the_readers():
         ("programs", {"variables": 1}, "there are variables=1"),
         ("dialogue_state", {"exchanges": 1}, "exchanges=1 speak of fewer slots"),
         ("summary", {"events": 2, "matter": 2}, "of events=2, some have to stay"),
+        ("planning", {"fewest": 2, "moves": 1}, "fewest is at most moves"),
         ("planning", {"split": "test"}, "split='test': choose train or exam"),
     ],
 )
