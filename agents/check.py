@@ -59,8 +59,11 @@ def _build(config: DictConfig, group: str) -> Any:
         if group != "episodic_memory":
             return instantiate(config[group])
         memory = episodic_of(config)
-        if config.episodic_memory.get("store", "tensor") == "sqlite":
+        store = config.episodic_memory.get("store", "tensor")
+        if store == "sqlite":
             memory.keep_in(SQLite(None))  # every check has a copy to itself
+        elif store != "tensor":
+            raise ValueError(f"episodic_memory.store={store} is checked as tensor or sqlite.")
         return memory
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(cause(error)) from error

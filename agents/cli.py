@@ -54,39 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user's is one sentence and status 2."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "train":
-            from stillknows.agents.train import train
-
-            train(options.overrides)
-        elif options.command == "solve":
-            from stillknows.agents.solve import solve
-
-            solve(options.overrides)
-        elif options.command == "check":
-            from stillknows.agents.check import check
-
-            return check(options.overrides, options.steps)
-        elif options.command == "verify-resume":
-            from stillknows.agents.verify import verify_resume
-
-            return verify_resume(options.overrides, options.cuts, options.seed)
-        elif options.command == "talk":
-            from stillknows.agents.dialogue import talk
-
-            talk(options.agent, sys.stdin, sys.stdout, options.memory)
-        elif options.command == "memory":
-            from stillknows.agents.memory_command import run
-
-            run(options)
-        elif options.command == "replay":
-            from stillknows.agents.replay import replay_runs
-
-            given = options.given
-            runs = [Path(each) for each in given if "=" not in each]
-            overrides = [each for each in given if "=" in each]
-            print(replay_runs(runs, overrides, options.slots, options.learn))
-        else:
-            _report(options.runs, options.out or options.runs[0])
+        return _run(options)
     except EXPECTED as error:
         print(f"stillknows: {error}", file=sys.stderr)
         return 2
@@ -96,6 +64,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stillknows: stopped.", file=sys.stderr)
         return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command that was chosen; return its status."""
+    if options.command == "train":
+        from stillknows.agents.train import train
+
+        train(options.overrides)
+    elif options.command == "solve":
+        from stillknows.agents.solve import solve
+
+        solve(options.overrides)
+    elif options.command == "check":
+        from stillknows.agents.check import check
+
+        return check(options.overrides, options.steps)
+    elif options.command == "verify-resume":
+        from stillknows.agents.verify import verify_resume
+
+        return verify_resume(options.overrides, options.cuts, options.seed)
+    elif options.command == "talk":
+        from stillknows.agents.dialogue import talk
+
+        talk(options.agent, sys.stdin, sys.stdout, options.memory)
+    elif options.command == "memory":
+        from stillknows.agents.memory_command import run
+
+        run(options)
+    elif options.command == "replay":
+        from stillknows.agents.replay import replay_runs
+
+        given = options.given
+        runs = [Path(each) for each in given if "=" not in each]
+        overrides = [each for each in given if "=" in each]
+        print(replay_runs(runs, overrides, options.slots, options.learn))
+    else:
+        _report(options.runs, options.out or options.runs[0])
     return 0
 
 

@@ -129,9 +129,9 @@ def restore_agent(agent: MemoryAgent, tree: Mapping[str, Any]) -> None:
 
 
 def _store_state(store: Any) -> Any:
-    """Return a store whole, and the number of its operation, if it counts them."""
-    counted = {"operation": store.flush()} if hasattr(store, "resume") else {}
-    return {**counted, **store.snapshot()}
+    """Return a store whole, and the number of its operation, if its past is kept."""
+    past = hasattr(store, "resume") and store.store.keeps_past
+    return {**({"operation": store.flush()} if past else {}), **store.snapshot()}
 
 
 def _restore_store(store: Any, kept: dict[str, Any]) -> None:

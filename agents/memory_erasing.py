@@ -14,6 +14,8 @@ from stillknows.agents.operations import FOLDER as OPERATIONS
 from stillknows.memory.database import Database
 from stillknows.memory.nec import NEC
 
+_HALVES = (".part", ".broken")  # what a write that was cut leaves, and a checkpoint
+
 
 class Erasure(NamedTuple):
     """What was deleted.
@@ -25,6 +27,7 @@ class Erasure(NamedTuple):
         read: with which weight those that were there until now had been read.
         agents: files of agents whose weights lived with them.
         vectors: files of memory operations that hold vectors of statements.
+        broken: files that are only half there, and may hold anything.
     """
 
     ids: list[int]
@@ -33,6 +36,7 @@ class Erasure(NamedTuple):
     read: dict[int, float]
     agents: list[str]
     vectors: list[str]
+    broken: list[str]
 
 
 def erase(
@@ -79,7 +83,8 @@ def erase(
             files[str(path)] = gone
     agents = [str(path) for path in _files(folders, SUFFIX) if _has_weights(path)]
     vectors = [str(path) for path in _files(folders, SUFFIX) if path.parent.name == OPERATIONS]
-    return Erasure(sorted(names), operation, files, read, agents, vectors)
+    halves = [str(path) for end in _HALVES for path in _files(folders, end)]
+    return Erasure(sorted(names), operation, files, read, agents, vectors, halves)
 
 
 def report_of(done: Erasure) -> str:
@@ -101,6 +106,9 @@ def report_of(done: Erasure) -> str:
             "- logs of memory operations, which hold vectors of statements (but no words): "
             f"{Path(done.vectors[0]).parent}. Remove the folder if these must go too."
         )
+    if done.broken:
+        lines.append("Broken files may hold them still; remove:")
+        lines += [f"- {path}" for path in done.broken]
     lines.append(
         "Their ids stay, in the operations of the memory and in logs. Copies elsewhere, backups "
         "and free blocks of the disk are out of reach."

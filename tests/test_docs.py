@@ -1,5 +1,6 @@
 """The code in the README and on the pages runs as it stands."""
 
+import argparse
 import re
 import sys
 import types
@@ -12,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.memory_arguments import add_parser
 from stillknows.envs.tasks import Task
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +126,17 @@ def test_the_memory_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(agent.working_memory, page.Ring)
     assert isinstance(agent.episodic_memory, page.Gaussian)
     assert agent.episodic_memory.seen > 0
+
+
+def test_the_page_of_stores() -> None:
+    page = module("stores_page", "docs/stores.md")
+    assert page.operation == page.before.operation == 0
+    assert page.merged.added == {}
+    text = (ROOT / "docs/stores.md").read_text()
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    commands = re.findall(r"^stillknows (memory .*?)(?: > .*)?$", text, flags=re.M)
+    assert len({parser.parse_args(command.split()).action for command in commands}) == 6
 
 
 def test_the_dialogue_page(tmp_path: Path) -> None:

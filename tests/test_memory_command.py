@@ -189,10 +189,12 @@ def test_what_is_deleted_is_in_no_byte_of_the_folder(
         content = pieces(memory, slot)
         memory.fork(SQLite(life / "fork.sqlite")).store.close()
         tree = {"deep": [{"memory": memory.snapshot()}]}
-        (life / "checkpoints").mkdir()
         write_tree(life / "checkpoints" / "7.safetensors", tree, "stillknows test 1")
+        kept = {file.name for file in life.glob("checkpoints/*.safetensors")}
         neighbours = {other: pieces(memory, other)["vector"] for other in (slot - 1, slot + 1)}
+    (life / "checkpoints" / "6.safetensors.broken").write_bytes(b"half")
     everywhere = {AGENT, FILE, "fork.sqlite", "7.safetensors"}
+    assert kept > {"7.safetensors", "best.safetensors"}  # those of the life itself
     for name, part in content.items():
         assert everywhere <= set(found(life, part)), name
 
@@ -201,6 +203,7 @@ def test_what_is_deleted_is_in_no_byte_of_the_folder(
     assert f"Deleted: 1 entries ({entry})" in said
     assert "weights" in said
     assert all(name in said for name in everywhere)
+    assert "6.safetensors.broken" in said.partition("remove:")[2]
     for name, part in content.items():
         assert found(life, part) == [], name
     for part in neighbours.values():  # the others are as they were

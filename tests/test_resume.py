@@ -59,6 +59,7 @@ CONFIGURATIONS = {
     "everything": [STORE, "learner.rekey_every=4", "learner.accumulate=2"],
     "baselines": [STORE, "arm=replay", f"plugins=[{PLUGINS}]"],
     "ewc": ["arm=none", EWC, f"learner.schedule={COSINE}"],
+    "sqlite": [STORE, "learner.rekey_every=4", "episodic_memory.store=sqlite"],
     "actor": [STORE, "working_policy=actor", "working_memory.slots=3", "operations=2"],
     "critic": ["arm=none", "working_policy=critic", "working_memory.slots=3", "learner.horizon=4"],
     "sgd": [
@@ -125,6 +126,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         ("everything", [2, 8, 9, 20, 27]),  # in every phase; the first before any checkpoint
         ("baselines", [9, 17, 20, 23]),
         ("ewc", [12, 19, 24]),
+        ("sqlite", [2, 9, 20]),
         ("actor", [6, 17]),
         ("critic", [7, 18]),
         ("sgd", [10, 21]),
