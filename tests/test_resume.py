@@ -1,9 +1,13 @@
 """Lives that were cut: they end as those that were not, bit for bit."""
 
+import gc
 import json
 import os
 import resource
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -283,6 +287,24 @@ def test_two_processes_cannot_write_one_log(tmp_path: Path) -> None:
     log.close()
 
 
+def test_neither_memory_nor_open_files_grow(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(name: str, update: int, accuracy: float) -> None:
+        if update in (12, 36):
+            gc.collect()
+            seen.append((len(gc.get_objects()), len(os.listdir("/proc/self/fd"))))
+
+    chosen = ["episodic_memory.bytes=8000", "working_memory.slots=3", "operations=5"]
+    long = ["stream.episodes=148", "stream.tasks.tasks=[where_person]", "checkpoint.every=6"]
+    config = compose_config([*SMALL, *chosen, *long, "working_policy=actor"])
+    live_lifetime(config, tmp_path, look)
+    (objects, files), (later, files_later) = seen
+    assert files_later == files
+    assert later - objects < 200  # twelve updates' questions alone would be more
+    assert len(numbered(tmp_path / FOLDER)) == 2
+
+
 # --- The command -------------------------------------------------------------------------------
 
 
@@ -309,6 +331,30 @@ def test_the_command_goes_on_with_a_run(
     before = (run / "both-seed0" / "log.jsonl").read_bytes()
     assert main(["train", f"resume={run}"]) == 0  # all have ended: only the report is written
     assert (run / "both-seed0" / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_command_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    chosen = [*SMALL, *CONFIGURATIONS["everything"], "stream.episodes=6400", "arms=[both]"]
+    command = [sys.executable, "-m", "stillknows.agents.cli", "train", *chosen, f"run={run}"]
+    log = run / "both-seed0" / "log.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 240
+        while not (log.exists() and log.read_text().count('"update"') > 7):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert (
+        said.strip()
+        .splitlines()[-1]
+        .endswith(f"stopped; `stillknows train resume={run}` goes on from where it was saved.")
+    )
+    at = read_checkpoint(numbered(log.parent / FOLDER)[-1])
+    assert at["log"]["bytes"] == log.stat().st_size  # nothing is lived again
 
 
 @pytest.mark.slow
