@@ -17,7 +17,7 @@ Events, each with `event` and `time` (seconds since the epoch):
 - `end`: `updates`, `parameters`, `memory_bytes`.
 - `clock`: `seconds`, of the whole life; the only event that another run of a seed does not repeat.
 
-A log grows by a line an update, some 20 bytes a question; what a resumed life had lived beyond its
+A log grows by a line an update, some 12 bytes a question; what a resumed life had lived beyond its
 checkpoint is lived again, and the old lines go to `cut.jsonl`.
 """
 

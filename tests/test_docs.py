@@ -156,3 +156,17 @@ def test_the_dialogue_page(tmp_path: Path) -> None:
     memory = Dialogue.load(tmp_path / "memory.safetensors").agent.episodic_memory
     assert memory is not None
     assert memory.seen == 2
+
+
+def test_the_pages_of_runs_that_go_on_and_of_strangers() -> None:
+    from stillknows.agents.state import restore_to, state_of
+
+    recent = module("resuming_page", "docs/resuming.md").Recent()
+    recent.losses = torch.arange(3.0)
+    kept = state_of(recent)
+    drawn = torch.rand(2, generator=recent.draw)
+    twin = module("resuming_page", "docs/resuming.md").Recent()
+    restore_to(twin, kept)
+    assert torch.equal(twin.losses, recent.losses)
+    assert torch.equal(torch.rand(2, generator=twin.draw), drawn)
+    assert callable(module("security_page", "docs/security.md").load_theirs)
