@@ -194,7 +194,8 @@ def normalise(R: Matrix, floor: Sequence[float], reference: Sequence[float]) -> 
     low, high = np.asarray(floor, dtype=float), np.asarray(reference, dtype=float)
     if not (high > low).all():
         raise ValueError(f"Each reference must be above its floor: {reference} against {floor}.")
-    return (R - low) / (high - low)
+    scaled: Matrix = (R - low) / (high - low)
+    return scaled
 
 
 _FUNCTIONS: dict[str, Callable[[Matrix, Sequence[int]], float]] = {
