@@ -1,10 +1,12 @@
 """TensorBoard: the events of a lifetime's log as scalars and figures (tags: docs/metrics.md)."""
 
+import math
 import shutil
 from pathlib import Path
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from stillknows.agents.learned import score
 from stillknows.agents.log import Event, read
 
 
@@ -17,7 +19,7 @@ def write_board(folder: Path) -> None:
     from matplotlib.figure import Figure
 
     from stillknows.agents import figures
-    from stillknows.agents.report import summarise
+    from stillknows.agents.lives import summarise
 
     events = read(folder)
     place, beside = folder / "tensorboard", folder / "tensorboard.part"
@@ -32,10 +34,11 @@ def write_board(folder: Path) -> None:
             board.add_scalar(tag, value, updates)
     life = summarise(events)
     figure = Figure(figsize=(5, 4), layout="constrained")
-    figures.draw_matrix(figure.subplots(), life.matrix, life.tasks)
+    figures.draw_matrix(figure.subplots(), life.matrix, [life.tasks[task] for task in life.lived])
     board.add_figure("accuracy_matrix", figure, updates)
     for name, value in life.metrics.items():
-        board.add_scalar(f"lifetime/{name}", value, updates)
+        if math.isfinite(value):
+            board.add_scalar(f"lifetime/{name}", value, updates)
     board.close()
     beside.replace(place)
 
@@ -61,6 +64,11 @@ def scalars(event: Event) -> dict[str, float]:
             f"examination/{event['name']}/{event['arm']}/accuracy": right,
             f"examination/{event['name']}/{event['arm']}/loss": event["loss"],
         }
+    if event["event"] == "interim":
+        return {f"interim/{event['name']}": score(event)}
+    if event["event"] == "plasticity":
+        dormant = {f"plasticity/dormant_{tau}": share for tau, share in event["dormant"].items()}
+        return {**dormant, "plasticity/effective_rank": event["effective_rank"]}
     if event["event"] == "rekey":
         return {"memory/rekey_overlap": event["overlap"]}
     return {}

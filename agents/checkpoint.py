@@ -33,7 +33,7 @@ from stillknows.agents.stopping import Stop
 
 FOLDER = "checkpoints"
 BEST = "best.safetensors"
-HARMLESS = ("workers", "checkpoint", "run", "arms", "seeds", "keep")  # change nothing that is lived
+HARMLESS = ("workers", "checkpoint", "run", "arms", "seeds", "orders", "keep")  # change no life
 _FOREIGN = (LookupError, TypeError, AttributeError, RuntimeError, ValueError)
 
 # What each schema that was ever written becomes in this version.

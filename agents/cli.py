@@ -1,7 +1,8 @@
-"""The command line: `stillknows train`, `report`, `check`, `solve`, `talk`, `replay` and `memory`.
+"""The command line: `stillknows COMMAND`; each imports what it needs only when it runs.
 
 stillknows train                        the main job
 stillknows train debug=tiny             a whole lifetime in under a minute
+stillknows sweep seeds=[0,1] orders=[0,1]     many lifetimes, and on after a stop
 stillknows report runs/microworld-1     the report again, from the logs alone
 stillknows check working_memory=dnc     whether a memory keeps its contract
 stillknows train resume=runs/NAME       a run that was stopped goes on
@@ -13,6 +14,7 @@ stillknows memory ls RUN/LIFE           what a memory holds; also show, export, 
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +36,13 @@ COMMANDS = (  # those that take Hydra overrides
         "see whether lives that are cut end as those that are not",
         "Options are Hydra overrides, as for train. Every life is lived twice, once with its "
         "process killed at random moments, and all that is left is compared.",
+    ),
+    (
+        "sweep",
+        "live arms × streams × seeds × orders and report on them",
+        "Options are Hydra overrides, as for train, and lists of what is lived with one another: "
+        "streams=[microworld,stress] arms=[both,none] seeds=[0,1,2] orders=[0,1]. The same command "
+        "with run=FOLDER of a sweep that stopped goes on with it.",
     ),
     (
         "check",
@@ -68,14 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the command that was chosen; return its status."""
-    if options.command == "train":
-        from stillknows.agents.train import train
-
-        train(options.overrides)
-    elif options.command == "solve":
-        from stillknows.agents.solve import solve
-
-        solve(options.overrides)
+    if options.command in ("train", "sweep", "solve"):  # a module with a function of its name
+        module = importlib.import_module(f"stillknows.agents.{options.command}")
+        getattr(module, options.command)(options.overrides)
     elif options.command == "check":
         from stillknows.agents.check import check
 
@@ -100,16 +104,18 @@ def _run(options: argparse.Namespace) -> int:
         overrides = [each for each in given if "=" in each]
         print(replay_runs(runs, overrides, options.slots, options.learn))
     else:
-        _report(options.runs, options.out or options.runs[0])
+        _report(options.runs, options.out or options.runs[0], options.apart)
     return 0
 
 
-def _report(runs: list[Path], out: Path) -> None:
+def _report(runs: list[Path], out: Path, apart: bool) -> None:
     from stillknows.agents import report, solve
     from stillknows.agents.log import begins_with
 
-    write = solve.write_report if begins_with(runs) == "solving" else report.write_report
-    print(write(runs, out))
+    if begins_with(runs) == "solving":
+        print(solve.write_report(runs, out))
+    else:
+        print(report.write_report(runs, out, apart))
     print(f"Written to {out / 'report.md'}.")
 
 
@@ -131,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="report on runs again, from their logs alone")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, help="folder for the report (the first run's)")
+    report.add_argument(
+        "--apart",
+        action="store_true",
+        help="a section for each stream, where runs differ in streams or budgets",
+    )
     replay = commands.add_parser("replay", help="drive memory policies over logged operations")
     replay.description = (
         "Tells what share of the use to come each policy keeps: working_policy=NAME, as often as "

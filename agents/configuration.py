@@ -26,7 +26,7 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
     Raises:
         ValueError: with one sentence, if an override is wrong.
     """
-    _expect_command(overrides, command)
+    _expect_command(overrides, "train" if command == "sweep" else command)
     overrides = _plugged(overrides)
     try:
         with initialize_config_module("stillknows.configs", version_base="1.3"):
@@ -54,11 +54,11 @@ def expect_lists(config: DictConfig, *names: str) -> None:
 
 
 def expect_whole(config: DictConfig, *names: str) -> None:
-    """Raise a ValueError if an option is not a whole number of at least 1 (a seed: 0)."""
+    """Raise a ValueError if an option is not a whole number of at least 1 (seed and order: 0)."""
     for name in names:
-        value = OmegaConf.select(config, name)
-        if not isinstance(value, int) or value < (name != "seed"):
-            raise ValueError(f"{name}={value} should be a whole number, at least 1.")
+        value, least = OmegaConf.select(config, name), int(name not in ("seed", "order"))
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value} should be a whole number, at least {least}.")
 
 
 def expect_device(config: DictConfig) -> None:

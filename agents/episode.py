@@ -37,8 +37,8 @@ def live(
     seed: int,
     options: Mapping[str, Any] | None = None,
     deaf: bool = False,
-) -> None:
-    """Live one episode in every row of `envs`.
+) -> int:
+    """Live one episode in every row of `envs`; return how many steps that were, of all rows.
 
     Args:
         agent: who answers; its episodic memory changes only through the listener.
@@ -54,8 +54,9 @@ def live(
     state = agent.initial_state(envs.num_envs, keys_B)
     ended = np.zeros(envs.num_envs, dtype=bool)
     horizon = getattr(listener, "horizon", None)
-    turn = 0
+    turn = steps_lived = 0
     while not ended.all():
+        steps_lived += int((~ended).sum())
         asked = info.get("question", [text.endswith("?") for text in observations])
         episodes = info.get("episode", np.arange(envs.num_envs))
         steps = info.get("step", np.full(envs.num_envs, turn))
@@ -72,6 +73,7 @@ def live(
         if horizon and turn % horizon == 0:
             listener.part()  # type: ignore[attr-defined]
             state = state.detach()
+    return steps_lived
 
 
 def bracketed(sentence: str, tree: str) -> str:

@@ -11,7 +11,9 @@ _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, Any]] = {
     "lifetime": {"name": str, "seed": int, "tasks": list, "protocol": str},
     "update": {"experience": int, "task": int},
-    "examination": {"after": int, "task": int, "arm": str, "correct": list, "carried": list},
+    "examination": {"after": int, "task": int, "arm": str},
+    "interim": {"experience": int, "update": int, "task": int},
+    "plasticity": {"after": int, "dormant": dict, "effective_rank": _NUMBER},
     "floor": {"task": int, "majority": _NUMBER, "last_mentioned": _NUMBER},
 }
 
@@ -33,21 +35,45 @@ def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
     if kind == "lifetime":
         _expect(event["tasks"], str, "tasks", line)
         _expect(event.get("sources", []), str, "sources", line)
+        _expect_arranged(event, line)
         return
-    if kind in _FIELDS and not 0 <= event["task"] < tasks:
+    if "task" in _FIELDS.get(kind, {}) and not 0 <= event["task"] < tasks:
         raise ValueError(f"line {line} names task {event['task']} of {tasks}")
     if kind == "examination":
         _expect_examination(event, line)
+    elif kind == "interim":
+        _expect_marks(event, line)
 
 
 def _expect_examination(event: Mapping[str, Any], line: int) -> None:
     if not 0 <= event["after"] <= line:  # each experience that was lived has a line of its own
         raise ValueError(f"line {line} is of an examination after {event['after']} experiences")
-    _expect(event["correct"], int, "correct", line)
-    _expect(event["carried"], int, "carried", line)
+    _expect_marks(event, line)
+    marks = event.get("returns", event.get("correct", []))
+    _expect(event.get("carried", [] if "returns" in event else None), int, "carried", line)
     _expect(event.get("by_token", []), _NUMBER, "by_token", line)
-    if len(event["correct"]) != len(event["carried"]):
+    if event.get("carried") and len(marks) != len(event["carried"]):
         raise ValueError(f"line {line} has columns of different lengths")
+
+
+def _expect_marks(event: Mapping[str, Any], line: int) -> None:
+    """Expect right answers, or returns in their place."""
+    if "returns" in event:
+        _expect(event["returns"], _NUMBER, "returns", line)
+    else:
+        _expect(event.get("correct"), int, "correct", line)
+
+
+def _expect_arranged(head: Mapping[str, Any], line: int) -> None:
+    """Expect what newer logs say of tasks to be about as many tasks as there are."""
+    count = len(head["tasks"])
+    places, repeats = (head.get(name, list(range(count))) for name in ("places", "repeats"))
+    _expect(places, int, "places", line)
+    _expect(repeats, int, "repeats", line)
+    if sorted(places) != list(range(count)) or len(repeats) != count:
+        raise ValueError(f"line {line} is not as it should be: look at its 'places' and 'repeats'")
+    if not isinstance(head.get("setting", {}), dict):
+        raise ValueError(f"line {line} is not as it should be: look at its 'setting'")
 
 
 def _expect(column: Any, wanted: Any, name: str, line: int) -> None:

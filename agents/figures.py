@@ -9,18 +9,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from stillknows.agents.report import Life
+    from stillknows.agents.lives import Life
 
 matplotlib.use("Agg")
+FEW = 12  # tasks; where there are more, scores are colours alone and tasks have no legend
 
 
 def accuracy_matrices(arms: Mapping[str, Sequence["Life"]], path: Path) -> None:
     """Draw a mean accuracy matrix for each arm: rows are time, columns tasks."""
-    figure = Figure(figsize=(1.2 + 3.6 * len(arms), 4.2), layout="constrained")
+    wide = max(3.6, 0.3 * max(len(lives[0].tasks) for lives in arms.values()))
+    figure = Figure(figsize=(1.2 + wide * len(arms), 0.6 + wide), layout="constrained")
     grid = figure.subplots(1, len(arms), squeeze=False)[0]
     image: Any = None
     for axis, (name, lives) in zip(grid, arms.items(), strict=True):
-        image = draw_matrix(axis, np.mean([life.matrix for life in lives], axis=0), lives[0].tasks)
+        image = draw_matrix(axis, _mean_matrix(lives), _labels(lives))
         axis.set_title(f"{name} (n = {len(lives)})")
         if axis is not grid[0]:
             axis.set_yticklabels([])
@@ -34,31 +36,61 @@ def draw_matrix(axis: "matplotlib.axes.Axes", matrix: np.ndarray, tasks: Sequenc
     image = axis.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     labels = [task.replace("_", " ") for task in tasks]
     rows = ["nothing", *labels] if len(matrix) == len(tasks) + 1 else ["nothing", "all tasks"]
+    rows = rows if len(matrix) == len(rows) else [str(row) for row in range(len(matrix))]
     axis.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
-    for (row, column), value in np.ndenumerate(matrix):
+    for (row, column), value in np.ndenumerate(matrix) if len(tasks) <= FEW else ():
         colour = "black" if value > 0.6 else "white"
-        axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+        axis.text(
+            column,
+            row,
+            "" if np.isnan(value) else f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=colour,
+        )
     return image
 
 
 def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None:
-    """Draw the accuracy in each task as the life goes on, a panel an arm, a thin line a life."""
+    """Draw the accuracy in each task as the life goes on, a panel an arm, a thin line a life.
+
+    Fresh agents (the protocol `scratch`) have no life that goes on and no panel, unless all are.
+    """
+    living = {name: lives for name, lives in arms.items() if lives[0].protocol != "scratch"}
+    arms = living or arms
     figure = Figure(figsize=(2.2 + 3.4 * len(arms), 3.4), layout="constrained")
     grid = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
     for axis, (name, lives) in zip(grid, arms.items(), strict=True):
-        for task, label in enumerate(lives[0].tasks):
+        for task, label in enumerate(_labels(lives)):
             colour = f"C{task}"
             for life in lives:
                 axis.plot(life.matrix[:, task], color=colour, alpha=0.25, linewidth=1)
-            mean = np.mean([life.matrix[:, task] for life in lives], axis=0)
+            mean = _mean_matrix(lives)[:, task]
             axis.plot(mean, color=colour, label=label.replace("_", " "), marker="o", markersize=3)
         axis.set(title=name, xlabel="tasks lived", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
     grid[0].set_ylabel("accuracy in examinations")
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    if len(labels) <= FEW:
+        figure.legend(handles, labels, loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def _labels(lives: Sequence["Life"]) -> list[str]:
+    """Return the names of the tasks as they were lived; their numbers, if orders differ."""
+    first = lives[0]
+    if len({life.lived for life in lives}) == 1:
+        return [first.tasks[place] for place in first.lived]
+    return [f"task {number}" for number in range(1, len(first.tasks) + 1)]
+
+
+def _mean_matrix(lives: Sequence["Life"]) -> np.ndarray:
+    """Return the mean score after each task over lifetimes; NaN where none was taken."""
+    matrices = np.ma.masked_invalid([life.matrix for life in lives])
+    mean: np.ndarray = np.ma.mean(matrices, axis=0).filled(np.nan)
+    return mean
 
 
 def learning_curves(

@@ -1,7 +1,7 @@
 """One lifetime from a configuration: build the agent, live through the stream, write the log.
 
 The order is the whole protocol: examine on all tasks, then for each task train on it and examine
-on all again.
+on all again. In the protocol `scratch` an agent that has lived nothing begins every task.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
+from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.checkpoint import Checkpoints
 from stillknows.agents.keeping import KeptAgent, save_agent
@@ -19,11 +20,13 @@ from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.memory_places import begin_anew, kept_memory
 from stillknows.agents.operations import OperationsLog
+from stillknows.agents.plasticity import reference_sentences
 from stillknows.agents.progress import Progress
+from stillknows.agents.protocol import fingerprint, protocol_of, setting_of
 from stillknows.agents.state import Resumable, seed_all
 from stillknows.agents.stopping import Stop
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
-from stillknows.envs.order import arrange, expect_distinct, returning
+from stillknows.envs.order import arrange, expect_distinct, places_of, returning, task_order
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
 
@@ -31,7 +34,9 @@ AGENT = "agent.safetensors"
 
 
 def episodes_of(config: DictConfig) -> list[int]:
-    """Return the budget of each task in episodes: `stream.episodes`, one number or one a task.
+    """Return the budget of each task in episodes, in the order in which they are lived.
+
+    It is `stream.episodes`, one number or one a task.
 
     Raises:
         ValueError: if there are not as many budgets as tasks, or one is less than a batch.
@@ -50,18 +55,28 @@ def episodes_of(config: DictConfig) -> list[int]:
         raise ValueError(
             f"stream.episodes={given}: a task needs at least one batch of rows={config.rows}."
         )
-    return arrange(budgets, *_arrangement(config))
+    return [budgets[number] for number in _arranged(config, count)]
+
+
+def updates_of(config: DictConfig) -> int:
+    """Return how many updates a lifetime has."""
+    return sum(budget // config.rows for budget in episodes_of(config))
 
 
 def tasks_of(config: DictConfig) -> list[Task]:
-    """Return the tasks of a stream in their order, those that return under names of their own.
+    """Return the tasks of a stream as they are lived, those that return under names of their own.
 
     Raises:
-        ValueError: if there is none, or a name comes twice.
+        ValueError: if there is none, a name comes twice, or they have not so many orders.
     """
     tasks: list[Task] = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
     expect_distinct(tasks)
-    return returning(arrange(tasks, *_arrangement(config)))
+    return returning([tasks[number] for number in _arranged(config, len(tasks))])
+
+
+def _arranged(config: DictConfig, count: int) -> list[int]:
+    """Return the numbers of the tasks as they are lived."""
+    return arrange(task_order(count, config.get("order", 0)), *_arrangement(config))
 
 
 def _arrangement(config: DictConfig) -> tuple[Any, Any]:
@@ -105,12 +120,10 @@ def live_lifetime(
     from stillknows.agents.strategy import Lifetime  # Avalanche takes seconds to import
     from stillknows.envs.streams import make_benchmark
 
-    seed_all(config.seed)
+    alone = protocol_of(config) == "scratch"
     tasks = tasks_of(config)
-    agent = build_agent(config, tasks)
-    learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
+    agent, learner = born(config, tasks)
     operations = OperationsLog(folder, config.operations, agent)
-    learner.keeps_stories |= bool(config.operations)
     plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
     store = kept_memory(agent.episodic_memory, config, folder, resume)
     with closing(LifetimeLog(folder, resume)) as log, Stop() as stop, store:
@@ -124,6 +137,10 @@ def live_lifetime(
             plugins=plugins,
             progress=progress,
             lived=operations.after,
+            exam_every=config.stream.get("exam_every", 0),
+            interim_episodes=config.stream.get("interim_episodes", 0),
+            reference=reference_sentences(tasks, config.seed),
+            alone=alone,
         )
         parts: dict[str, Resumable] = {
             "agent": KeptAgent(agent),
@@ -146,29 +163,46 @@ def live_lifetime(
         memory = agent.episodic_memory
         log.append(
             "end",
-            updates=learner.updates,
+            updates=strategy.clock.train_iterations,
             parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
             memory_bytes=(0 if memory is None else memory.nbytes)
             + sum(getattr(plugin, "nbytes", 0) for plugin in plugins),
         )
-        if config.keep:
+        if config.keep and not alone:
             save_agent(agent, folder / AGENT)
         log.append("clock", seconds=checkpoints.lived)
+
+
+def born(config: DictConfig, tasks: Sequence[Task]) -> tuple[MemoryAgent, QuestionLearner]:
+    """Return the agent of a configuration before it has lived, and who teaches it."""
+    seed_all(config.seed)
+    agent = build_agent(config, tasks)
+    learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
+    learner.keeps_stories |= bool(config.operations)
+    return agent, learner
 
 
 def _describe(
     config: DictConfig, tasks: Sequence[Task], hears_trees: bool, plugins: Sequence[Any]
 ) -> dict[str, Any]:
-    told = any(getattr(plugin, "told", "") == "identity" for plugin in plugins)
+    setting = setting_of(config, SCHEMA, plugins)
+    order = config.get("order", 0)
+    alike = [(task.id, task.train) for task in tasks]
+    count = len(tasks) // config.stream.get("cycles", 1)
     return {
         "schema": SCHEMA,
         "name": config.name,
         "seed": config.seed,
+        "order": order,
+        "places": places_of(_arranged(config, count), arrange(range(count), *_arrangement(config))),
         "tasks": [task.name for task in tasks],
+        "repeats": [alike.index(each) for each in alike],
         "sources": [_source(task, hears_trees) for task in tasks],
         "needs": [task.needs for task in tasks],
         "gives": [task.gives for task in tasks],
-        "protocol": "joint" if config.stream.joint else f"identity {'told' if told else 'hidden'}",
+        "protocol": setting["protocol"],
+        "setting": setting,
+        "fingerprint": fingerprint(setting),
         "config": OmegaConf.to_container(config, resolve=True),
         "versions": versions(),
     }

@@ -5,13 +5,21 @@ gives the same log. Logs hold ids of memory entries, never their content.
 
 Events, each with `event` and `time` (seconds since the epoch):
 
-- `lifetime`: `schema`, `name` (the arm), `seed`, `tasks`, `sources`, `needs` and `gives` (what each
-  task does, see `stillknows.envs.reuse`), `protocol`, `config`, `versions`.
+- `lifetime`: `schema`, `name` (the arm), `seed`, `order`, `places` (of each task in the stream as
+  it is written), `tasks` (as they are lived), `repeats` (the first task that each one trains like),
+  `scale` (where scores are no shares: floor and reference of each task), `sources`, `needs` and
+  `gives` (what each task does, see `stillknows.envs.reuse`), `protocol`, `setting` and its
+  `fingerprint` (see `protocol.py`), `config`, `versions`.
 - `update`: `experience`, `update`, `task`, `loss`, `rehearsed_loss`, `accuracy`, `trust`,
-  `entries`; and the decisions of the episodic memory in columns: `actions` (a letter each: s skip,
-  a add, u update, m merge), `written` and `evicted` (ids of entries, -1 for none).
+  `entries`, `steps` (of all rows); and the decisions of the episodic memory in columns: `actions`
+  (a letter each: s skip, a add, u update, m merge), `written` and `evicted` (ids of entries, -1 for
+  none).
 - `examination`: `after` (experiences lived), `task`, `name`, `arm`, `loss`, and columns with an
   entry a question: `episodes`, `steps`, `correct`, `carried`, `by_token` (share of its tokens).
+- `interim`: `experience`, `update` (updates of the experience so far), `task`, `name`, `loss`,
+  `correct`: an examination while a task is trained (`stream.exam_every`).
+- `plasticity`: `after`, `dormant` (share of units by tau), `effective_rank`, `units`, `width`,
+  `sentences`.
 - `floor`: `task`, `majority`, `last_mentioned`.
 - `rekey`: `experience`, `overlap` (share of neighbours that stay).
 - `end`: `updates`, `parameters`, `memory_bytes`.
@@ -161,7 +169,9 @@ def read(folder: Path, begins: str = "lifetime") -> list[Event]:
     if not path.is_file():
         raise ValueError(f"{folder} is not a run: it holds no {FILE}.")
     events = list(_parse(path))
-    if not events or events[0]["event"] != begins:
+    if not events:
+        raise ValueError(f"{path} is empty: the life stopped before it began.")
+    if events[0]["event"] != begins:
         raise ValueError(f"{path} does not begin with a {begins}: the file is broken or foreign.")
     if events[0].get("schema") != SCHEMA:
         raise ValueError(
@@ -189,6 +199,22 @@ def begins_with(folders: list[Path]) -> str:
     return ""
 
 
+def find(folders: list[Path]) -> list[Path]:
+    """Return the folders of all logs at or below some folders, each once, by their paths.
+
+    Raises:
+        ValueError: if a folder is not there or has no log in it.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        paths = sorted(folder.rglob(FILE)) if folder.is_dir() else []
+        if not paths:
+            raise ValueError(f"{folder} is not a run: there is no {FILE} in it or below it.")
+        for path in paths:
+            found.setdefault(path.resolve(), path.parent)
+    return list(found.values())
+
+
 def lifetimes(folders: list[Path], begins: str = "lifetime") -> list[list[Event]]:
     """Return the events of every lifetime at or below the folders, in the order of their paths.
 
@@ -197,15 +223,9 @@ def lifetimes(folders: list[Path], begins: str = "lifetime") -> list[list[Event]
         begins: as in `read`.
 
     Raises:
-        ValueError: if a folder is not there or has no lifetime in it.
+        ValueError: if a folder is not there or has no lifetime in it, or a log cannot be read.
     """
-    found: list[list[Event]] = []
-    for folder in folders:
-        paths = sorted(folder.rglob(FILE)) if folder.is_dir() else []
-        if not paths:
-            raise ValueError(f"{folder} is not a run: there is no {FILE} in it or below it.")
-        found.extend(read(path.parent, begins) for path in paths)
-    return found
+    return [read(folder, begins) for folder in find(folders)]
 
 
 def _parse(path: Path) -> Iterator[Event]:

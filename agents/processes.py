@@ -19,7 +19,10 @@ from stillknows.agents.stopping import PATIENCE, SIGNALS, Stopped
 
 
 def run_all(
-    work: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], workers: int | None
+    work: Callable[..., Any],
+    jobs: Mapping[str, tuple[Any, ...]],
+    workers: int | None,
+    finished: Callable[[str, BaseException | None], None] | None = None,
 ) -> None:
     """Call `work(*arguments, place)` for every job.
 
@@ -28,6 +31,8 @@ def run_all(
             was stopped.
         jobs: names and arguments; a job's place among them is the line of its progress bar.
         workers: processes at a time; None for one a core.
+        finished: hears the name of each job that ended, and what it raised; None: the first job
+            that raises ends all.
 
     Raises:
         Stopped: if this process, or one of the others, was asked to stop; they are asked too, and
@@ -45,7 +50,7 @@ def run_all(
         }
         try:
             with _heard():
-                _wait(futures)
+                _wait(futures, finished)
         except BrokenProcessPool as error:
             raise ChildProcessError("A process was killed, or ran out of memory.") from error
         except Stopped:
@@ -53,8 +58,16 @@ def run_all(
             raise
 
 
-def _wait(futures: Mapping[Any, str]) -> None:
+def _wait(
+    futures: Mapping[Any, str], finished: Callable[[str, BaseException | None], None] | None
+) -> None:
     for future in as_completed(futures):
+        error = future.exception()
+        if finished is not None and not isinstance(error, BrokenProcessPool):
+            if error is None and future.result():
+                raise Stopped(future.result())
+            finished(futures[future], error)
+            continue
         stopped = future.result()
         if stopped:
             raise Stopped(stopped)

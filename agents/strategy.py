@@ -5,6 +5,7 @@ Avalanche's regularising plugins rely on (EWC, SI and MAS add to `strategy.loss`
 backward pass). Task identity is hidden from the agent.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,9 +20,11 @@ from torch import Tensor
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.episode import live
 from stillknows.agents.examine import ARMS, examine
+from stillknows.agents.keeping import KeptAgent
 from stillknows.agents.learner import QuestionLearner, Update
 from stillknows.agents.log import LifetimeLog
-from stillknows.agents.state import restore_to, state_of
+from stillknows.agents.plasticity import probe
+from stillknows.agents.state import Resumable, restore_to, state_of
 from stillknows.envs.streams import EpisodeExperience
 from stillknows.envs.tasks import make
 from stillknows.envs.text import Story
@@ -60,6 +63,10 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         progress: hears of every update: task, updates so far, accuracy of late.
         lived: hears of every update: updates so far, the stories before it (if the learner keeps
             them).
+        exam_every: updates between two examinations of the task that is trained; 0: none.
+        interim_episodes: stories of each of them.
+        reference: sentences by whose activations plasticity is seen; none: it is not.
+        alone: whether every experience begins as the first one did, and nothing lives on.
     """
 
     PLUGIN_CLASS = BaseSGDPlugin
@@ -76,6 +83,10 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         plugins: Sequence[BaseSGDPlugin] = (),
         progress: Progress = lambda name, update, accuracy: None,
         lived: Callable[[int, Sequence[Story]], None] = lambda update, stories: None,
+        exam_every: int = 0,
+        interim_episodes: int = 0,
+        reference: Sequence[str] = (),
+        alone: bool = False,
     ) -> None:
         if rows % learner.accumulate:
             raise ValueError(
@@ -83,9 +94,12 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             )
         super().__init__(model=agent, device=agent.device, plugins=[*plugins, Clock()])
         self.clock = self.plugins[-1]
-        self.agent, self.learner, self.log = agent, learner, log
-        self.rows, self.exam_episodes, self.seed = rows, exam_episodes, seed
-        self.optimizer, self.progress, self.hear_lived = learner.optimizer, progress, lived
+        self.log, self.rows, self.exam_episodes, self.seed = log, rows, exam_episodes, seed
+        self.exam_every, self.interim_episodes = exam_every, interim_episodes
+        self.reference, self.progress, self.hear_lived = reference, progress, lived
+        self.agent, self.learner, self.optimizer = agent, learner, learner.optimizer
+        self.parts: tuple[Resumable, ...] = (KeptAgent(agent), learner)
+        self.fresh = copy.deepcopy([part.state() for part in self.parts]) if alone else None
         self.train_mb_size, self.train_epochs, self._criterion = rows, 1, None
         self.loss: Tensor = torch.zeros(())
         self.lived = 0
@@ -106,12 +120,13 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
                 self.train(train_stream[done], eval_streams=[])
                 self.position = Position(done + 1)
             else:
-                self.finished = done == len(train_stream)
+                last = done == len(train_stream)
+                self.finished = last and self.fresh is None
                 self.eval(test_stream[examined[-1][0] if examined else 0 :])
                 scores = [score for _, arm, score in self.position.examined if arm == "agent"]
                 best = sum(scores) / len(scores) > self.best
                 self.best = max(self.best, sum(scores) / len(scores))
-                self.position = Position(done, "end" if self.finished else "training")
+                self.position = Position(done, "end" if last else "training")
             self.passed(whole=True, best=best)
 
     def state(self) -> dict[str, Any]:
@@ -153,10 +168,24 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         if self.experience.numbers[0] not in {task for task, *_ in self.position.examined}:
             super()._before_eval_exp(**kwargs)
 
+    def _begin(self, behind: int) -> None:
+        """Begin an experience; of lives alone, as an agent that has lived nothing."""
+        if behind == 0:
+            self._probe(0)
+        elif self.fresh is not None:
+            for part, state in zip(self.parts, copy.deepcopy(self.fresh), strict=True):
+                part.restore(state)
+
+    def _probe(self, after: int) -> None:
+        """Write how plastic the agent is after so many experiences; it is the same afterwards."""
+        if self.reference:
+            self.log.append("plasticity", after=after, **probe(self.agent, self.reference))
+
     def _train_exp(self, experience: EpisodeExperience, eval_streams: Any, **_: Any) -> None:
         """Live the experience: in turns, a batch of episodes of each task and one update."""
-        done = self.position.updates
+        done, behind = self.position.updates, self.clock.train_exp_counter
         if not done:
+            self._begin(behind)
             trigger(self, "before_training_epoch")
             self.learner.begin(sum(budget // self.rows for budget in experience.budgets))
         parts = self.learner.accumulate
@@ -164,10 +193,11 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         turns = enumerate(experience.turns(self.rows))
         for update, (turn, episode) in islice(turns, done, None):
             trigger(self, "before_training_iteration")
+            steps = 0
             for first in range(0, self.rows, self.rows // parts):
                 if first:
                     self.learner.part()
-                live(
+                steps += live(
                     self.agent,
                     envs[turn],
                     self.learner,
@@ -183,7 +213,9 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             )
             trigger(self, "after_update")
             trigger(self, "after_training_iteration")
-            self._write(experience, turn, update, report)
+            self._write(experience, turn, update, report, steps)
+            if self.exam_every and (update + 1) % self.exam_every == 0:
+                self._examine_meanwhile(experience, turn, update + 1, episode + self.rows)
             self.hear_lived(self.clock.train_iterations, self.learner.stories)
             self.position = self.position._replace(updates=update + 1)
             self.passed()
@@ -191,8 +223,33 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             each.close()
         self.lived = experience.first_episodes[0] + experience.episodes
         overlap = self.learner.rekey()
-        self.log.append("rekey", experience=self.clock.train_exp_counter, overlap=overlap)
+        self.log.append("rekey", experience=behind, overlap=overlap)
+        self._probe(behind + 1)
         trigger(self, "after_training_epoch")
+
+    def _examine_meanwhile(
+        self, experience: EpisodeExperience, turn: int, updates: int, lived: int
+    ) -> None:
+        """Examine in the task that is being trained, by the first stories of its examination."""
+        task, number = experience.tasks[turn], experience.numbers[turn]
+        result = examine(
+            self.agent,
+            task,
+            number=number,
+            episodes=min(self.interim_episodes, self.exam_episodes[number]),
+            rows=self.rows,
+            seed=self.seed,
+            options={"lived": lived, "task_start": experience.first_episodes[turn]},
+        )
+        self.log.append(
+            "interim",
+            experience=self.clock.train_exp_counter,
+            update=updates,
+            task=number,
+            name=task.name,
+            loss=result.loss,
+            correct=result.correct,
+        )
 
     def _eval_exp(self, **_: Any) -> None:
         """Examine in one task; in the end also without recall and without the stories."""
@@ -234,7 +291,9 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         trigger(self, "before_backward")
         return self.loss
 
-    def _write(self, experience: EpisodeExperience, turn: int, update: int, report: Update) -> None:
+    def _write(
+        self, experience: EpisodeExperience, turn: int, update: int, report: Update, steps: int
+    ) -> None:
         store = self.agent.episodic_memory
         self._late = report.accuracy if update == 0 else 0.9 * self._late + 0.1 * report.accuracy
         self.log.append(
@@ -247,6 +306,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             accuracy=report.accuracy,
             trust=report.trust,
             entries=0 if store is None else len(store),
+            steps=steps,
             actions="".join("saum"[written.action] for written in report.written),
             written=[written.entry for written in report.written],
             evicted=[written.evicted for written in report.written],

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import hydra.utils
@@ -18,7 +19,7 @@ from stillknows.agents.configuration import (
     new_folder,
 )
 from stillknows.agents.processes import run_all
-from stillknows.agents.progress import Bar
+from stillknows.agents.progress import Bar, Progress
 from stillknows.agents.resuming import goes_on, has_ended, resumed, write_plan
 from stillknows.agents.stopping import Stopped
 
@@ -62,18 +63,45 @@ def lives_of(overrides: Sequence[str]) -> dict[str, DictConfig]:
     Raises:
         ValueError: with one sentence, for any option that cannot be.
     """
-    config = compose_config(overrides)
-    expect_lists(config, "arms", "seeds")
-    lives = [_one_life(overrides, str(arm), seed) for arm in config.arms for seed in config.seeds]
-    for each in lives:
+    lives = plan_lives(compose_config(overrides), overrides)
+    for each in lives.values():
         check_life(each)
+    return lives
+
+
+def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictConfig]:
+    """Return the configuration of every arm with every seed and order, by its folder's name.
+
+    Args:
+        config: its `arms`, `seeds` and `orders` are lived.
+        overrides: of each of them.
+
+    Raises:
+        ValueError: if one of these is no list, or a life is named twice.
+    """
+    from stillknows.agents.lifetime import episodes_of
+
+    expect_lists(config, "arms", "seeds", "orders")
+    lives = []
+    for arm in map(str, config.arms):
+        composed = one_life(overrides, arm)
+        for seed, order in product(config.seeds, config.orders):
+            lives.append(composed.copy())
+            lives[-1].seed, lives[-1].order = seed, order
+    for each in lives:
+        expect_whole(each, "rows", "seed", "order")
+        if not episodes_of(each):
+            raise ValueError(f"The stream {each.stream.name} has no tasks: name some.")
     named = {folder_name(each): each for each in lives}
     if len(named) < len(lives):
-        raise ValueError(f"arms={config.arms} with seeds={config.seeds} name a life twice.")
+        raise ValueError(
+            f"arms={config.arms} with seeds={config.seeds} and orders={config.orders} name a life "
+            "twice."
+        )
     return named
 
 
-def _one_life(overrides: Sequence[str], arm: str, seed: int) -> DictConfig:
+def one_life(overrides: Sequence[str], arm: str, seed: int = 0) -> DictConfig:
     """Return the configuration of an arm: one of `configs/arm`, and options that are its own."""
     name, *options = arm.split()
     config = compose_config([*overrides, f"arm={name}", *options, f"seed={seed}"])
@@ -82,20 +110,24 @@ def _one_life(overrides: Sequence[str], arm: str, seed: int) -> DictConfig:
 
 
 def check_life(config: DictConfig) -> None:
-    """Build everything once, so that what cannot be is said before anything is lived."""
+    """Build everything once, so that what cannot be is said before anything is lived.
+
+    Raises:
+        ValueError: with one sentence, if something cannot be.
+    """
     from stillknows.agents.assembly import build_agent
     from stillknows.agents.checkpoint import expect_keepable, intervals_of
     from stillknows.agents.keeping import KeptAgent
-    from stillknows.agents.lifetime import episodes_of, exam_episodes_of, tasks_of
+    from stillknows.agents.lifetime import exam_episodes_of, tasks_of
     from stillknows.agents.memory_places import expect_place
     from stillknows.agents.operations import OperationsLog
+    from stillknows.agents.protocol import protocol_of
     from stillknows.envs.tasks import make
 
-    expect_whole(config, "rows", "seed")
     expect_device(config)
     expect_place(config)
-    if not episodes_of(config):
-        raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
+    protocol_of(config)
+    _expect_interim(config)
     try:
         tasks = tasks_of(config)
         for task in tasks:
@@ -114,22 +146,43 @@ def check_life(config: DictConfig) -> None:
 
 
 def folder_name(config: DictConfig) -> str:
-    """Return the name of a life's folder: of its arm and seed, and nothing that leads elsewhere."""
-    return f"{re.sub(r'[^A-Za-z0-9._]+', '-', config.name)}-seed{config.seed}"
+    """Return the name of a life's folder: of its arm, seed and order; it leads nowhere else."""
+    order = f"-order{config.order}" if config.get("order") else ""
+    return f"{slug(config.name)}-seed{config.seed}{order}"
+
+
+def slug(name: str) -> str:
+    """Return a name that a folder can have."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name)
+
+
+def live_on(config: DictConfig, folder: Path, progress: Progress) -> int | None:
+    """Live on to the end of a life that has not ended; return the signal that stopped it."""
+    from stillknows.agents.board import write_board
+    from stillknows.agents.lifetime import live_lifetime
+
+    try:
+        if not has_ended(folder):
+            live_lifetime(config, folder, progress, resume=True)
+    except Stopped as stop:
+        return stop.number
+    write_board(folder)
+    return None
 
 
 def _live_one(config: DictConfig, folder: Path, place: int) -> int | None:
-    """Live on to the end of a life that has not ended; return the signal that stopped it."""
-    from stillknows.agents.board import write_board
-    from stillknows.agents.lifetime import episodes_of, live_lifetime
+    from stillknows.agents.lifetime import updates_of
 
-    bar = Bar(folder.name, sum(episodes_of(config)) // config.rows, place)
+    bar = Bar(folder.name, updates_of(config), place)
     try:
-        if not has_ended(folder):
-            live_lifetime(config, folder, bar, resume=True)
-    except Stopped as stop:
-        return stop.number
+        return live_on(config, folder, bar)
     finally:
         bar.close()
-    write_board(folder)
-    return None
+
+
+def _expect_interim(config: DictConfig) -> None:
+    every, stories = (config.stream.get(n, 0) for n in ("exam_every", "interim_episodes"))
+    if not isinstance(every, int) or every < 0:
+        raise ValueError(f"stream.exam_every={every} should be a number of updates; 0: none.")
+    if every and (not isinstance(stories, int) or stories < 1):
+        raise ValueError(f"stream.interim_episodes={stories} should be at least 1.")

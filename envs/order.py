@@ -1,9 +1,12 @@
 """The order of a stream: shuffled by a seed, and its tasks again after a long absence."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
+
+import numpy as np
 
 from stillknows.envs.tasks import Task
 
@@ -29,6 +32,40 @@ def arrange(items: Sequence[T], cycles: int = 1, order_seed: int | None = None) 
     if order_seed is not None:
         Random(order_seed).shuffle(order)
     return order * cycles
+
+
+def task_order(tasks: int, order: int) -> list[int]:
+    """Return the places of tasks in an order of a stream; no two orders are the same.
+
+    Args:
+        tasks: how many there are.
+        order: 0 is the order as written, the others are drawn, the same ones every time.
+
+    Raises:
+        ValueError: if the tasks have fewer orders.
+    """
+    if not isinstance(order, int) or order < 0 or order >= math.factorial(tasks):
+        raise ValueError(
+            f"order={order}: {tasks} tasks have {math.factorial(tasks)} orders, from 0 on."
+        )
+    drawn = np.random.default_rng(0)
+    known = {tuple(range(tasks)): None}
+    while len(known) <= order:
+        known[tuple(drawn.permutation(tasks).tolist())] = None
+    return list(list(known)[order])
+
+
+def places_of(lived: Sequence[int], written: Sequence[int]) -> list[int]:
+    """Return where each task as lived stands in the stream as written.
+
+    Args:
+        lived: numbers of the tasks; one that returns has its number again.
+        written: the same numbers in another order.
+    """
+    free: dict[int, list[int]] = {}
+    for place, number in enumerate(written):
+        free.setdefault(number, []).append(place)
+    return [free[number].pop(0) for number in lived]
 
 
 def returning(tasks: Sequence[Task]) -> list[Task]:

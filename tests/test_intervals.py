@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from stillknows.envs.intervals import Interval, interval, paired_difference
+from stillknows.envs.intervals import (
+    Interval,
+    interval,
+    paired_difference,
+    probability_of_improvement,
+)
 
 SCORES = st.lists(st.floats(0, 1), min_size=2, max_size=19)
 
@@ -93,3 +99,43 @@ def test_the_bootstrap_of_many_agrees_with_resampling_in_a_loop(seed: int) -> No
     width = found.high - found.low
     assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.15 * width)
     assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.15 * width)
+
+
+def test_the_probability_of_improvement_by_hand() -> None:
+    nan = float("nan")
+    found = probability_of_improvement([0.9, 0.8, 0.7, nan], [0.5, 0.5, 0.5, 0.1])
+    # three of three: the lower bound p has p^3 = 0.025
+    assert found == pytest.approx((1.0, 0.025 ** (1 / 3), 1.0, 3))
+    found = probability_of_improvement([0.1, 0.9, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5])
+    assert found.mean == 0.5
+    assert found.low == pytest.approx(1 - found.high)
+    assert probability_of_improvement([nan], [0.0]).n == 0
+    with pytest.raises(ValueError, match="Pairs"):
+        probability_of_improvement([1.0], [])
+    with pytest.raises(ValueError, match="share between 0 and 1"):
+        probability_of_improvement([1.0], [0.0], 95)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
+def test_who_improves_on_whom_turns_round(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    here = probability_of_improvement(ours, theirs)
+    there = probability_of_improvement(theirs, ours)
+    assert 0 <= here.low <= here.mean <= here.high <= 1
+    assert there == pytest.approx((1 - here.mean, 1 - here.high, 1 - here.low, here.n))
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.8, 0.97])
+@pytest.mark.parametrize("n", [3, 10, 25])
+def test_the_probability_of_improvement_covers_at_least_as_often_as_it_says(
+    chance: float, n: int
+) -> None:
+    known = [stats.binom.pmf(won, n, chance) for won in range(n + 1)]
+    found = [
+        probability_of_improvement([1.0] * won + [-1.0] * (n - won), [0.0] * n)
+        for won in range(n + 1)
+    ]
+    inside = [
+        share for share, each in zip(known, found, strict=True) if each.low <= chance <= each.high
+    ]
+    assert sum(inside) >= 0.95

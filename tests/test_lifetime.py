@@ -18,8 +18,9 @@ from stillknows.agents.board import scalars
 from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import exam_episodes_of, live_lifetime
-from stillknows.agents.report import accuracy_matrix, summarise, write_report
-from stillknows.agents.train import _one_life
+from stillknows.agents.lives import accuracy_matrix, summarise
+from stillknows.agents.report import write_report
+from stillknows.agents.train import one_life
 from stillknows.envs.tasks import Task
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
@@ -293,7 +294,7 @@ def test_every_experiment_of_lives_names_parts_that_are_there() -> None:
     for name in chosen:
         arms = compose_config([f"experiment={name}"]).arms
         for arm in {str(arms[0]), str(arms[-1])}:
-            config = _one_life([f"experiment={name}"], arm, seed=3)
+            config = one_life([f"experiment={name}"], arm, seed=3)
             assert (config.name, config.seed) == (arm, 3)
             parts = [config[part] for part in PARTS if OmegaConf.is_dict(config.get(part))]
             targets = [part._target_ for part in parts if "_target_" in part]

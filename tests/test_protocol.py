@@ -1,0 +1,109 @@
+"""Fingerprints: equal where lifetimes may be averaged, different where not."""
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.lifetime import episodes_of
+from stillknows.agents.protocol import (
+    differences,
+    fingerprint,
+    logged_setting,
+    protocol_of,
+    setting_of,
+)
+from stillknows.envs.order import places_of, task_order
+
+
+def print_of(*overrides: str) -> str:
+    return fingerprint(setting_of(compose_config(overrides), 1))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=3"],
+        ["order=2"],
+        ["arm=none"],
+        ["arm=replay", "seed=1"],
+        ["learner.learning_rate=0.001", "controller.width=32"],
+        ["run=elsewhere", "workers=3", "arms=[none]"],
+        ["stream.interim_episodes=7"],  # of examinations that are not held
+    ],
+)
+def test_lifetimes_that_may_be_averaged(overrides: list[str]) -> None:
+    assert print_of(*overrides) == print_of()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rows=16"],
+        ["stream.episodes=6400"],
+        ["stream.exam_episodes=64"],
+        ["stream.exam_every=50"],
+        ["stream.tasks.people=4"],
+        ["stream.tasks.life=0"],  # all seeds live in one world
+        ["stream=stress"],
+        ["arm=joint"],
+        ["arm=scratch"],
+        ["arm=ewc"],
+        ["protocol=identity told"],
+    ],
+)
+def test_lifetimes_that_may_not(overrides: list[str]) -> None:
+    assert print_of(*overrides) != print_of()
+
+
+def test_older_logs_have_the_fingerprint_of_their_configuration() -> None:
+    config = compose_config(["seed=5"])
+    whole: Any = OmegaConf.to_container(config, resolve=True)
+    for new in ("exam_every", "interim_episodes"):
+        del whole["stream"][new]
+    head = {"schema": 1, "seed": 5, "protocol": "identity hidden", "config": whole}
+    assert fingerprint(logged_setting(head)) == print_of()
+    bare = {"schema": 1, "seed": 5, "protocol": "joint", "tasks": ["a"]}
+    assert logged_setting(bare) == {"protocol": "joint", "schema": 1, "tasks": ["a"]}
+
+
+def test_what_differs_is_named() -> None:
+    one, other = (setting_of(compose_config([f"rows={rows}"]), 1) for rows in (8, 16))
+    assert differences(one, other) == "rows (8 against 16)"
+    assert differences(one, one) == ""
+    assert "stream.tasks.facts (None against 4)" in differences(
+        one, setting_of(compose_config(["stream=stress"]), 1)
+    )
+
+
+def test_protocols_have_names() -> None:
+    assert protocol_of(compose_config(["arm=joint"])) == "joint"
+    with pytest.raises(ValueError, match="Did you mean 'identity told'"):
+        protocol_of(compose_config(["protocol=identity tld"]))
+
+
+def test_orders_never_repeat_and_move_budgets_with_their_tasks() -> None:
+    assert task_order(4, 0) == [0, 1, 2, 3]
+    every = {tuple(task_order(3, order)) for order in range(6)}
+    assert len(every) == 6
+    assert task_order(50, 7) != task_order(50, 8)
+    for wrong in (6, -1, "2"):
+        with pytest.raises(ValueError, match="3 tasks have 6 orders"):
+            task_order(3, wrong)  # type: ignore[arg-type]
+    budgets = [64, 96, 128]
+    names = "[route,where_person,count_objects]"
+    options = [f"stream.tasks.tasks={names}", f"stream.episodes={budgets}", "rows=32"]
+    for order in range(6):
+        config = compose_config([*options, f"order={order}"])
+        assert episodes_of(config) == [budgets[place] for place in task_order(3, order)]
+
+
+def test_tasks_that_return_have_places_of_their_own() -> None:
+    assert places_of([1, 0, 2], [0, 1, 2]) == [1, 0, 2]
+    assert places_of([1, 0, 1, 0], [0, 1, 0, 1]) == [1, 0, 3, 2]
+    names = "stream.tasks.tasks=[route,where_person,count_objects]"
+    budgets = "stream.episodes=[64,96,128]"
+    config = compose_config(["stream.cycles=2", "order=3", names, budgets])
+    once = [[64, 96, 128][place] for place in task_order(3, 3)]
+    assert episodes_of(config) == once * 2
