@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stillknows.agents.adaptation import LocalAdaptation
 from stillknows.agents.controller import Cache, Controller
 from stillknows.agents.retrieve import read_sentences, recalled_sentences
-from stillknows.agents.thought import AgentState, Thought, put_rows
+from stillknows.agents.thought import AgentState, Thought, put_rows, share_of_writes
 from stillknows.agents.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.memory.episodic import Recall, p_store
 from stillknows.memory.interface import Policy, Read, WorkingMemory, map_state
@@ -169,11 +169,26 @@ class MemoryAgent(nn.Module):
         state = self.initial_state(len(stories))._replace(story=tuple(stories))
         return self._think(tuple(range(len(stories))), state, recall=False)[1]
 
+    def again(self, thought: Thought, numbers: Sequence[int]) -> tuple[list[str], Thought]:
+        """Answer some questions of a thought again, from where the agent stood, as it is now.
+
+        Args:
+            thought: with what the agent carried before it.
+            numbers: places in `thought.rows`.
+
+        Returns:
+            The answers, and how they came about.
+        """
+        assert thought.before is not None
+        rows = tuple(thought.rows[number] for number in numbers)
+        state, thought = self._think(rows, thought.before)
+        return self._answers(thought, state), thought
+
     def _think(
         self, rows: tuple[int, ...], state: AgentState, recall: bool = True
     ) -> tuple[AgentState, Thought]:
         """Encode, decide, read and write, and fuse, for the rows that were asked."""
-        stories = tuple(state.story[row] for row in rows)
+        stories, before = tuple(state.story[row] for row in rows), state
         waiting = [story[state.written[row] : -1] for row, story in zip(rows, stories, strict=True)]
         texts = [story[-self.context :] for story in stories]
         text_BL, cache, query_BD = self._encode_questions(texts)
@@ -192,9 +207,9 @@ class MemoryAgent(nn.Module):
             told = self._retrieve(rows, state, read, found)
             both = [(*lines, *text) for lines, text in zip(told, texts, strict=True)]
             text_BL, cache, _ = self._encode_questions(both)
-        writes_B = _writes(state.working, rows, trust_B)
+        writes_B = share_of_writes(state.working, rows, trust_B)
         thought = Thought(rows, stories, text_BL, cache, fused_BD, found, trust_B, key_BD, writes_B)
-        return state, thought
+        return state, thought._replace(read=read, before=before)
 
     def _retrieve(
         self, rows: tuple[int, ...], state: AgentState, read: Read | None, recall: Recall | None
@@ -382,11 +397,3 @@ def _follower(controller: Controller) -> Controller:
 def _is_told(memory: Any) -> bool:
     """Return whether a working memory, if there is one, knows which item each slot holds."""
     return memory is None or getattr(memory, "holds_items", False)
-
-
-def _writes(working: Any, rows: tuple[int, ...], like_B: Tensor) -> Tensor:
-    """Return the expected share of writes, of memories that count it (soft ones do not)."""
-    if not hasattr(working, "writes_B"):
-        return torch.zeros_like(like_B)
-    share_B: Tensor = working.writes_B / working.step_B.clamp(min=1)
-    return share_B[list(rows)]

@@ -11,6 +11,7 @@ stillknows solve experiment=copy        a memory alone learns an algorithmic tas
 stillknows talk AGENT                   a dialogue with an agent that was kept
 stillknows replay RUN working_policy=X  another policy over a log of memory operations
 stillknows memory ls RUN/LIFE           what a memory holds; also show, export, import, diff, delete
+stillknows explain LIFE question=N      what was read for an answer, and why it was forgotten
 """
 
 import argparse
@@ -103,6 +104,10 @@ def _run(options: argparse.Namespace) -> int:
         runs = [Path(each) for each in given if "=" not in each]
         overrides = [each for each in given if "=" in each]
         print(replay_runs(runs, overrides, options.slots, options.learn))
+    elif options.command == "explain":
+        from stillknows.agents.explain import explain
+
+        print(explain(options.life, options.question))
     else:
         _report(options.runs, options.out or options.runs[0], options.apart)
     return 0
@@ -156,6 +161,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="learn a small policy from the first half of the logs, compare all on the second, and "
         "keep it for working_policy=offline working_policy.weights=FILE",
+    )
+    explain = commands.add_parser("explain", help="show why a question was answered as it was")
+    explain.description = (
+        "Shows what was read for one answer, with which weight, from when, and what became of what "
+        "the question stands on: a table, and a heat map in the folder of the life. Without a "
+        "question it lists those that were forgotten, with their cause."
+    )
+    explain.add_argument("life", type=Path, metavar="LIFE", help="RUN/ARM-seedN")
+    explain.add_argument(
+        "question",
+        nargs="?",
+        metavar="question=TASK:EPISODE:STEP",
+        help="or question=N, the number of a wrong answer",
     )
     talk = commands.add_parser("talk", help="hold a dialogue with an agent that was kept")
     talk.description = (

@@ -104,4 +104,11 @@ def _marked(
         episodes=tuple(int(episodes[row]) for row in rows),
         steps=tuple(int(steps[row]) for row in rows),
         task=task,
+        supports=tuple(_supports(info, row) for row in rows),
     )
+
+
+def _supports(info: Mapping[str, Any], row: int) -> tuple[tuple[int, int], ...]:
+    """Return what a question stands on, nothing where the environment does not say."""
+    named = info["supports"][row] if "supports" in info else None
+    return tuple((int(episode), int(step)) for episode, step in named or ())

@@ -4,19 +4,21 @@ The working memory starts fresh in each episode, the episodic memory is frozen, 
 and no random state is used. The agent sees neither rewards nor targets.
 """
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.arms import ARMS
 from stillknows.agents.episode import live
+from stillknows.agents.forced import answer_forced, kinds, needed
+from stillknows.agents.guard import Sealed, untouched
 from stillknows.agents.remembering import Marked
 from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import Task, make
 
-ARMS = ("agent", "no_recall", "no_story")
 _EXAM_SEED = 1 << 40  # far from every seed of training
 
 
@@ -77,6 +79,45 @@ class Examiner:
         return round(agreeing / max(1, len(said), len(right)), 4)
 
 
+class ToldExaminer(Examiner):
+    """Counts what is answered when the supports of questions are forced into the read.
+
+    Args:
+        agent: who is examined.
+        told: of which questions: about their own `episode`, about the `life`.
+    """
+
+    def __init__(self, agent: MemoryAgent, told: Sequence[str]) -> None:
+        super().__init__(agent)
+        self.told = told
+
+    def mark(self, thought: Thought, marked: Marked) -> None:
+        """Count the marks of one step; who stands on nothing that is told answers as before."""
+        needs = {n: needed(thought, marked, n) for n in range(len(thought.rows))}
+        for number, need in needs.items():
+            if need is not None and ("life" if need.earlier else "episode") not in self.told:
+                needs[number] = None
+        alone = [n for n, need in needs.items() if need is None]
+        if alone:
+            answers, again = self.agent.again(thought, alone)
+            super().mark(again, _picked(marked, alone, answers))
+        for kind in kinds([(n, need) for n, need in needs.items() if need is not None]):
+            answers, again = answer_forced(self.agent, thought, marked, kind)
+            super().mark(again, _picked(marked, [n for n, _ in kind], answers))
+
+
+def _picked(marked: Marked, numbers: Sequence[int], answers: Sequence[str]) -> Marked:
+    """Return the marks of some questions, with other answers."""
+    columns = {
+        name: tuple(column[number] for number in numbers)
+        for name, column in marked._asdict().items()
+        if name not in ("task", "answers", "rewards")
+    }
+    right = zip(answers, columns["targets"], strict=True)
+    rewards = tuple(float(answer == target) for answer, target in right)
+    return Marked(**columns, rewards=rewards, task=marked.task, answers=tuple(answers))
+
+
 @torch.no_grad()
 def examine(
     agent: MemoryAgent,
@@ -88,40 +129,66 @@ def examine(
     seed: int,
     options: Mapping[str, Any] | None = None,
     arm: str = "agent",
+    examiner: Examiner | None = None,
+    optimizer: Any = None,
+    whole: bool = False,
 ) -> Result:
     """Examine an agent in one task.
 
     Args:
         agent: who is examined.
         task: its `exam` environment asks.
-        number: the task's place in the stream.
+        number: the task's place in the stream; nobody who is examined may read it.
         episodes: how many stories.
         rows: how many are told side by side; changes no answer.
         seed: of the lifetime; the same examination has the same questions every time.
         options: of the environments' reset.
-        arm: `agent`; `no_recall`, the same without its episodic memory; `no_story`, the same but
-            for hearing the questions only.
+        arm: a key of `stillknows.agents.arms.ARMS`.
+        examiner: who listens; None: one that counts.
+        optimizer: of the agent's learner; guarded as the agent is.
+        whole: guard all content, see `stillknows.agents.guard`.
+
+    Raises:
+        TrespassError: if the examination changed something, or the task was read.
     """
-    examiner = Examiner(agent)
-    recall, training = agent.recall, agent.training
-    store = agent.episodic_memory
-    agent.recall = recall and arm != "no_recall"
-    agent.eval()
-    try:
-        with nullcontext() if store is None else store.frozen():
-            for first in range(0, episodes, rows):
-                envs = make(task, min(rows, episodes - first), task.exam)
-                live(
-                    agent,
-                    envs,
-                    examiner,
-                    task=number,
-                    seed=_EXAM_SEED + seed * 1_000_003 + first,
-                    options={**(options or {}), "episode": first},
-                    deaf=arm == "no_story",
-                )
-                envs.close()
-    finally:
-        agent.recall = recall
-        agent.train(training)
+    if examiner is None:
+        told = ARMS[arm].told
+        examiner = ToldExaminer(agent, told) if told else Examiner(agent)
+    with untouched(agent, optimizer, whole):
+        training = agent.training
+        agent.eval()
+        try:
+            with ARMS[arm].change(agent), _frozen(agent):
+                _ask(agent, task, examiner, episodes, rows, seed, options, ARMS[arm].deaf)
+        finally:
+            agent.train(training)
     return examiner.result()
+
+
+def _frozen(agent: MemoryAgent) -> AbstractContextManager[None]:
+    return nullcontext() if agent.episodic_memory is None else agent.episodic_memory.frozen()
+
+
+def _ask(
+    agent: MemoryAgent,
+    task: Task,
+    examiner: Examiner,
+    episodes: int,
+    rows: int,
+    seed: int,
+    options: Mapping[str, Any] | None,
+    deaf: bool,
+) -> None:
+    """Live the stories of an examination."""
+    for first in range(0, episodes, rows):
+        envs = make(task, min(rows, episodes - first), task.exam)
+        live(
+            agent,
+            envs,
+            examiner,
+            task=cast(int, Sealed()),
+            seed=_EXAM_SEED + seed * 1_000_003 + first,
+            options={**(options or {}), "episode": first},
+            deaf=deaf,
+        )
+        envs.close()

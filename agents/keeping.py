@@ -80,7 +80,7 @@ def agent_state(agent: MemoryAgent) -> dict[str, Any]:
     return {
         "config": agent.settings,
         "tokenizer": agent.tokenizer.kept(),
-        "weights": _learned(agent),
+        "weights": weights_of(agent),
         "store": None if store is None else _store_state(store),
         "policy": None if store is None else state_of(store.policy),
         "working_policy": None if isinstance(policy, nn.Module) else state_of(policy),
@@ -112,7 +112,7 @@ def restore_agent(agent: MemoryAgent, tree: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if its weights or its memory are of other sizes.
     """
-    learned = _learned(agent)
+    learned = weights_of(agent)
     if tree["weights"].keys() != learned.keys() or any(
         isinstance(part, Tensor) and part.shape != tree["weights"][name].shape
         for name, part in learned.items()
@@ -173,7 +173,7 @@ def _rebuild(
     return agent.eval()
 
 
-def _learned(agent: MemoryAgent) -> dict[str, Tensor]:
+def weights_of(agent: MemoryAgent) -> dict[str, Tensor]:
     """Return weights by name: each once, and none that came with a model and does not learn."""
     given = {id(p) for p in agent.controller.parameters() if not p.requires_grad}
     learned = {name for name, p in agent.named_parameters() if id(p) not in given}

@@ -32,13 +32,17 @@ _COUNTERS = ("updates", "begun", "planned", "_lived_before")
 
 
 class Update(NamedTuple):
-    """What one update did: losses in nats a question, accuracy, trust in the store, decisions."""
+    """What one update did: losses in nats a question, accuracy, trust in the store, decisions.
+
+    `names` are those of the questions that `written` tells of (`thought.identity`).
+    """
 
     loss: float
     rehearsed_loss: float
     accuracy: float
     trust: float
     written: tuple[Written, ...]
+    names: tuple[int, ...] = ()
 
 
 class Rehearsed(NamedTuple):
@@ -204,6 +208,7 @@ class QuestionLearner:
             accuracy=sum(self._rewards) / len(self._rewards),
             trust=torch.cat(self._trusts).mean().item(),
             written=self.remembering.written(),
+            names=self.remembering.names(),
         )
         self._forget_batch()
         return report

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.checkpoint import Checkpoints
+from stillknows.agents.inquiry import Inquiry
 from stillknows.agents.keeping import KeptAgent, save_agent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
@@ -125,12 +126,14 @@ def live_lifetime(
     agent, learner = born(config, tasks)
     operations = OperationsLog(folder, config.operations, agent)
     plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
+    inquiry = inquiry_of(config, agent, folder, tasks)
     store = kept_memory(agent.episodic_memory, config, folder, resume)
     with closing(LifetimeLog(folder, resume)) as log, Stop() as stop, store:
         strategy = Lifetime(
             agent=agent,
             learner=learner,
             log=log,
+            inquiry=inquiry,
             rows=config.rows,
             exam_episodes=exam_episodes_of(config, tasks),
             seed=config.seed,
@@ -156,6 +159,7 @@ def live_lifetime(
             log.append(
                 "lifetime", **_describe(config, tasks, agent.controller.hears_trees, plugins)
             )
+            inquiry.lived(0)
         benchmark = make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
         strategy.passed = checkpoints.passed
         strategy.live(benchmark.train_stream, benchmark.test_stream)
@@ -180,6 +184,24 @@ def born(config: DictConfig, tasks: Sequence[Task]) -> tuple[MemoryAgent, Questi
     learner: QuestionLearner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
     learner.keeps_stories |= bool(config.operations)
     return agent, learner
+
+
+def inquiry_of(
+    config: DictConfig, agent: MemoryAgent, folder: Path, tasks: Sequence[Task]
+) -> Inquiry:
+    """Return what a life is asked in the end, and what is kept for it.
+
+    Raises:
+        ValueError: if an option of it cannot be.
+    """
+    return Inquiry(
+        agent,
+        folder,
+        1 if config.stream.joint else len(tasks),
+        arms=config.exam_arms,
+        anatomy=config.anatomy,
+        generalisation=config.generalisation,
+    )
 
 
 def _describe(

@@ -18,6 +18,7 @@ from stillknows.envs.metrics import METRICS, Matrix, gain, mean, normalised_gain
 from stillknows.envs.reuse import ideal_transfer
 
 NAN = float("nan")
+OTHER_TABLES = ("weights_", "further_")  # arms that stand in tables of their own
 
 
 class Life(NamedTuple):
@@ -106,7 +107,8 @@ def summarise(events: Sequence[Event], folder: Path = Path()) -> Life:
     matrix = accuracy_matrix(exams, count, head.get("scale"))
     trained = tuple(_trained(events)[: len(matrix) - 1])
     last = _at_the_end(exams, len(matrix) - 1, trained, head["protocol"])
-    arms = {arm: as_written(scores, lived) for arm, scores in _by_arm(last, head).items()}
+    shown = [event for event in last if not event["arm"].startswith(OTHER_TABLES)]
+    arms = {arm: as_written(scores, lived) for arm, scores in _by_arm(shown, head).items()}
     learned = Learned(events, matrix, trained)
     own = [event for event in last if event["arm"] == "agent"]
     metrics = {

@@ -13,13 +13,16 @@ Events, each with `event` and `time` (seconds since the epoch):
 - `update`: `experience`, `update`, `task`, `loss`, `rehearsed_loss`, `accuracy`, `trust`,
   `entries`, `steps` (of all rows); and the decisions of the episodic memory in columns: `actions`
   (a letter each: s skip, a add, u update, m merge), `written` and `evicted` (ids of entries, -1 for
-  none).
+  none), `names` (of the questions that were written, 40 bits of a hash, 0 for none).
 - `examination`: `after` (experiences lived), `task`, `name`, `arm`, `loss`, and columns with an
   entry a question: `episodes`, `steps`, `correct`, `carried`, `by_token` (share of its tokens).
 - `interim`: `experience`, `update` (updates of the experience so far), `task`, `name`, `loss`,
   `correct`: an examination while a task is trained (`stream.exam_every`).
 - `plasticity`: `after`, `dormant` (share of units by tau), `effective_rank`, `units`, `width`,
   `sentences`.
+- `anatomy`: `after`, `task`, `name`, `exact`, and columns with an entry a question that was wrong
+  in the last examination (see `stillknows.agents.anatomy`): `causes` (a letter each), `episodes`,
+  `steps`, `carried`, `fates` (a letter a support), `shares` and `even` (of a read), `mended`.
 - `floor`: `task`, `majority`, `last_mentioned`.
 - `rekey`: `experience`, `overlap` (share of neighbours that stay).
 - `end`: `updates`, `parameters`, `memory_bytes`.

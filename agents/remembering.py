@@ -17,7 +17,10 @@ from stillknows.memory.episodic import Candidates, Written
 
 
 class Marked(NamedTuple):
-    """What is known of the questions asked at one step, one entry a row of the thought."""
+    """What is known of the questions asked at one step, one entry a row of the thought.
+
+    `supports` are pairs of episode and step; they reach the report, and no agent and no policy.
+    """
 
     targets: tuple[str, ...]
     rewards: tuple[float, ...]
@@ -26,6 +29,7 @@ class Marked(NamedTuple):
     steps: tuple[int, ...]
     task: int
     answers: tuple[str, ...] = ()
+    supports: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 class Remembering:
@@ -38,6 +42,7 @@ class Remembering:
     def __init__(self, agent: MemoryAgent) -> None:
         self.agent = agent
         self._written: list[Written] = []
+        self._names: list[int] = []
 
     @torch.no_grad()
     def mark(self, thought: Thought, marked: Marked) -> None:
@@ -67,9 +72,9 @@ class Remembering:
         if memory is None:
             return
         self._credit(thought, (-mixture_B).exp() - (-controller_B).exp())
-        self._written.extend(
-            memory.remember(candidates(self.agent, thought, target_BA, mixture_B, marked))
-        )
+        offered = candidates(self.agent, thought, target_BA, mixture_B, marked)
+        self._written.extend(memory.remember(offered))
+        self._names.extend(offered.hash_B.tolist())
 
     def learn(self) -> None:
         """Let the policy of the memory learn, if it does; once after each batch of episodes."""
@@ -86,6 +91,11 @@ class Remembering:
         """Return what became of all candidates since this was last asked."""
         written, self._written = tuple(self._written), []
         return written
+
+    def names(self) -> tuple[int, ...]:
+        """Return the names of the questions of all candidates since this was last asked."""
+        names, self._names = tuple(self._names), []
+        return names
 
     def _credit(self, thought: Thought, gain_B: Tensor) -> None:
         """Tell the policy what each neighbour was worth: its weight times what p gained."""

@@ -100,7 +100,7 @@ def _common(life: Life) -> dict[str, object]:
 
 
 def _sections(arms: Arms, out: Path, suffix: str) -> list[str]:
-    from stillknows.agents import figures  # matplotlib takes a second to import
+    from stillknows.agents import anatomy_report, figures  # matplotlib takes a second to import
 
     figures.accuracy_matrices(arms, out / f"accuracy_matrix{suffix}.png")
     figures.accuracy_over_life(arms, out / f"accuracy{suffix}.png")
@@ -123,6 +123,7 @@ def _sections(arms: Arms, out: Path, suffix: str) -> list[str]:
     if any(share == share for lives in arms.values() for life in lives for share in life.ideal):
         parts += ["## What could transfer, and what did", _transfer_table(arms)]
     parts += ["## What the figures mean", _definitions()]
+    parts += anatomy_report.sections(arms, out, suffix)
     parts += ["## All metrics", table(*all_metrics(arms))]
     cuts = stability(arms)
     if cuts:

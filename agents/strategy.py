@@ -6,7 +6,8 @@ backward pass). Task identity is hidden from the agent.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,12 +20,14 @@ from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.episode import live
-from stillknows.agents.examine import ARMS, examine
+from stillknows.agents.examine import examine
+from stillknows.agents.inquiry import Inquiry, Round
 from stillknows.agents.keeping import KeptAgent
 from stillknows.agents.learner import QuestionLearner, Update
 from stillknows.agents.log import LifetimeLog
 from stillknows.agents.plasticity import probe
 from stillknows.agents.state import Resumable, restore_to, state_of
+from stillknows.agents.trace import names
 from stillknows.envs.streams import EpisodeExperience
 from stillknows.envs.tasks import make
 from stillknows.envs.text import Story
@@ -56,6 +59,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         agent: who lives.
         learner: how it learns.
         log: takes every event.
+        inquiry: holds the last examination.
         rows: episodes side by side in training (B).
         exam_episodes: stories of the examination in each task.
         seed: of everything that happens in this life.
@@ -77,6 +81,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         agent: MemoryAgent,
         learner: QuestionLearner,
         log: LifetimeLog,
+        inquiry: Inquiry,
         rows: int,
         exam_episodes: Sequence[int],
         seed: int,
@@ -94,6 +99,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             )
         super().__init__(model=agent, device=agent.device, plugins=[*plugins, Clock()])
         self.clock = self.plugins[-1]
+        self.inquiry = inquiry
         self.log, self.rows, self.exam_episodes, self.seed = log, rows, exam_episodes, seed
         self.exam_every, self.interim_episodes = exam_every, interim_episodes
         self.reference, self.progress, self.hear_lived = reference, progress, lived
@@ -225,6 +231,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         overlap = self.learner.rekey()
         self.log.append("rekey", experience=behind, overlap=overlap)
         self._probe(behind + 1)
+        self.inquiry.lived(behind + 1)
         trigger(self, "after_training_epoch")
 
     def _examine_meanwhile(
@@ -252,34 +259,29 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         )
 
     def _eval_exp(self, **_: Any) -> None:
-        """Examine in one task; in the end also without recall and without the stories."""
-        experience = self.experience
+        """Examine in one task; in the end in every way of the inquiry."""
+        experience, after = self.experience, self.clock.train_exp_counter
         task, number = experience.tasks[0], experience.numbers[0]
         start = experience.first_episodes[0]
         known = min(self.lived, start + experience.episodes)
-        arms = ARMS if self.finished else ARMS[:1]
         behind = {(task, arm) for task, arm, _ in self.position.examined}
-        for arm in arms:
-            if (arm == "no_recall" and not self.agent.recall) or (number, arm) in behind:
+        settings = {
+            "number": number,
+            "episodes": self.exam_episodes[number],
+            "rows": self.rows,
+            "seed": self.seed,
+            "options": {"lived": known, "task_start": start},
+            "optimizer": self.optimizer,
+        }
+        rounds: Iterable[Round] = [("agent", partial(examine, self.agent, task, **settings))]
+        if self.finished:
+            rounds = self.inquiry.rounds(self.log, task, settings, after, self.learner.rekey)
+        for arm, ask in rounds:
+            if (number, arm) in behind:
                 continue
-            result = examine(
-                self.agent,
-                task,
-                number=number,
-                episodes=self.exam_episodes[number],
-                rows=self.rows,
-                seed=self.seed,
-                options={"lived": known, "task_start": start},
-                arm=arm,
-            )
-            self.log.append(
-                "examination",
-                after=self.clock.train_exp_counter,
-                task=number,
-                name=task.name,
-                arm=arm,
-                **result._asdict(),
-            )
+            result = ask()
+            place = {"after": after, "task": number, "name": task.name, "arm": arm}
+            self.log.append("examination", **place, **result._asdict())
             examined = (*self.position.examined, (number, arm, result.accuracy))
             self.position = self.position._replace(examined=examined)
             self.passed()
@@ -310,6 +312,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             actions="".join("saum"[written.action] for written in report.written),
             written=[written.entry for written in report.written],
             evicted=[written.evicted for written in report.written],
+            names=names(report.written, report.names),
         )
         name = experience.tasks[turn].name if len(experience.tasks) == 1 else "all tasks"
         self.progress(name, self.clock.train_iterations, self._late)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillknows.agents.controller import Cache
 from stillknows.memory.episodic import Recall
-from stillknows.memory.interface import map_state
+from stillknows.memory.interface import Read, map_state
 
 
 class AgentState(NamedTuple):
@@ -49,6 +49,9 @@ class Thought(NamedTuple):
         trust_B: weight of the store in the answer (g of DESIGN), `[B]`, 0 without recall.
         key_BD: the question's key in the episodic memory.
         writes_B: share of the items so far that the working policy expected to write, `[B]`.
+        read: what the working memory returned, its rows those asked; None without one.
+        before: what the agent carried when it was asked, the question in its story, a row an
+            environment; None where there is nothing to go back to.
     """
 
     rows: tuple[int, ...]
@@ -60,6 +63,8 @@ class Thought(NamedTuple):
     trust_B: Tensor
     key_BD: Tensor
     writes_B: Tensor
+    read: Read | None = None
+    before: AgentState | None = None
 
     @property
     def heard(self) -> tuple[Tensor, Tensor, Cache]:
@@ -78,3 +83,11 @@ def put_rows(state: Any, some: Any, index_B: Tensor) -> Any:
         return state.index_copy(0, index_B, some.to(state.dtype))
     parts: Callable[..., Any] = type(state)
     return parts(*(put_rows(a, b, index_B) for a, b in zip(state, some, strict=True)))
+
+
+def share_of_writes(working: Any, rows: tuple[int, ...], like_B: Tensor) -> Tensor:
+    """Return the expected share of writes, of memories that count it (soft ones do not)."""
+    if not hasattr(working, "writes_B"):
+        return like_B.new_zeros(like_B.shape)
+    share_B: Tensor = working.writes_B / working.step_B.clamp(min=1)
+    return share_B[list(rows)]

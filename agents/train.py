@@ -118,7 +118,7 @@ def check_life(config: DictConfig) -> None:
     from stillknows.agents.assembly import build_agent
     from stillknows.agents.checkpoint import expect_keepable, intervals_of
     from stillknows.agents.keeping import KeptAgent
-    from stillknows.agents.lifetime import exam_episodes_of, tasks_of
+    from stillknows.agents.lifetime import exam_episodes_of, inquiry_of, tasks_of
     from stillknows.agents.memory_places import expect_place
     from stillknows.agents.operations import OperationsLog
     from stillknows.agents.protocol import protocol_of
@@ -136,6 +136,7 @@ def check_life(config: DictConfig) -> None:
         agent = build_agent(config, tasks)
         learner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
         OperationsLog(Path(), config.operations, agent)
+        inquiry_of(config, agent, Path(), tasks)
         if intervals_of(config)[0]:
             learner.begin(1)
             plugins = hydra.utils.instantiate(config.plugins, _convert_="all")

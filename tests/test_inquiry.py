@@ -1,0 +1,368 @@
+"""The last examination of a life: weights against store, how far it goes, and explanations."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillknows.agents.anatomy import CAUSES
+from stillknows.agents.anatomy_report import FATES, account, right_then
+from stillknows.agents.arms import ARMS
+from stillknows.agents.assembly import build_agent
+from stillknows.agents.cli import main
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.container import read_tree
+from stillknows.agents.explain import explain, wrong_answers
+from stillknows.agents.guard import note
+from stillknows.agents.keeping import SCHEMA as KEPT
+from stillknows.agents.keeping import load_agent
+from stillknows.agents.lifetime import AGENT, live_lifetime
+from stillknows.agents.log import SCHEMA, LifetimeLog, read
+from stillknows.agents.report import summarise, write_report
+from stillknows.agents.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
+from stillknows.agents.trace import Ledger, short
+from stillknows.envs.microworld import microworld_tasks
+from stillknows.envs.recall import recall_tasks
+from stillknows.envs.tasks import Task, make
+from stillknows.envs.variants import VARIANTS, variant
+from stillknows.envs.world import PEOPLE, UNSEEN_PEOPLE
+
+SMALL = (
+    *("debug=tiny", "stream.tasks.tasks=[where_person,count_objects]", "rows=8"),
+    *("stream.episodes=16", "stream.exam_episodes=4", "stream.tasks.lag=4"),
+    "episodic_memory.bytes=60000",
+)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Avalanche's imports
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::SyntaxWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short life with everything that can be asked in the end."""
+    folder = tmp_path_factory.mktemp("run") / "both-seed0"
+    options = ["anatomy=true", "generalisation=[names,longer,misleading]", "agent.answer_length=1"]
+    live_lifetime(compose_config([*SMALL, *options]), folder, lambda *_: None)
+    return folder
+
+
+def exams(folder: Path) -> dict[tuple[int, int, str], dict[str, Any]]:
+    found = [event for event in read(folder) if event["event"] == "examination"]
+    return {(e["after"], e["task"], e["arm"]): e for e in found}
+
+
+shares = st.floats(0, 1)
+
+
+@given(st.tuples(shares, shares, shares, shares))
+def test_the_three_parts_are_what_was_forgotten(accuracy: tuple[float, ...]) -> None:
+    cells = dict(zip([(w, s) for w in (NOW, THEN) for s in (NOW, THEN)], accuracy, strict=True))
+    parts = parts_of(cells)
+    assert sum(parts[1:]) == pytest.approx(parts.forgotten)
+    still = parts_of({**cells, (NOW, THEN): cells[THEN, THEN], (NOW, NOW): cells[THEN, NOW]})
+    assert still.weights == 0  # weights that did not move took nothing
+    assert still.interaction == pytest.approx(0)
+    assert still.forgotten == pytest.approx(still.store)
+
+
+def test_earlier_weights_with_the_earlier_store_are_the_earlier_examination(life: Path) -> None:
+    found = exams(life)
+    for task in (0, 1):
+        then = found[task + 1, task, "agent"]
+        again = found[2, task, "weights_then_store_then"]
+        for column in ("correct", "episodes", "steps", "by_token", "carried", "loss"):
+            assert then[column] == again[column], column
+        assert {arm for after, number, arm in found if (after, number) == (2, task)} >= set(CELLS)
+    moved = found[2, 0, "agent"]["loss"], found[2, 0, "weights_then_store_now"]["loss"]
+    assert moved[0] != moved[1]
+    first = found[2, 0, "weights_empty_store_empty"]
+    assert first["loss"] == pytest.approx(found[0, 0, "agent"]["loss"], rel=0.5)
+
+
+def test_a_swap_leaves_everything_as_it_was(life: Path, tmp_path: Path) -> None:
+    config = compose_config(SMALL)
+    tasks = microworld_tasks(["where_person"], **{"carry": 0.3, "lifetime_facts": 24, "lag": 4})
+    torch.manual_seed(0)
+    agent = build_agent(config, tasks)
+    snapshots = Snapshots(tmp_path, agent, 1)
+    before = note(agent, whole=True)
+    snapshots.take(0)
+    with torch.no_grad():
+        for weight in agent.parameters():
+            weight.add_(1.0)
+    after = note(agent, whole=True)
+    rekeyed = []
+    with snapshots.swapped(0, 0, lambda: rekeyed.append(True)):
+        assert note(agent, whole=True) == before
+    assert note(agent, whole=True) == after
+    assert rekeyed == [True]
+    with pytest.raises(ValueError, match="There is no file"):  # noqa: SIM117
+        with snapshots.swapped(3, None, lambda: None):
+            pass
+    with pytest.raises(ValueError, match=r"anatomy=true would keep .* more than 0"):
+        Snapshots(tmp_path, agent, 1, most_bytes=2**16)
+
+
+def test_an_inquiry_changes_no_life(life: Path, tmp_path: Path) -> None:
+    options = ["agent.answer_length=1"]
+    live_lifetime(compose_config([*SMALL, *options]), tmp_path / "plain", lambda *_: None)
+    plain, asked = exams(tmp_path / "plain"), exams(life)
+    for key, event in plain.items():
+        for column in ("correct", "loss", "by_token"):
+            assert event[column] == asked[key][column], key
+    assert not (tmp_path / "plain" / "anatomy").exists()
+    kept = [read_tree(folder / AGENT, KEPT) for folder in (tmp_path / "plain", life)]
+    for name, weight in kept[0]["weights"].items():
+        assert torch.equal(weight, kept[1]["weights"][name]), name
+    for name, column in kept[0]["store"]["columns"].items():
+        assert torch.equal(column, kept[1]["store"]["columns"][name]), name
+
+
+def test_every_wrong_answer_has_a_cause_and_they_add_up(life: Path) -> None:
+    events = read(life)
+    one = account(events)
+    assert one is not None
+    found, right = exams(life), right_then(events)
+    for task in (0, 1):
+        last, then = found[2, task, "agent"], found[task + 1, task, "agent"]
+        wrong = len(last["correct"]) - sum(last["correct"])
+        assert sum(one.count(what, task) for what in FATES) == wrong
+        assert one.questions(task) == len(last["correct"])
+        assert len(right[task]) == sum(then["correct"])
+        lost = sum(a and not b for a, b in zip(then["correct"], last["correct"], strict=True))
+        assert sum(one.count(what, task) for what in FATES[:-1]) == lost
+        cells = one.swaps[task]
+        assert set(cells) == {(w, s) for w in TIMES for s in TIMES}
+        forgotten = np.mean(then["correct"]) - np.mean(last["correct"])
+        assert parts_of(cells).forgotten == pytest.approx(forgotten)
+
+
+def test_the_report_shows_all_of_it(life: Path, tmp_path: Path) -> None:
+    text = write_report([life], tmp_path)
+    for title in ("Where forgetting comes from", "In the weights, or in the store", "How far"):
+        assert title in text
+    assert "| both | misleading |" in text
+    assert "further" not in text.split("## What the figures mean")[0]  # in a table of its own
+    assert set(summarise(read(life)).arms) == {"agent", "no_recall", "no_story"}
+    assert "- **no story**: hearing the questions only." in text
+
+
+def test_a_life_without_findings_is_reported_as_before(life: Path, tmp_path: Path) -> None:
+    lines = (life / "log.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["event"] != "anatomy"]
+    (tmp_path / "log.jsonl").write_text("\n".join(kept))
+    assert account(read(tmp_path)) is None
+    assert "forgetting comes from" not in write_report([tmp_path], tmp_path)
+
+
+def write_log(folder: Path, seed: int, causes: str, swaps: bool = False) -> None:
+    """Write by hand: of ten questions eight were right then, and the first are wrong now."""
+    log = LifetimeLog(folder)
+    head = {"schema": SCHEMA, "name": "ours", "seed": seed, "tasks": ["a"], "sources": [""]}
+    log.append("lifetime", **head, protocol="identity hidden")
+    log.append("update", experience=0, task=0)
+    log.append("update", experience=1, task=0)
+    wrong = len(causes)
+    columns = {"episodes": list(range(10)), "steps": [5] * 10, "carried": [0] * 5 + [1] * 5}
+    for after, correct in (
+        (0, [0] * 10),
+        (1, [1] * 8 + [0] * 2),
+        (2, [0] * wrong + [1] * (10 - wrong)),
+    ):
+        place = {"after": after, "task": 0, "name": "a", "arm": "agent", "loss": 1.0}
+        log.append("examination", **place, correct=correct, **columns)
+    for arm, right in (("weights_now_store_then", 5), ("weights_then_store_now", 7),
+                       ("weights_then_store_then", 8)) if swaps else ():  # fmt: skip
+        place = {"after": 2, "task": 0, "name": "a", "arm": arm, "loss": 1.0}
+        log.append("examination", **place, correct=[1] * right + [0] * (10 - right), **columns)
+    log.append(
+        "anatomy", after=2, task=0, name="a", exact=True, causes=causes,
+        episodes=list(range(wrong)), steps=[5] * wrong, carried=[0] * 5 + [1] * (wrong - 5),
+        fates=["h"] * wrong, shares=[0.0] * wrong, even=[1.0] * wrong,
+        mended=[1, 1, 0, 0, 0] + [0] * (wrong - 5),
+    )  # fmt: skip
+    log.close()
+
+
+def test_a_report_on_logs_written_by_hand(tmp_path: Path) -> None:
+    write_log(tmp_path / "0", 0, "neorm", swaps=True)
+    write_log(tmp_path / "1", 1, "nnormmmmmm")  # all ten are wrong, two of which always were
+    text = write_report([tmp_path], tmp_path)
+    here = next(line for line in text.splitlines() if line.startswith("| ours | this episode"))
+    cells = [cell.strip() for cell in here.strip("|").split("|")]
+    assert cells[2:4] == ["2", "10"]
+    # shares of five questions: never written 1/5 and 2/5, t with one degree of freedom
+    assert cells[4] == "0.300 [-0.971, 1.571] (3)"
+    assert [cell.split("(")[1].rstrip(")") for cell in cells[4:10]] == [
+        "3",
+        "1",
+        "2",
+        "2",
+        "2",
+        "0",
+    ]
+    assert cells[10] == "0.40"  # four of ten
+    earlier = next(line for line in text.splitlines() if line.startswith("| ours | an earlier"))
+    cells = [cell.strip() for cell in earlier.strip("|").split("|")]
+    assert [cell.split("(")[1].rstrip(")") for cell in cells[4:10]] == [
+        "0",
+        "0",
+        "0",
+        "0",
+        "3",
+        "2",
+    ]
+    assert "| ours | a | 20 | 3 | 1 | 2 | 2 | 5 | 2 |" in text
+    # 0.8 - 0.5 forgotten: the weights alone lose 0.3, the store alone 0.1, together no more
+    assert "| ours | a | 1 | 0.300 | 0.300 | 0.100 | -0.100 |" in text
+
+
+# --- Explanations ------------------------------------------------------------------------------
+
+
+def test_explanations_of_wrong_answers(life: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = wrong_answers(read(life))
+    forgotten = sum(each.forgotten for each in wrong)
+    listed = explain(life)
+    assert f"{forgotten} forgotten, {len(wrong) - forgotten} never learned." in listed
+    number = next(n for n, each in enumerate(wrong, start=1) if each.task == 1)
+    each = wrong[number - 1]
+    assert main(["explain", str(life), f"question={number}"]) == 0
+    said = capsys.readouterr().out
+    place = f"count_objects:{each.episode}:{each.step}"
+    assert place in said
+    assert main(["explain", str(life), f"question={place}"]) == 0
+    assert capsys.readouterr().out == said
+    assert (life / f"explain-{place.replace(':', '-')}.png").stat().st_size > 5000
+
+
+def test_what_is_shown_is_what_was_told_and_read(life: Path) -> None:
+    config = compose_config([*SMALL])
+    tasks = microworld_tasks(["where_person"], **_dials(config))
+    envs = make(tasks[0], 4, tasks[0].exam)
+    seed = (1 << 40) + config.seed * 1_000_003
+    envs.reset(seed=seed, options={"lived": 16, "task_start": 0, "episode": 0})
+    story = envs._stories[2]  # type: ignore[attr-defined]
+    step, answer = next((s, a) for s, a in enumerate(story.answers) if a and not a.carried)
+    said = explain(life, f"question=where_person:2:{step}")
+    assert story.sentences[step] in said
+    assert f"right: {answer.target}" in said
+    told = [s for s in range(step) if story.answers[s] is None]
+    shown = [
+        next(
+            line
+            for line in said.splitlines()
+            if f" 2:{at} " in line and story.sentences[at] in line
+        )
+        for at in told
+    ]
+    marked = [at for at, line in zip(told, shown, strict=True) if line.startswith("*")]
+    assert marked == sorted(at for _, at in answer.supports)
+    weights = np.array([[float(w) for w in line.split()[-4:-1]] for line in shown])
+    np.testing.assert_allclose(weights.sum(axis=0), 1, atol=0.06)  # shown with two digits
+
+
+def _dials(config: Any) -> dict[str, Any]:
+    tasks = dict(config.stream.tasks)
+    return {k: v for k, v in tasks.items() if k not in ("_target_", "tasks", "exam", "own")}
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ("question=0", "there are"),
+        ("question=9999", "there are"),
+        ("question=where_persn:1:2", "Did you mean 'where_person'"),
+        ("question=where_person:1", "give TASK:EPISODE:STEP"),
+        ("question=where_person:1:0", "asks no question at step 0"),
+    ],
+)
+def test_questions_that_are_none_are_one_sentence(
+    question: str, sentence: str, life: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(life), question]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_is_no_life(life: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds several lives: give one of them, such as .*both"):
+        explain(life.parent)
+
+
+def test_the_log_names_every_entry_that_the_store_holds(life: Path) -> None:
+    store = load_agent(life / AGENT).episodic_memory
+    assert store is not None
+    ids, hashes = store.provenance("id"), store.provenance("hash")
+    named = Ledger(read(life))._name
+    held = {int(ids[slot]): short(int(hashes[slot])) for slot in range(len(store))}
+    assert named == held
+    assert len(held) > 10
+
+
+def test_an_explanation_on_demand_finds_what_the_log_would_say(life: Path, tmp_path: Path) -> None:
+    lines = (life / "log.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["event"] != "anatomy"]
+    (tmp_path / "log.jsonl").write_text("\n".join(kept))
+    with pytest.raises(ValueError, match="keep=true"):
+        explain(tmp_path)
+    shutil.copy(life / AGENT, tmp_path / AGENT)
+    assert explain(tmp_path) == explain(life)
+
+
+# --- How far it goes ---------------------------------------------------------------------------
+
+
+def test_variants_are_about_what_training_never_says() -> None:
+    (task,) = microworld_tasks(["where_person"], sentences=6, questions=2)
+    unseen, longer = variant(task, "names"), variant(task, "longer")
+    assert unseen is not None
+    assert longer is not None
+    heard = {name: _heard(each) for name, each in (("t", task), ("u", unseen), ("l", longer))}
+    assert not set(heard["u"]) & set(PEOPLE)
+    assert set(heard["u"]) & set(UNSEEN_PEOPLE)
+    assert set(heard["t"]) & set(PEOPLE)
+    assert unseen.train == longer.train == task.train
+    assert heard["l"].count(".") == 2 * heard["t"].count(".")
+    (recall,) = recall_tasks([7], 7)
+    further = variant(recall, "longer")
+    assert further is not None
+    assert further.exam["distance"] == 14
+    assert variant(recall, "names") is None
+    assert variant(Task("x", "CartPole-v1", {}, {}), "longer") is None
+
+
+def _heard(task: Task) -> list[str]:
+    envs = make(task, 1, task.exam)
+    envs.reset(seed=5, options={"episode": 0})
+    return " ".join(envs._stories[0].sentences).split()  # type: ignore[attr-defined]
+
+
+def test_the_page_names_all_arms_causes_and_variants() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "anatomy.md").read_text()
+    assert [arm for arm in ARMS if f"`{arm}`" not in page] == []
+    assert [name for name in CAUSES.values() if f"| {name} |" not in page] == []
+    assert f"generalisation=[{','.join((*VARIANTS, 'misleading'))}]" in page
+
+
+def test_options_that_cannot_be_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, sentence in (
+        ("exam_arms=[no_recal]", "no arm 'no_recal'"),
+        ("generalisation=[nmes]", "no variant 'nmes'"),
+    ):
+        assert main(["train", *SMALL[:-1], option, f"run={tmp_path / 'run'}"]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert said.count("\n") == 1
