@@ -118,7 +118,7 @@ def _shuffled_store(agent: MemoryAgent) -> Iterator[None]:
     """Let every key of the store stand before the answer and the vector of another entry."""
     store: Any = agent.episodic_memory
     plain = store.recall
-    successor = _another(len(store))
+    successor = _another(store.size)
 
     def recall(query_BD: Tensor) -> Any:
         found = plain(query_BD)
@@ -139,7 +139,7 @@ def _shuffled_store(agent: MemoryAgent) -> Iterator[None]:
 def _misleading(agent: MemoryAgent) -> Iterator[None]:
     """Add to a copy of the store, near every entry, one with the answer and vector of another."""
     store: Any = agent.episodic_memory
-    held, order = len(store), _another(len(store))
+    held, order = store.size, _another(store.size)
     copied = copy.copy(store)
     vars(copied).pop("provenance", None)  # the guard's, of the store itself
     columns = {name: column[:held] for name, column in store.columns.items()}

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.arms import set_aside
 from stillknows.agents.container import read_tree, write_tree
 from stillknows.agents.keeping import weights_of
 
@@ -124,19 +125,18 @@ class Snapshots:
         """
         agent, own = self.agent, self.agent.episodic_memory
         before = {name: value.clone() for name, value in weights_of(agent).items()}
-        held = None if own is None else own.snapshot()
+        twin = None if own is None else own.fork()  # in tensors; its own store hears of nothing
+        if twin is not None and store is not None:
+            twin.restore(_on(self._read(store)["store"], agent.device))
         try:
-            if weights is not None:
-                _load(agent, self._read(weights)["weights"])
-            if own is not None and store is not None:
-                own.restore(_on(self._read(store)["store"], agent.device))
-            if own is not None and agent.recall:
-                rekey()
-            yield
+            with set_aside(agent, episodic_memory=twin):
+                if weights is not None:
+                    _load(agent, self._read(weights)["weights"])
+                if twin is not None and agent.recall:
+                    rekey()
+                yield
         finally:
             _load(agent, before)
-            if own is not None and held is not None:
-                own.restore(held)
 
     def _path(self, after: int) -> Path:
         return self.folder / f"after-{after}.safetensors"

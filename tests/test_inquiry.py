@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,8 @@ from stillknows.agents.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
 from stillknows.agents.trace import Ledger, short
 from stillknows.envs.microworld import microworld_tasks
 from stillknows.envs.recall import recall_tasks
-from stillknows.envs.tasks import Task, make
+from stillknows.envs.tasks import Task
+from stillknows.envs.text import Story
 from stillknows.envs.variants import VARIANTS, variant
 from stillknows.envs.world import PEOPLE, UNSEEN_PEOPLE
 
@@ -248,10 +250,8 @@ def test_explanations_of_wrong_answers(life: Path, capsys: pytest.CaptureFixture
 def test_what_is_shown_is_what_was_told_and_read(life: Path) -> None:
     config = compose_config([*SMALL])
     tasks = microworld_tasks(["where_person"], **_dials(config))
-    envs = make(tasks[0], 4, tasks[0].exam)
     seed = (1 << 40) + config.seed * 1_000_003
-    envs.reset(seed=seed, options={"lived": 16, "task_start": 0, "episode": 0})
-    story = envs._stories[2]  # type: ignore[attr-defined]
+    story = _story(tasks[0], seed + 2, {"lived": 16, "task_start": 0, "episode": 2})
     step, answer = next((s, a) for s, a in enumerate(story.answers) if a and not a.carried)
     said = explain(life, f"question=where_person:2:{step}")
     assert story.sentences[step] in said
@@ -343,9 +343,14 @@ def test_variants_are_about_what_training_never_says() -> None:
 
 
 def _heard(task: Task) -> list[str]:
-    envs = make(task, 1, task.exam)
-    envs.reset(seed=5, options={"episode": 0})
-    return " ".join(envs._stories[0].sentences).split()  # type: ignore[attr-defined]
+    return " ".join(_story(task, 5, {"episode": 0}).sentences).split()
+
+
+def _story(task: Task, seed: int, options: dict[str, Any]) -> Story:
+    env: Any = gymnasium.make(task.id, disable_env_checker=True, **task.exam).unwrapped
+    env.reset(seed=seed, options=options)
+    story: Story = env._story
+    return story
 
 
 def test_the_page_names_all_arms_causes_and_variants() -> None:
