@@ -127,7 +127,7 @@ class Dissector(Examiner):
                 mended.update(
                     number
                     for (number, _), answer in zip(kind, answers, strict=True)
-                    if answer == marked.targets[number]
+                    if marked.right(number, answer)
                 )
         self.tracer.forget()
         return mended

@@ -105,6 +105,7 @@ def _marked(
         steps=tuple(int(steps[row]) for row in rows),
         task=task,
         supports=tuple(_supports(info, row) for row in rows),
+        verify=tuple(info["verify"][row] for row in rows) if "verify" in info else (),
     )
 
 

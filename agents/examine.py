@@ -109,12 +109,11 @@ class ToldExaminer(Examiner):
 def _picked(marked: Marked, numbers: Sequence[int], answers: Sequence[str]) -> Marked:
     """Return the marks of some questions, with other answers."""
     columns = {
-        name: tuple(column[number] for number in numbers)
+        name: tuple(column[number] for number in numbers) if column else ()
         for name, column in marked._asdict().items()
         if name not in ("task", "answers", "rewards")
     }
-    right = zip(answers, columns["targets"], strict=True)
-    rewards = tuple(float(answer == target) for answer, target in right)
+    rewards = tuple(float(marked.right(n, a)) for n, a in zip(numbers, answers, strict=True))
     return Marked(**columns, rewards=rewards, task=marked.task, answers=tuple(answers))
 
 

@@ -4,7 +4,7 @@ Whoever learns remembers as well (`stillknows.agents.learner`); an agent whose w
 are can live on and remember alone, with `Remembering` as the listener of `live`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ class Marked(NamedTuple):
     """What is known of the questions asked at one step, one entry a row of the thought.
 
     `supports` are pairs of episode and step; they reach the report, and no agent and no policy.
+    `verify` tells where answers besides the target are right.
     """
 
     targets: tuple[str, ...]
@@ -30,6 +31,12 @@ class Marked(NamedTuple):
     task: int
     answers: tuple[str, ...] = ()
     supports: tuple[tuple[tuple[int, int], ...], ...] = ()
+    verify: tuple[Callable[[str], bool] | None, ...] = ()
+
+    def right(self, number: int, answer: str) -> bool:
+        """Return whether an answer to one of the questions is right."""
+        verify = self.verify[number] if self.verify else None
+        return answer == self.targets[number] or (verify is not None and bool(verify(answer)))
 
 
 class Remembering:

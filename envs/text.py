@@ -7,7 +7,8 @@ to the last question ends the episode, and the observation is then "".
 `info` always says `question` (does the current observation ask?), `tree` (the bracketed tree of
 the current sentence), `episode` (its number within the lifetime) and `step` (the index of the
 current observation). After an answer it also says `target`, `supports` (pairs of episode and
-step, in the order of reasoning) and `carried` (do the supports lie in earlier episodes?).
+step, in the order of reasoning) and `carried` (do the supports lie in earlier episodes?), and
+where other answers are right as well, `verify`, which tells of any whether it is.
 The reward is 1 exactly when the answer equals the target, or is as right by the answer's own check
 (another shortest way, another program that does the same), else 0.
 
@@ -54,7 +55,7 @@ class Answer(NamedTuple):
         """Return the reward of an action, and what is told after it."""
         right = action == self.target or (self.verify is not None and self.verify(action))
         told = {"target": self.target, "supports": self.supports, "carried": self.carried}
-        return float(right), told
+        return float(right), told if self.verify is None else {**told, "verify": self.verify}
 
 
 class Story(NamedTuple):

@@ -98,7 +98,14 @@ class Turns:
             "supports": sheet.supports_BQ[:, question],
             "carried": sheet.carried_BQ[:, question],
         }
-        return right_B, told | {f"_{name}": asked_B for name in told}
+        there = {f"_{name}": asked_B for name in told}
+        if sheet.verify_BQ is not None:
+            verify_B = sheet.verify_BQ[:, question].copy()
+            verify_B[~asked_B] = None
+            some_B = np.array([verify is not None for verify in verify_B])
+            if some_B.any():
+                told["verify"], there["_verify"] = verify_B, some_B
+        return right_B, told | there
 
     def _place(self, values_BS: np.ndarray, blank: Any) -> np.ndarray:
         """Return what rows have at their steps in the turns that tell them, `[T, B]`."""

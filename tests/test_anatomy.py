@@ -430,6 +430,31 @@ def test_what_attention_still_reaches_counts_as_held() -> None:
     assert fates == {0: "n", 1: "n", 2: "n", 3: "h"}
 
 
+class EitherWay(Homes):
+    """What the agent says is right, though it is not the answer that is named."""
+
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        story = super().tell(key, episode, options)
+        named = story.answers[-1]
+        assert named is not None
+        verify = named.target.__eq__
+        answer = named._replace(target="went", verify=verify)
+        return story._replace(answers=(*story.answers[:-1], answer))
+
+
+def test_an_answer_that_is_as_right_as_the_one_named_mends() -> None:
+    if "EitherWay-v0" not in gymnasium.registry:
+        gymnasium.register("EitherWay-v0", entry_point=EitherWay)
+    task = Task("either", "EitherWay-v0", {}, {})
+    agent = oracle()
+    assert examine(agent, task, **settings(0)).accuracy == 1.0
+    agent.working_policy = WriteNothing()
+    dissector = Dissector(agent, Ledger([]))
+    assert dissect(dissector, task, **settings(0)).accuracy == 0.0
+    assert all(finding.mended for finding in dissector.findings)
+    assert examine(agent, task, arm="clairvoyant", **settings(0)).accuracy == 1.0
+
+
 # --- Arms --------------------------------------------------------------------------------------
 
 
