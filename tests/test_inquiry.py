@@ -24,8 +24,9 @@ from stillknows.agents.guard import note
 from stillknows.agents.keeping import SCHEMA as KEPT
 from stillknows.agents.keeping import load_agent
 from stillknows.agents.lifetime import AGENT, live_lifetime
+from stillknows.agents.lives import summarise
 from stillknows.agents.log import SCHEMA, LifetimeLog, read
-from stillknows.agents.report import summarise, write_report
+from stillknows.agents.report import write_report
 from stillknows.agents.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
 from stillknows.agents.trace import Ledger, short
 from stillknows.envs.microworld import microworld_tasks
