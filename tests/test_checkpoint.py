@@ -1,6 +1,7 @@
 """Checkpoints as files: what is kept of any part, damage, older schemas, and what is refused."""
 
 import json
+import random
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -185,6 +186,13 @@ def test_a_log_that_is_not_the_one_that_was_written_is_found_out(tmp_path: Path)
         restored(tmp_path)
 
 
+def test_random_numbers_go_on_with_a_life(tmp_path: Path) -> None:
+    kept(tmp_path)
+    drawn = torch.rand(1).item(), random.random(), np.random.normal()
+    assert restored(tmp_path) == 4
+    assert (torch.rand(1).item(), random.random(), np.random.normal()) == drawn
+
+
 def test_what_was_half_written_is_cleared_away(tmp_path: Path) -> None:
     kept(tmp_path)
     half = tmp_path / FOLDER / "000000005.safetensors.part"
@@ -322,8 +330,6 @@ def test_a_state_sets_no_methods(name: str) -> None:
 
 
 def test_random_numbers_go_on(tmp_path: Path) -> None:
-    import random
-
     before = through_a_file(random_states(), tmp_path / "random")
 
     def draw() -> list[Any]:

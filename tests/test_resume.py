@@ -127,13 +127,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.mark.parametrize(
     ("name", "cuts"),
     [
-        ("everything", [2, 8, 9, 20, 27]),  # in every phase; the first before any checkpoint
+        ("everything", [2, 9, 15, 20]),  # in every phase; the first before any checkpoint
         ("baselines", [9, 17, 20, 23]),
-        ("ewc", [12, 19, 24]),
+        ("ewc", [15, 19]),
         ("sqlite", [2, 9, 20]),
-        ("actor", [6, 17]),
-        ("critic", [7, 18]),
-        ("sgd", [10, 21]),
+        ("actor", [6, 15]),
+        ("critic", [7, 15]),
+        ("sgd", [10, 15]),
     ],
 )
 def test_a_life_that_was_cut_ends_as_one_that_was_not(
@@ -148,7 +148,7 @@ def test_a_life_that_was_cut_ends_as_one_that_was_not(
 
 
 @settings(max_examples=3, phases=[Phase.generate])
-@given(cuts=st.lists(st.integers(1, 33), min_size=1, max_size=3))
+@given(cuts=st.lists(st.integers(1, 25), min_size=1, max_size=3))
 def test_whenever_it_is_cut(
     straight: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
@@ -209,8 +209,10 @@ def test_an_agent_can_be_taken_out_of_a_checkpoint(straight: Callable[[str], Pat
 
 
 def test_operations_are_rewound_too(straight: Callable[[str], Path], tmp_path: Path) -> None:
-    live(configured("actor"), tmp_path, die_after=10)
+    live(configured("actor"), tmp_path, die_after=8)  # five updates, of which three are saved
     live(configured("actor"), tmp_path)
+    aside = [path.name for path in (tmp_path / "operations.cut").iterdir()]
+    assert aside == ["0000004.safetensors"]
     files = [find_operations([each]) for each in (tmp_path, straight("actor"))]
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
     for mine, theirs in zip(*files, strict=True):
