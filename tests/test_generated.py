@@ -57,6 +57,18 @@ class Family:
             size = self.size()
             self.follow()
 
+        self.check()
+
+    def check(self):
+        """A family that can be: two parents and one spouse at most, of different sex."""
+        for pairs, most in ((self.parents, 2), (self.spouses, 1)):
+            of = Counter(person for person, _ in pairs)
+            assert max(of.values(), default=0) <= most
+        couples = self.spouses | {
+            (a, b) for x, a in self.parents for y, b in self.parents if x == y and a != b
+        }
+        assert all(self.male.get(a) != self.male.get(b, -1) for a, b in couples if a in self.male)
+
     def size(self):
         return len(self.parents) + len(self.siblings) + len(self.spouses)
 
@@ -395,7 +407,10 @@ def test_other_answers_are_right_only_if_they_do_what_is_asked():
             right = ends == question.split()[9]
             assert answer.mark(" ".join(way))[0] == right
             counts["way"] += right and " ".join(way) != answer.target
-        assert answer.mark(f"{answer.target} red")[0] == 0.0
+        longer = [f"{answer.target} {colour}" for colour in ("red", "blue", "green")]
+        longer += [f"{colour} {answer.target}" for colour in ("red", "blue", "white")]
+        longer += [f"{answer.target} {answer.target}"]
+        assert not any(answer.mark(way)[0] for way in longer)
     for _, _, answer, _ in asked("summary", 100, matter=3):
         backwards = " ".join(reversed(answer.target.split()))
         assert answer.mark(backwards)[0] == 1.0
@@ -532,6 +547,20 @@ def test_the_checker_of_gymnasium_finds_nothing_and_rows_tell_the_same(id):
         rewards += gained
     assert heard == [list(env._story.sentences) for env in plain]
     assert rewards.tolist() == [float(len(each)) for each in targets]
+
+
+def test_rows_are_rewarded_for_other_right_answers():
+    rows = gymnasium.make_vec("stillknows/Summary-v0", num_envs=32, matter=3)
+    _, info = rows.reset(seed=1)
+    while not info["question"].all():
+        _, _, _, _, info = rows.step([""] * 32)
+    targets = rows.unwrapped._turns._sheet.targets_BQ[:, 0].tolist()
+    answers = [" ".join(reversed(target.split())) for target in targets]
+    assert any(target != answer for target, answer in zip(targets, answers, strict=True))
+    answers[0] = "nowhere"
+    _, rewards, _, _, info = rows.step(answers)
+    assert rewards.tolist() == [0.0] + [1.0] * 31
+    assert info["target"].tolist() == targets
 
 
 def test_stories_do_not_depend_on_the_order_of_sets():

@@ -106,6 +106,26 @@ def test_a_seed_begins_the_numbers_again_and_an_option_sets_them():
     assert numbers == [[5, 6, 7], [8, 9, 10], [90, 91, 92], [93, 94, 95], [5, 6, 7]]
 
 
+def test_rows_go_on_as_plain_environments_however_often_they_begin_again():
+    class Keys(Parrot):
+        def tell(self, key, episode, options):
+            said.append((episode, key))
+            return super().tell(key, episode, options)
+
+    said = []
+    vector = StoryVectorEnv(2, Keys())
+    vector.reset(seed=9)
+    for _ in range(150):
+        vector.reset()
+    rows, said = sorted(said), []
+    for row in range(2):
+        env = Keys(first_episode=row, stride=2)
+        env.reset(seed=9 + row)
+        for _ in range(150):
+            env.reset()
+    assert rows == sorted(said)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31), rows=st.integers(1, 5))
 def test_rows_wait_for_each_other_before_their_questions(seed, rows):
