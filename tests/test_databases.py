@@ -228,6 +228,7 @@ def test_deleted_bytes_are_in_no_page_and_no_log(tmp_path: Path) -> None:
     assert all(held(content) for content in contents)
     memory.delete([1])
     assert not any(held(content) for content in contents)  # while it is still open
+    assert memory.store._query("PRAGMA freelist_count") == [(0,)]
     memory.store.close()
     assert not any(held(content) for content in contents)
     assert [file.name for file in tmp_path.iterdir()] == ["memory.sqlite"]
