@@ -167,6 +167,28 @@ def test_the_past_is_as_it_was(database: Opener) -> None:
     memory.store.close()
 
 
+def test_a_cut_life_goes_back_in_its_own_memory_and_not_in_a_shared_one(database: Opener) -> None:
+    memory = new()
+    memory.keep_in(database())
+    live(memory, range(3))
+    operation, snapshot = memory.flush(), memory.snapshot()
+    then = memory.fork()
+    live(memory, range(3, 6))
+    now = memory.fork()
+    memory.store.shared = True
+    memory.resume(snapshot, operation)
+    same(memory, now)
+    memory.store.shared = False
+    memory.resume(snapshot, operation)
+    same(memory, then)
+    assert memory.operation == operation
+    live(memory, range(3, 4))
+    memory.rewind(1)  # as if a loss of power had taken the rest
+    memory.resume(snapshot, operation)
+    same(memory, then)
+    memory.store.close()
+
+
 def test_tensors_keep_no_past_and_say_so() -> None:
     memory = new()
     live(memory, range(3))
