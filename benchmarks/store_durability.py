@@ -65,13 +65,18 @@ def write_until_killed(path: Path, pipe: int) -> None:
         os.write(pipe, b"%d\n" % live_on(memory))
 
 
-def expect_kept(path: Path, acknowledged: int) -> int:
+def expect_kept(path: Path, acknowledged: int, plain: NEC) -> int:
     """Open what a killed process left; return how many operations it holds.
+
+    Args:
+        path: of the file.
+        acknowledged: the last operation that it said was taken.
+        plain: the same life in tensors, so far; it is lived on.
 
     Raises:
         AssertionError: if anything acknowledged is missing, or what is there is not whole.
     """
-    memory, plain = new_memory(), new_memory()
+    memory = new_memory()
     memory.keep_in(SQLite(path))
     kept = memory.operation
     assert acknowledged <= kept <= acknowledged + 1, (acknowledged, kept)
@@ -109,12 +114,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    times, more = random.Random(given.seed), 0
+    times, more, plain = random.Random(given.seed), 0, new_memory()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "memory.sqlite"
         for _ in trange(given.rounds, disable=None):
             acknowledged = one_round(path, times.uniform(0, 0.3))
-            kept = expect_kept(path, acknowledged)
+            kept = expect_kept(path, acknowledged, plain)
             more += kept > acknowledged
     print(
         f"{given.rounds} processes killed, {kept} operations; everything acknowledged was there, "

@@ -43,11 +43,10 @@ HEAD = (
     "SELECT (SELECT coalesce(max(number), 0) FROM operations), "
     "(SELECT value FROM description WHERE name = 'generation')"
 )
-APPEND = (  # nothing, where another writer has the number already
+APPEND = (  # nothing, where the memory was rewound; an error, where the number is taken
     "INSERT INTO operations (number, kind, time, seen, clock, next_id, size, deleted, undo) "
     "SELECT :number, :kind, :time, :seen, :clock, :next_id, :size, :deleted, :undo "
-    "WHERE (SELECT coalesce(max(number), 0) FROM operations) = :number - 1 AND "
-    "(SELECT value FROM description WHERE name = 'generation') = :generation"
+    "WHERE (SELECT value FROM description WHERE name = 'generation') = :generation"
 )
 ERASE_KEYS = (  # of one version of a slot
     "DELETE FROM keys WHERE slot = :slot AND operation >= :first AND operation < "

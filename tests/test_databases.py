@@ -66,10 +66,10 @@ def durability() -> Any:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork where threads are
 def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
     benchmark, path = durability(), tmp_path / "memory.sqlite"
-    counts = []
+    counts, plain = [], benchmark.new_memory()
     for seconds in (0.02, 0.05, 0.11):
         acknowledged = benchmark.one_round(path, seconds)
-        counts.append(benchmark.expect_kept(path, acknowledged))
+        counts.append(benchmark.expect_kept(path, acknowledged, plain))
     assert 0 < counts[0] < counts[1] < counts[2]
 
 
@@ -228,9 +228,20 @@ def test_deleted_bytes_are_in_no_page_and_no_log(tmp_path: Path) -> None:
     assert all(held(content) for content in contents)
     memory.delete([1])
     assert not any(held(content) for content in contents)  # while it is still open
+    assert memory.store._query("PRAGMA freelist_count") == [(0,)]
     memory.store.close()
     assert not any(held(content) for content in contents)
     assert [file.name for file in tmp_path.iterdir()] == ["memory.sqlite"]
+
+
+def test_a_file_has_no_free_pages_after_a_deletion(tmp_path: Path) -> None:
+    memory = kept(tmp_path / "memory.sqlite", range(200))
+    memory.delete(range(190))  # most of them were in the past
+    assert memory.store._query("PRAGMA freelist_count") == [(0,)]
+    assert memory.at(100).size == memory.at(100).capacity
+    assert len(memory.at(100)) == 0
+    assert memory.store.gaps(100) == [96, 97, 98, 99]
+    memory.store.close()
 
 
 def test_a_deletion_that_a_reader_holds_up_says_so(

@@ -263,6 +263,24 @@ def test_a_dialogue_lives_on_in_a_database(life: Path, tmp_path: Path) -> None:
     assert agent.read_bytes() == before
 
 
+def test_a_life_without_a_checkpoint_begins_anew_where_it_may(tmp_path: Path) -> None:
+    none = ["episodic_memory.store=sqlite", "checkpoint.every=0"]
+    life = live(tmp_path / "life", *none)
+    with memory_at(str(life / FILE), read_only=True) as memory:
+        before = memory.fork()
+    for file in (log.FILE, AGENT):
+        (life / file).unlink()
+    live_lifetime(compose_config([*TINY, *none]), life, lambda *_: None, resume=True)
+    with memory_at(str(life / FILE), read_only=True) as memory:
+        same(memory, before)
+        assert memory.operation == before.operation
+    chosen = compose_config([*TINY, *none, f"episodic_memory.place={life / FILE}"])
+    with pytest.raises(ValueError, match="left no checkpoint to go back to"):
+        live_lifetime(chosen, tmp_path / "other", lambda *_: None, resume=True)
+    with memory_at(str(life / FILE), read_only=True) as memory:
+        same(memory, before)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

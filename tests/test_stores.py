@@ -167,6 +167,28 @@ def test_the_past_is_as_it_was(database: Opener) -> None:
     memory.store.close()
 
 
+def test_a_cut_life_goes_back_in_its_own_memory_and_not_in_a_shared_one(database: Opener) -> None:
+    memory = new()
+    memory.keep_in(database())
+    live(memory, range(3))
+    operation, snapshot = memory.flush(), memory.snapshot()
+    then = memory.fork()
+    live(memory, range(3, 6))
+    now = memory.fork()
+    memory.store.shared = True
+    memory.resume(snapshot, operation)
+    same(memory, now)
+    memory.store.shared = False
+    memory.resume(snapshot, operation)
+    same(memory, then)
+    assert memory.operation == operation
+    live(memory, range(3, 4))
+    memory.rewind(1)  # as if a loss of power had taken the rest
+    memory.resume(snapshot, operation)
+    same(memory, then)
+    memory.store.close()
+
+
 def test_tensors_keep_no_past_and_say_so() -> None:
     memory = new()
     live(memory, range(3))
@@ -269,6 +291,42 @@ def test_use_by_several_adds_up(database: Opener) -> None:
     assert first.columns["uses_N"][0] == second.columns["uses_N"][0] == 7
     for memory in (first, second):
         memory.store.close()
+
+
+def test_who_was_rewound_by_another_writes_after_that(database: Opener) -> None:
+    first, second = new(), new()
+    first.keep_in(database())
+    live(first, range(3))
+    second.keep_in(database())
+    live(second, range(3, 5))
+    first.rewind(2)
+    follow, second.store.follow = second.store.follow, lambda memory: None  # it does not know yet
+    assert second.store.write(second, "write", [0]) is False
+    second.store.follow = follow  # type: ignore[method-assign]
+    (written,) = second.remember(rows((33, 5), seed=33))
+    first.follow()
+    same(first, second)
+    assert first.operation == 3
+    assert first.seen == 5
+    assert written.entry == first.provenance("id").max()
+    for memory in (first, second):
+        memory.store.close()
+
+
+@pytest.mark.parametrize("rule", [EvictOldest, EvictIdle, Reservoir])
+def test_what_was_deleted_makes_room_before_anybody_leaves(rule: Callable[[], Any]) -> None:
+    memory = new(rule(), capacity=4)
+    memory.remember(rows((1, 5), (2, 5), (3, 5), (4, 5)))
+    memory.delete([2])
+    written = memory.remember(rows((5, 5), (6, 5), (7, 5), seed=1))
+    assert written[0] == (ADD, 4, -1)
+    assert memory.provenance("id")[2] == 4
+    if rule is not Reservoir:
+        assert [each.evicted for each in written[1:]] == [0, 1]
+    assert len(memory) == 4
+    assert memory.holes == set()
+    again = memory.fork()
+    assert again.names == memory.names
 
 
 def test_a_fork_goes_on_by_itself(database: Opener, tmp_path: Path) -> None:
