@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from stillknows.agents import report
+from stillknows.agents import lives, report
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import episodes_of, tasks_of
 from stillknows.envs.compositional import ID, Composed, compositional_tasks
@@ -115,13 +115,14 @@ def test_dials_turn_what_they_say():
 
 def test_the_report_puts_the_ideal_beside_what_was_known():
     head = {"event": "lifetime", "name": "both", "seed": 0, "protocol": "identity hidden"}
+    head |= {"schema": 1, "setting": {}}
     head |= {"tasks": ["a", "b"], "needs": [["x"], ["x", "y"]], "gives": [["x"], ["y"]]}
     events = [head]
     for after, task, right in ((0, 0, 0), (0, 1, 1), (1, 0, 4), (1, 1, 2), (2, 0, 3), (2, 1, 4)):
         columns = {"correct": [1] * right + [0] * (4 - right), "carried": [0] * 4}
         exam = {"event": "examination", "arm": "agent", "after": after, "task": task, **columns}
         events.append(exam)
-    life = report.summarise(events)
+    life = lives.summarise(events)
     assert life.ideal == [0.0, 0.5]
     ideal, before, later = report._transfer_table({"both": [life]}).splitlines()[2:]
     assert ideal.endswith("| 0.000 | 0.500 |")
