@@ -68,10 +68,15 @@ def tasks_of(config: DictConfig) -> list[Task]:
     """Return the tasks of a stream as they are lived, those that return under names of their own.
 
     Raises:
-        ValueError: if there is none, a name comes twice, or they have not so many orders.
+        ValueError: if there is none, a name comes twice, or they do not have this order.
     """
     tasks: list[Task] = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
     expect_distinct(tasks)
+    if config.get("order", 0) and any(task.needs for task in tasks):
+        raise ValueError(
+            f"order={config.order}: later tasks of this stream need what earlier ones told; leave "
+            "orders=[0] and draw another stream with stream.tasks.life=NUMBER."
+        )
     return returning([tasks[number] for number in _arranged(config, len(tasks))])
 
 

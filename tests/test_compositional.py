@@ -215,6 +215,11 @@ def test_a_stream_that_cannot_be_is_told(options, words):
         tasks_of(config)
 
 
+def test_what_builds_on_itself_keeps_its_order():
+    with pytest.raises(ValueError, match="need what earlier ones told; leave orders"):
+        tasks_of(compose_config(["stream=compositional", "order=1"]))
+
+
 def test_only_tasks_that_return_are_renamed():
     tasks = [Task(name, "id", {}, {}) for name in ("a", "b", "a", "a")]
     assert [task.name for task in returning(tasks)] == ["a", "b", "a (2)", "a (3)"]
