@@ -5,6 +5,9 @@ import os
 import subprocess
 import sys
 import tomllib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,11 +29,20 @@ def test_the_wheel_lists_every_package() -> None:
     assert set(project["tool"]["setuptools"]["packages"]) == found
 
 
+@contextmanager
+def avalanche_warns() -> Iterator[None]:
+    """Let the warnings of Avalanche's imports pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def test_no_module_is_imported_under_a_bare_name() -> None:
     for folder in ("agents", "memory", "envs"):
         for file in (ROOT / folder).glob("*.py"):
-            if file.stem not in ("__init__", "strategy", "streams"):  # these import Avalanche
-                importlib.import_module(f"stillknows.{folder}.{file.stem}")
+            if file.stem != "__init__":
+                with avalanche_warns():
+                    importlib.import_module(f"stillknows.{folder}.{file.stem}")
     assert not {name.split(".")[0] for name in sys.modules} & set(FOLDERS)
 
 
@@ -65,7 +77,7 @@ def test_every_configuration_composes_and_names_what_exists() -> None:
                 config = compose("train", [f"{group.name}={file.stem}"])
                 checked.update(targets(config))
     for target in checked:
-        if not target.startswith("stillknows.agents.strategy"):
+        with avalanche_warns():
             assert callable(get_method(target)), target
     assert len(checked) > 12
 
