@@ -191,7 +191,7 @@ def write_log(folder: Path, seed: int, causes: str, swaps: bool = False) -> None
         "anatomy", after=2, task=0, name="a", exact=True, causes=causes,
         episodes=list(range(wrong)), steps=[5] * wrong, carried=[0] * 5 + [1] * (wrong - 5),
         fates=["h"] * wrong, shares=[0.0] * wrong, even=[1.0] * wrong,
-        mended=[1, 1, 0, 0, 0] + [0] * (wrong - 5),
+        mended=[1, 1, 0, 0, 0, 0, 0, 0, 1, 1][:wrong],
     )  # fmt: skip
     log.close()
 
@@ -224,6 +224,7 @@ def test_a_report_on_logs_written_by_hand(tmp_path: Path) -> None:
         "3",
         "2",
     ]
+    assert cells[10] == "0.00"  # those that were mended were never learned
     assert "| ours | a | 20 | 3 | 1 | 2 | 2 | 5 | 2 |" in text
     # 0.8 - 0.5 forgotten: the weights alone lose 0.3, the store alone 0.1, together no more
     assert "| ours | a | 1 | 0.300 | 0.300 | 0.100 | -0.100 |" in text
