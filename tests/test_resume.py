@@ -209,7 +209,7 @@ def test_an_agent_can_be_taken_out_of_a_checkpoint(straight: Callable[[str], Pat
 
 
 def test_operations_are_rewound_too(straight: Callable[[str], Path], tmp_path: Path) -> None:
-    live(configured("actor"), tmp_path, die_after=8)  # five updates, of which three are saved
+    live(configured("actor"), tmp_path, die_after=9)  # five updates, of which three are saved
     live(configured("actor"), tmp_path)
     aside = [path.name for path in (tmp_path / "operations.cut").iterdir()]
     assert aside == ["0000004.safetensors"]
