@@ -203,9 +203,9 @@ def inquiry_of(
         agent,
         folder,
         1 if config.stream.joint else len(tasks),
-        arms=config.exam_arms,
-        anatomy=config.anatomy,
-        generalisation=config.generalisation,
+        arms=config.get("exam_arms", ("agent", "no_recall", "no_story")),
+        anatomy=config.get("anatomy", False),
+        generalisation=config.get("generalisation", ()),
     )
 
 

@@ -127,7 +127,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.mark.parametrize(
     ("name", "cuts"),
     [
-        ("everything", [2, 9, 15, 20]),  # in every phase; the first before any checkpoint
+        ("everything", [2, 15, 20]),  # in every phase; the first before any checkpoint
         ("baselines", [9, 17, 20, 23]),
         ("ewc", [15, 19]),
         ("sqlite", [2, 9, 20]),
@@ -147,8 +147,8 @@ def test_a_life_that_was_cut_ends_as_one_that_was_not(
     assert len(again) <= 2 + 5 * len(cuts)  # three updates, and what they and a task's end wrote
 
 
-@settings(max_examples=3, phases=[Phase.generate])
-@given(cuts=st.lists(st.integers(1, 25), min_size=1, max_size=3))
+@settings(max_examples=2, phases=[Phase.generate])
+@given(cuts=st.lists(st.integers(1, 25), min_size=1, max_size=2))
 def test_whenever_it_is_cut(
     straight: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
@@ -162,16 +162,16 @@ def test_whenever_it_is_cut(
 def test_checkpoints_change_nothing_and_need_not_be(
     straight: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    live(configured("everything", "checkpoint.every=0"), tmp_path)
+    chosen = configured("everything", "checkpoint.every=0")
+    assert not live(chosen, tmp_path, die_after=5)
+    live(chosen, tmp_path)  # from its beginning
     assert not (tmp_path / FOLDER).exists()
     both = [load_agent(each / "agent.safetensors") for each in (tmp_path, straight("everything"))]
     one, other = (agent.state_dict() for agent in both)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not live(configured("everything", "checkpoint.every=0"), tmp_path / "cut", 9)
-    live(configured("everything", "checkpoint.every=0"), tmp_path / "cut")  # from its beginning
     logged = [
         [{k: v for k, v in e.items() if k not in ("time", "seconds", "config")} for e in events]
-        for events in map(logs.read, (tmp_path / "cut", straight("everything")))
+        for events in map(logs.read, (tmp_path, straight("everything")))
     ]
     assert logged[0] == logged[1]
 
