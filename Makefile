@@ -29,7 +29,7 @@ test-postgres: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,hf,postgres]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,hf,postgres,rl]"
 	touch $(STAMP)
 
 clean:

@@ -9,6 +9,9 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from stillknows.agents.learned import score
 from stillknows.agents.log import Event, read
 
+ACTED = ("policy_loss", "value_loss", "entropy", "divergence", "clipped")
+EXAMINED = ("scores", "returns", "lengths")
+
 
 def write_board(folder: Path) -> None:
     """Write the log in `folder` as TensorBoard events beside it, in `folder/tensorboard`.
@@ -52,18 +55,21 @@ def scalars(event: Event) -> dict[str, float]:
             f"memory/{name}": event["actions"].count(letter) / decided
             for name, letter in (("skip", "s"), ("add", "a"), ("update", "u"), ("merge", "m"))
         }
+        acted = {f"training/{name}": float(event[name]) for name in ACTED if name in event}
         evicted = sum(entry >= 0 for entry in event["evicted"]) / decided
         return {
             **{f"training/{tag}": float(event[tag]) for tag in tags},
+            **acted,
             **shares,
             "memory/evict": evicted,
         }
     if event["event"] == "examination":
         right = sum(event["correct"]) / max(1, len(event["correct"]))
-        return {
-            f"examination/{event['name']}/{event['arm']}/accuracy": right,
-            f"examination/{event['name']}/{event['arm']}/loss": event["loss"],
-        }
+        tag = f"examination/{event['name']}/{event['arm']}"
+        if "scores" in event:
+            means = {name: sum(event[name]) / max(1, len(event[name])) for name in EXAMINED}
+            return {f"{tag}/{name}": mean for name, mean in means.items()}
+        return {f"{tag}/accuracy": right, f"{tag}/loss": event["loss"]}
     if event["event"] == "interim":
         return {f"interim/{event['name']}": score(event)}
     if event["event"] == "plasticity":

@@ -32,7 +32,9 @@ class Lived(NamedTuple):
     total: float
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
+    """One step of an episode: what was seen, its name and key, what was done, and its worth."""
+
     observation: np.ndarray
     name: int
     key: Tensor
@@ -112,7 +114,7 @@ class EpisodicControl(nn.Module):
         Returns:
             Actions `[B]`, keys `[B, D]`, and the values of the states, `max_a Q`, `[B]`.
         """
-        key_BD = self.embed(torch.from_numpy(observation_BO))
+        key_BD = self.embed(torch.tensor(observation_BO))
         value_BA = self.memory.values(key_BD, torch.from_numpy(name_B))
         best_BA = (value_BA == value_BA.amax(dim=1, keepdim=True)).numpy()
         action_B = (best_BA * (1 + self.random.random(best_BA.shape))).argmax(axis=1)
@@ -122,7 +124,7 @@ class EpisodicControl(nn.Module):
         any_B = self.random.integers(value_BA.shape[1], size=len(action_B))
         return np.where(stray_B, any_B, action_B), key_BD, value_BA.amax(dim=1)
 
-    def remember(self, episode: Sequence[_Step], last: float) -> None:
+    def remember(self, episode: Sequence[Step], last: float) -> None:
         """Write the returns of an episode into the memory and keep it for replay.
 
         Args:
@@ -150,7 +152,7 @@ class EpisodicControl(nn.Module):
             The mean squared error before.
         """
         rows = self.random.integers(min(self.kept, len(self.names)), size=self.batch)
-        key_BD = self.embed(torch.from_numpy(self.observations[rows]))
+        key_BD = self.embed(torch.tensor(self.observations[rows]))
         value_B = self.memory.replay(
             torch.from_numpy(self.actions[rows]), key_BD, torch.from_numpy(self.names[rows])
         )
@@ -198,7 +200,7 @@ def live_control(
             "environment so that it has."
         )
     seen = [_flat(space, env.reset(seed=seed + row)[0]) for row, env in enumerate(envs)]
-    episodes: list[list[_Step]] = [[] for _ in envs]
+    episodes: list[list[Step]] = [[] for _ in envs]
     ended: list[Lived] = []
     while agent.lived < steps:
         name_B = np.array([name_of(observation) for observation in seen])
@@ -208,13 +210,13 @@ def live_control(
             after, reward, terminated, truncated, _ = env.step(action)
             if not np.isfinite(float(reward)):
                 raise ValueError(f"{env} gave the reward {reward}: only finite rewards count.")
-            step = _Step(seen[row], int(name_B[row]), key_BD[row], int(action_B[row]),
+            step = Step(seen[row], int(name_B[row]), key_BD[row], int(action_B[row]),
                          float(reward), float(value_B[row]))  # fmt: skip
             episodes[row].append(step)
             seen[row] = _flat(space, after)
             agent.lived += 1
             if terminated or truncated:
-                agent.remember(episodes[row], 0.0 if terminated else _value(agent, seen[row]))
+                agent.remember(episodes[row], 0.0 if terminated else value_of(agent, seen[row]))
                 ended.append(Lived(agent.lived, sum(step.reward for step in episodes[row])))
                 progress(ended[-1])
                 episodes[row], seen[row] = [], _flat(space, env.reset()[0])
@@ -233,7 +235,7 @@ def _flat(space: spaces.Space[Any], observation: Any) -> np.ndarray:
     return np.asarray(spaces.flatten(space, observation), dtype=np.float32)
 
 
-def _value(agent: EpisodicControl, observation: np.ndarray) -> float:
-    """Return `max_a Q` of one state."""
+def value_of(agent: EpisodicControl, observation: np.ndarray) -> float:
+    """Return `max_a Q` of one state, by its flat observation."""
     name_B = np.array([name_of(observation)])
     return float(agent.act(observation[None], name_B, greedy=True)[2][0])

@@ -13,6 +13,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from stillknows.envs.observed import Words
+from stillknows.memory.memory_network import position_encoding
+
 _ENDLESS = 1e6  # bounds beyond it are none
 
 
@@ -122,6 +125,22 @@ class Characters(nn.Module):
         return last_BD
 
 
+class WordSum(nn.Module):
+    """Embeddings of words, weighed by position (Sukhbaatar et al. 2015, section 4.1) and added."""
+
+    def __init__(self, space: Words, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(space.buckets + 1, width)
+
+    def forward(self, flat_BN: Tensor) -> Tensor:
+        """Return `[B, D]`, zeros for no text."""
+        ids_BN = flat_BN.long()
+        place_ND = position_encoding(ids_BN.shape[1], self.embedding.embedding_dim)
+        words_BND = self.embedding(ids_BN) * (ids_BN > 0)[..., None]
+        summed_BD: Tensor = (words_BND * place_ND.to(words_BND)).sum(dim=1)
+        return summed_BD
+
+
 @singledispatch
 def part_encoder(space: Any, width: int) -> nn.Module:
     """Return the encoder of a space that is no mixture; register one for a space of your own.
@@ -139,6 +158,11 @@ def part_encoder(space: Any, width: int) -> nn.Module:
 def _(space: spaces.Box, width: int) -> nn.Module:
     is_image = len(space.shape) in (2, 3) and min(sorted(space.shape)[-2:]) > 2
     return Image(space, width) if is_image else Vector(space, width)
+
+
+@part_encoder.register(Words)
+def _(space: Words, width: int) -> nn.Module:
+    return WordSum(space, width)
 
 
 @part_encoder.register(spaces.Discrete)

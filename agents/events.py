@@ -15,7 +15,13 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "interim": {"experience": int, "update": int, "task": int},
     "plasticity": {"after": int, "dormant": dict, "effective_rank": _NUMBER},
     "floor": {"task": int, "majority": _NUMBER, "last_mentioned": _NUMBER},
+    "fault": {"task": int},
 }
+_ACTED: dict[str, Any] = {
+    "task": int,
+    "random_return": _NUMBER,
+    "reference_return": _NUMBER,
+}  # a floor of acting
 
 
 def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
@@ -29,7 +35,8 @@ def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
     kind = event["event"]
     if not isinstance(kind, str):
         raise ValueError(f"line {line} is no event")
-    for name, wanted in _FIELDS.get(kind, {}).items():
+    acted = kind == "floor" and "random_return" in event
+    for name, wanted in (_ACTED if acted else _FIELDS.get(kind, {})).items():
         if not isinstance(event.get(name), wanted):
             raise ValueError(f"line {line} is no {kind} as it should be: look at its '{name}'")
     if kind == "lifetime":
@@ -51,7 +58,8 @@ def _expect_examination(event: Mapping[str, Any], line: int) -> None:
     _expect_marks(event, line)
     marks = event.get("returns", event.get("correct", []))
     _expect(event.get("carried", [] if "returns" in event else None), int, "carried", line)
-    _expect(event.get("by_token", []), _NUMBER, "by_token", line)
+    for name in ("by_token", "scores", "lengths"):
+        _expect(event.get(name, []), _NUMBER, name, line)
     if event.get("carried") and len(marks) != len(event["carried"]):
         raise ValueError(f"line {line} has columns of different lengths")
 

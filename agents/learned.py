@@ -27,7 +27,9 @@ def score(event: Event, scale: Scale | None = None) -> float:
         event: `examination` or `interim`; of tasks with returns they have a column `returns`.
         scale: floor and reference of each task, as lived, that become 0 and 1; None: as it is.
     """
-    marks = event.get("returns") or event.get("correct")
+    if "scores" in event:  # between floor and reference already
+        scale = None
+    marks = event.get("scores") or event.get("returns") or event.get("correct")
     value = float(np.mean(marks)) if marks else NAN
     if not math.isfinite(value):
         return NAN

@@ -15,6 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.checkpoint import Checkpoints
+from stillknows.agents.control_life import (
+    is_acting,
+    live_control_lifetime,
+    planned_updates,
+)
 from stillknows.agents.inquiry import Inquiry
 from stillknows.agents.keeping import KeptAgent, save_agent
 from stillknows.agents.learner import QuestionLearner
@@ -60,7 +65,9 @@ def episodes_of(config: DictConfig) -> list[int]:
 
 
 def updates_of(config: DictConfig) -> int:
-    """Return how many updates a lifetime has."""
+    """Return how many updates a life will have; with control tasks, about how many."""
+    if is_acting(config):
+        return planned_updates(config)
     return sum(budget // config.rows for budget in episodes_of(config))
 
 
@@ -123,6 +130,9 @@ def live_lifetime(
         ValueError: with one sentence, if something cannot be kept, or no checkpoint is whole.
         OSError: with one sentence, if the disk is full or the folder cannot be written.
     """
+    if is_acting(config):
+        live_control_lifetime(config, folder, progress, resume)
+        return
     from stillknows.agents.strategy import Lifetime  # Avalanche takes seconds to import
     from stillknows.envs.streams import make_benchmark
 
@@ -256,13 +266,29 @@ def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -
     ):
         start = sum(budgets[:number])
         place = {"task_start": start, "lived": start + budgets[number]}
-        heard = hear(task, task.train, episodes, seed=config.seed, options=place)
-        asked = hear(task, task.exam, episodes, seed=config.seed, options=place)
-        answers = [question.target for question in heard]
-        log.append(
-            "floor",
-            task=number,
-            name=task.name,
-            majority=majority_answer(answers, asked),
-            last_mentioned=last_mentioned_answer(answers, asked),
-        )
+        write_floor(log, task, number, episodes, config.seed, place)
+
+
+def write_floor(
+    log: LifetimeLog, task: Task, number: int, episodes: int, seed: int, place: dict[str, int]
+) -> None:
+    """Write what the simplest answers would score in a task's examination.
+
+    Args:
+        log: takes the event.
+        task: of questions.
+        number: its place in the stream.
+        episodes: of the examination.
+        seed: of the lifetime.
+        place: `task_start` and `lived` of the reset options.
+    """
+    heard = hear(task, task.train, episodes, seed=seed, options=place)
+    asked = hear(task, task.exam, episodes, seed=seed, options=place)
+    answers = [question.target for question in heard]
+    log.append(
+        "floor",
+        task=number,
+        name=task.name,
+        majority=majority_answer(answers, asked),
+        last_mentioned=last_mentioned_answer(answers, asked),
+    )

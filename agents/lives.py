@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stillknows.agents import control_report
 from stillknows.agents.learned import Learned, Scale, score
 from stillknows.agents.log import Event, find, read
 from stillknows.agents.protocol import Setting, fingerprint, logged_setting
@@ -63,6 +64,7 @@ class Life(NamedTuple):
     ideal: list[float]
     end: Event
     folder: Path
+    acted: dict[str, list[float]]
 
     @property
     def pair(self) -> tuple[int, int]:
@@ -142,6 +144,10 @@ def summarise(events: Sequence[Event], folder: Path = Path()) -> Life:
         ideal=ideal_transfer(head.get("needs", ()), head.get("gives", ())) or [NAN] * count,
         end=next((event for event in events if event["event"] == "end"), {}),
         folder=folder,
+        acted={
+            name: as_written(row, lived)
+            for name, row in control_report.acted(events, count).items()
+        },
     )
 
 
@@ -219,7 +225,9 @@ def _told_apart(lives: list[Life]) -> list[Life]:
 
 def _trained(events: Sequence[Event]) -> list[int]:
     """Return the task of each experience."""
-    tasks = {event["experience"]: event["task"] for event in events if event["event"] == "update"}
+    updates = [event for event in events if event["event"] == "update"]
+    # the first of an experience: near its end batches of the next task may be mixed in
+    tasks = {event["experience"]: event["task"] for event in reversed(updates)}
     return [tasks[experience] for experience in sorted(tasks)]
 
 
@@ -299,6 +307,6 @@ def _floors(events: Sequence[Event], lived: Sequence[int]) -> dict[str, list[flo
         return {}
     found.sort(key=lambda event: event["task"])
     return {
-        name: as_written([event[name] for event in found], lived)
+        name: as_written([event.get(name, NAN) for event in found], lived)
         for name in ("majority", "last_mentioned")
     }

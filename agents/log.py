@@ -24,6 +24,16 @@ Events, each with `event` and `time` (seconds since the epoch):
   in the last examination (see `stillknows.agents.anatomy`): `causes` (a letter each), `episodes`,
   `steps`, `carried`, `fates` (a letter a support), `shares` and `even` (of a read), `mended`.
 - `floor`: `task`, `majority`, `last_mentioned`.
+
+In tasks that are acted in, `update` also has `returns` and `lengths`
+of the episodes that ended, and what learning tells of itself (`policy_loss`, `value_loss`,
+`entropy`, `divergence`, `clipped`), and its `accuracy` is the mean score of late; `examination`
+has `scores`, `returns` and `lengths`, an entry an episode, and `correct` only where the
+environment tells of success; `floor` has `random` (0), `random_return` and `reference_return`; and
+`fault` is an episode that broke: `task`, `name`, `where`, `episode`, `step`, `reason`.
+
+The others:
+
 - `rekey`: `experience`, `overlap` (share of neighbours that stay).
 - `end`: `updates`, `parameters`, `memory_bytes`.
 - `clock`: `seconds`, of the whole life; the only event that another run of a seed does not repeat.

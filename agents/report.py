@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from stillknows.agents import control_report
 from stillknows.agents.comparisons import (
     all_metrics,
     improvement,
@@ -122,6 +123,7 @@ def _sections(arms: Arms, out: Path, suffix: str) -> list[str]:
     parts += ["## Accuracy at the end, task by task", _task_table(arms)]
     if any(share == share for lives in arms.values() for life in lives for share in life.ideal):
         parts += ["## What could transfer, and what did", _transfer_table(arms)]
+    parts += control_report.sections(arms)
     parts += ["## What the figures mean", _definitions()]
     parts += anatomy_report.sections(arms, out, suffix)
     parts += ["## All metrics", table(*all_metrics(arms))]

@@ -79,6 +79,7 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
     Raises:
         ValueError: if one of these is no list, or a life is named twice.
     """
+    from stillknows.agents.control_life import is_acting
     from stillknows.agents.lifetime import episodes_of
 
     expect_lists(config, "arms", "seeds", "orders")
@@ -90,7 +91,7 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
             lives[-1].seed, lives[-1].order = seed, order
     for each in lives:
         expect_whole(each, "rows", "seed", "order")
-        if not episodes_of(each):
+        if not (is_acting(each) or episodes_of(each)):
             raise ValueError(f"The stream {each.stream.name} has no tasks: name some.")
     named = {folder_name(each): each for each in lives}
     if len(named) < len(lives):
@@ -117,6 +118,7 @@ def check_life(config: DictConfig) -> None:
     """
     from stillknows.agents.assembly import build_agent
     from stillknows.agents.checkpoint import expect_keepable, intervals_of
+    from stillknows.agents.control_life import acting_tasks, check_acting, is_acting
     from stillknows.agents.keeping import KeptAgent
     from stillknows.agents.lifetime import exam_episodes_of, inquiry_of, tasks_of
     from stillknows.agents.memory_places import expect_place
@@ -127,8 +129,13 @@ def check_life(config: DictConfig) -> None:
     expect_device(config)
     expect_place(config)
     protocol_of(config)
-    _expect_interim(config)
     try:
+        if is_acting(config):
+            check_acting(config, acting_tasks(config))
+            return
+        if "text" in config.learner:
+            raise ValueError(f"stream={config.stream.name} asks questions: learner=questions.")
+        _expect_interim(config)
         tasks = tasks_of(config)
         for task in tasks:
             make(task, 1, task.train).close()

@@ -1,8 +1,9 @@
-"""The order of a stream: shuffled by a seed, and its tasks again after a long absence."""
+"""The order of a stream: shuffled by a seed, its tasks again after a long absence, or for ever."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice, repeat
 from random import Random
 from typing import TypeVar
 
@@ -89,3 +90,41 @@ def expect_distinct(tasks: Sequence[Task]) -> None:
             f"The stream names {name} {times} times: name it once, and let the tasks return with "
             f"stream.cycles={times}."
         )
+
+
+def places(
+    order: str | Sequence[int] | None, tasks: int, seed: int, most: int | None = None
+) -> Iterator[int]:
+    """Yield the task of each experience, by its place.
+
+    Args:
+        order: None, one after the other; `shuffled`, each once, by the seed; `endless`, any but
+            the last one, by the seed, for ever; or the places themselves, which may come again.
+        tasks: how many there are.
+        seed: of the order.
+        most: how many experiences there are at most.
+
+    Raises:
+        ValueError: if the order is none of these, or names a task that is not there.
+    """
+    if order == "endless" and tasks > 1:
+        return islice(_drawn(tasks, seed), most)
+    if order == "shuffled":
+        order = [int(place) for place in np.random.default_rng(seed).permutation(tasks)]
+    if order == "endless":
+        return islice(repeat(0), most)
+    if isinstance(order, str):
+        raise ValueError(f"stream.order={order}: choose null, shuffled, endless or a list.")
+    listed = list(range(tasks)) if order is None else list(order)
+    if not all(isinstance(place, int) and 0 <= place < tasks for place in listed):
+        raise ValueError(f"stream.order={listed} names places from 0 to {tasks - 1}.")
+    return islice(listed, most)
+
+
+def _drawn(tasks: int, seed: int) -> Iterator[int]:
+    """Yield places for ever, none twice in a row."""
+    random = np.random.default_rng(seed)
+    place = int(random.integers(tasks))
+    while True:
+        yield place
+        place = (place + int(random.integers(1, tasks))) % tasks

@@ -4,7 +4,8 @@ An experience is a budget of episodes in one task (or, for the joint reference, 
 Importing this module imports Avalanche, which takes seconds: import it when a life begins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.scenarios.generic_scenario import CLExperience, EagerCLStream
@@ -59,6 +60,39 @@ class EpisodeExperience(CLExperience):  # type: ignore[misc]
     def task_label(self) -> int:
         """The place of its (first) task in the stream, for Avalanche's metrics."""
         return self.task_labels[0]
+
+
+class ActingExperience(EpisodeExperience):
+    """Some steps or episodes of a life in tasks that are acted in.
+
+    Attributes:
+        unit: what budgets count, `steps` or `episodes`.
+        following: the task of the next experience and its place, None for the last.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Any],
+        numbers: Sequence[int],
+        budgets: Sequence[int],
+        unit: str = "steps",
+        following: tuple[Any, int] | None = None,
+    ) -> None:
+        super().__init__(tasks, numbers, [0] * len(tasks), budgets)
+        self.unit, self.following = unit, following
+
+
+def as_stream(name: str, experiences: Sequence[EpisodeExperience]) -> list[EpisodeExperience]:
+    """Return experiences that know each other as a stream."""
+    return list(EagerCLStream(name, experiences).exps)
+
+
+def one_at_a_time(
+    name: str, experiences: Iterable[EpisodeExperience]
+) -> Iterator[EpisodeExperience]:
+    """Yield experiences, each as a stream of its own: nothing holds those that are over."""
+    for experience in experiences:
+        yield from as_stream(name, [experience])
 
 
 def make_benchmark(

@@ -83,7 +83,7 @@ def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
     Raises:
         ValueError: if the id is unknown, or its spaces are not text.
     """
-    spec = _spec(task.id)
+    spec = spec_of(task.id)
     if spec.vector_entry_point is not None:
         mode = "vector_entry_point"
         envs = gymnasium.make_vec(spec, rows, vectorization_mode=mode, **arguments)
@@ -102,7 +102,7 @@ def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
     return envs
 
 
-def _spec(id: str) -> gymnasium.envs.registration.EnvSpec:
+def spec_of(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Return what Gymnasium knows of an id, after importing the module named before a colon."""
     module, _, name = id.rpartition(":")
     try:

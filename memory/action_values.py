@@ -10,8 +10,9 @@ This file knows no environment and no encoder. Letters: B rows, A actions, N ent
 D key size, K neighbours, U distinct entries that were gathered, T steps of an episode.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -170,6 +171,39 @@ class ActionValues:
             columns["keys_ND"][slots_U] -= step[:, :-1]
             columns["vectors_NV"][slots_U] -= step[:, -1:]
         self._gathered = []
+
+    def __len__(self) -> int:
+        """Return how many entries all stores hold."""
+        return sum(len(store) for store in self.stores)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stores and of RMSProp's mean squares."""
+        beside = sum(part.nbytes for part in (*self._squares, *self._owners))
+        return beside + sum(store.nbytes for store in self.stores)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Read without a trace: no use is counted, nothing can be written."""
+        with ExitStack() as stack:
+            for store in self.stores:
+                stack.enter_context(store.frozen())
+            yield
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything as a tree of tensors and numbers."""
+        return {
+            "stores": [store.snapshot() for store in self.stores],
+            "squares": [square.clone() for square in self._squares],
+            "owners": [owner.clone() for owner in self._owners],
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Become what a snapshot says."""
+        for store, kept in zip(self.stores, snapshot["stores"], strict=True):
+            store.restore(kept)
+        self._squares = [square.clone() for square in snapshot["squares"]]
+        self._owners = [owner.clone() for owner in snapshot["owners"]]
 
     def _values_of(
         self, action: int, query_BD: Tensor, hash_B: Tensor, learn: bool, exclude: bool

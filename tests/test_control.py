@@ -73,7 +73,7 @@ def test_an_episode_that_is_cut_bootstraps_and_one_that_is_over_does_not(monkeyp
     agent = agent_for(learn_every=0)
     last = []
     monkeypatch.setattr(agent, "remember", lambda episode, value: last.append(value))
-    monkeypatch.setattr("stillknows.agents.control._value", lambda *_: 7.0)
+    monkeypatch.setattr("stillknows.agents.control.value_of", lambda *_: 7.0)
     ends = live_control(agent, [Corridor()], 400)
     assert set(last) == {0.0, 7.0}
     assert [value == 0.0 for value in last] == [lived.total == 1.0 for lived in ends]

@@ -1,0 +1,304 @@
+"""A lifetime with tasks that are acted in: the same loop, log and examinations as with questions.
+
+Importing this module imports Avalanche. A text task of the stream is lived by the memory agent as
+ever (`strategy.py`), every other one by a control learner. Neither is told which task it is in.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from avalanche.core import BaseSGDPlugin
+from avalanche.training.plugins.clock import Clock
+from avalanche.training.templates.base import BaseTemplate
+from avalanche.training.utils import trigger_plugins as trigger
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.control_examination import Examined, examine_control, score
+from stillknows.agents.control_learner import ControlLearner, Hooks, Lived
+from stillknows.agents.inquiry import Inquiry
+from stillknows.agents.learner import QuestionLearner
+from stillknows.agents.log import LifetimeLog
+from stillknows.agents.players import Player, RandomPlayer
+from stillknows.agents.rollout import Stage
+from stillknows.agents.strategy import Lifetime, Position, Progress
+from stillknows.envs.control import ControlTask, Fault, spaces_of
+from stillknows.envs.streams import ActingExperience, EpisodeExperience, one_at_a_time
+
+
+class ControlLifetime(Lifetime):
+    """Trains a control learner, and a memory agent where there are text tasks, and examines both.
+
+    Args:
+        control: who acts and learns.
+        log: takes every event.
+        rows: episodes side by side in training (B).
+        exam_episodes: of the examination in each task.
+        seed: of everything that happens in this life.
+        agent: who answers, if there are text tasks.
+        learner: how it learns.
+        inquiry: holds its last examination.
+        plugins: Avalanche plugins.
+        progress: hears of every update: task, updates so far, score of late.
+        retries: how many episodes in a row may break.
+        blur: share of an experience, its last, in which batches of the next task are mixed in,
+            ever more of them.
+        sampled: whether actions are drawn in examinations; else they are the likeliest.
+    """
+
+    def __init__(
+        self,
+        *,
+        control: ControlLearner,
+        log: LifetimeLog,
+        rows: int,
+        exam_episodes: Sequence[int],
+        seed: int,
+        agent: MemoryAgent | None = None,
+        learner: QuestionLearner | None = None,
+        inquiry: Inquiry | None = None,
+        plugins: Sequence[BaseSGDPlugin] = (),
+        progress: Progress = lambda name, update, late: None,
+        retries: int = 3,
+        blur: float = 0.0,
+        sampled: bool = False,
+    ) -> None:
+        if plugins and (agent is not None or control.optimizer is None):
+            raise ValueError(
+                "Avalanche's plugins need one agent with one optimiser: leave them away, or live "
+                "in control tasks alone with learner=recurrent_ppo."
+            )
+        if agent is not None and learner is not None and inquiry is not None:
+            super().__init__(
+                agent=agent, learner=learner, log=log, rows=rows, exam_episodes=exam_episodes,
+                seed=seed, progress=progress, inquiry=inquiry,
+            )  # fmt: skip
+        else:
+            clocked = [*plugins, Clock()]
+            BaseTemplate.__init__(self, model=control.agent, device="cpu", plugins=clocked)
+            self.clock, self.optimizer = self.plugins[-1], control.optimizer
+            self.log, self.rows, self.exam_episodes, self.seed = log, rows, exam_episodes, seed
+            self.progress, self.train_mb_size, self.train_epochs = progress, rows, 1
+            self._criterion, self.lived, self._late, self.best = None, 0, 0.0, -1.0
+            self.position = Position()
+            self.passed = lambda whole=False, best=False: None
+        self.control, self.retries, self.blur, self.sampled = control, retries, blur, sampled
+        self.steps = 0
+        self._floors: dict[int, float] = {}
+        self._signatures: dict[int, str] = {}
+
+    def live(
+        self,
+        train_stream: Iterable[EpisodeExperience],
+        test_stream: Sequence[EpisodeExperience],
+    ) -> None:
+        """Examine, then for each experience train on it and examine again.
+
+        Args:
+            train_stream: one after the other, perhaps without end; none is held when it is over.
+            test_stream: the examinations, one a task.
+        """
+        self.eval(test_stream)
+        for experience, last in _with_last(one_at_a_time("train", train_stream)):
+            self.position = Position()
+            self.train(experience, eval_streams=[])
+            self.finished, self.position = last, Position()
+            self.eval(test_stream)
+
+    def surprises(self, batches: int) -> Any:
+        """Yield `-log p` of what is done in the experience that ends, a row at a time."""
+        learner: Any = self.control
+        task, number = self.experience.tasks[0], self.experience.numbers[0]
+        seed = (self.seed * 1_000_003 + self.clock.train_exp_counter) * 1_009 + 1_008
+        stage = Stage(task, 1, seed, self.retries)
+        yield from learner.surprises(self._meet(task, number), stage, batches)
+        stage.close()
+
+    def _train_exp(self, experience: EpisodeExperience, eval_streams: Any, **_: Any) -> None:
+        """Live the experience: in turns, so many steps in a task and what is learned from them."""
+        if not isinstance(experience, ActingExperience):
+            super()._train_exp(experience, eval_streams)
+            return
+        trigger(self, "before_training_epoch")
+        stages: dict[int, Stage] = {}
+        done = [0] * len(experience.tasks)
+        update = 0
+        while (turn := next_turn(done, experience.budgets)) is not None:
+            trigger(self, "before_training_iteration")
+            share = done[turn] / experience.budgets[turn]
+            task, number = self._now(experience, turn, share)
+            lived = self._update(stages, task, number, share)
+            trigger(self, "after_training_iteration")
+            self._write_lived(experience, task, number, update, lived)
+            done[turn] += lived.steps if experience.unit == "steps" else len(lived.ended)
+            update += 1
+        for stage in stages.values():
+            stage.close()
+        trigger(self, "after_training_epoch")
+
+    def _eval_exp(self, **_: Any) -> None:
+        """Examine in one task, with no trace."""
+        experience = self.experience
+        task, number = experience.tasks[0], experience.numbers[0]
+        if not isinstance(task, ControlTask):
+            super()._eval_exp()
+            return
+        if number not in self._floors:
+            self._write_floor(task, number)
+        player = self.control.player(self._meet(task, number), self.sampled, self.seed)
+        found = self._examine(player, task, number)
+        scores = [self._score(task, number, total) for total in found.returns]
+        self.log.append(
+            "examination",
+            after=self.clock.train_exp_counter,
+            task=number,
+            name=task.name,
+            arm="agent",
+            episodes=list(range(len(scores))),
+            steps=found.lengths,
+            correct=found.successes,
+            carried=[0] * len(found.successes),
+            by_token=[],
+            scores=scores,
+            returns=found.returns,
+            lengths=found.lengths,
+        )
+
+    def _now(self, experience: ActingExperience, turn: int, share: float) -> tuple[Any, int]:
+        """Return the task of this turn; near a boundary it may be the next one already."""
+        if experience.following is not None and share > 1 - self.blur:
+            rising = (share - (1 - self.blur)) / self.blur
+            draw = np.random.default_rng([self.seed, self.clock.train_iterations]).random()
+            if draw < rising:
+                return experience.following
+        return experience.tasks[turn], experience.numbers[turn]
+
+    def _update(
+        self, stages: dict[int, Stage], task: ControlTask, number: int, share: float
+    ) -> Lived:
+        """Live some steps in a task and learn; keep what broke in the log, come what may."""
+        signature = self._meet(task, number)
+        if number not in stages:
+            seed = (self.seed * 1_000_003 + self.clock.train_exp_counter) * 1_009 + number
+            stages[number] = Stage(task, self.rows, seed, self.retries)
+        try:
+            lived = self.control.update(signature, stages[number], share, self._hooks())
+        finally:
+            faults = stages[number].take_faults()
+            self._write_faults(task, number, faults, "training")
+        self._write_faults(task, number, lived.faults, "training")
+        return lived
+
+    def _hooks(self) -> Hooks:
+        return Hooks(
+            self._add_penalties,
+            lambda: trigger(self, "after_backward"),
+            lambda: trigger(self, "after_update"),
+        )
+
+    def _meet(self, task: ControlTask, number: int) -> str:
+        """Return the name of a task's pair of spaces."""
+        if number not in self._signatures:
+            self._signatures[number] = self.control.meet(*spaces_of(task))
+        return self._signatures[number]
+
+    def _examine(self, player: Player, task: ControlTask, number: int) -> Examined:
+        try:
+            found = examine_control(
+                player,
+                task,
+                episodes=self.exam_episodes[number],
+                rows=self.rows,
+                seed=self.seed,
+                retries=self.retries,
+            )
+        except ValueError as error:
+            self._write_faults(task, number, [Fault(-1, -1, str(error))], "examination")
+            raise
+        self._write_faults(task, number, found.faults, "examination")
+        return found
+
+    def _write_floor(self, task: ControlTask, number: int) -> None:
+        """Measure what random actions return, and write it beside the reference."""
+        player = RandomPlayer(spaces_of(task)[1], self.seed)
+        returns = self._examine(player, task, number).returns
+        self._floors[number] = floor = float(np.mean(returns))
+        if floor >= task.reference:
+            raise ValueError(
+                f"{task.name}: random actions return {floor:g} already, and the return that scores "
+                f"1 is {task.reference:g}: give a higher one by stream.tasks.references."
+            )
+        self.log.append(
+            "floor",
+            task=number,
+            name=task.name,
+            random=0.0,
+            random_return=floor,
+            reference_return=task.reference,
+        )
+
+    def _score(self, task: ControlTask, number: int, total: float) -> float:
+        return score(total, self._floors[number], task.reference)
+
+    def _write_faults(
+        self, task: ControlTask, number: int, faults: Sequence[Fault], where: str
+    ) -> None:
+        for fault in faults:
+            self.log.append(
+                "fault",
+                task=number,
+                name=task.name,
+                where=where,
+                episode=fault.number,
+                step=fault.step,
+                reason=fault.reason,
+            )
+
+    def _write_lived(
+        self,
+        experience: ActingExperience,
+        task: ControlTask,
+        number: int,
+        update: int,
+        lived: Lived,
+    ) -> None:
+        self.steps += lived.steps
+        if lived.ended and number in self._floors:
+            totals = [self._score(task, number, each.total) for each in lived.ended]
+            self._late = float(np.mean(totals))
+        self.log.append(
+            "update",
+            experience=self.clock.train_exp_counter,
+            update=update,
+            task=number,
+            rehearsed_loss=0.0,
+            accuracy=self._late,
+            trust=0.0,
+            entries=self.control.entries,
+            actions="",
+            written=[],
+            evicted=[],
+            steps=lived.steps,
+            returns=[each.total for each in lived.ended],
+            lengths=[each.length for each in lived.ended],
+            **{name: value for name, value in lived.numbers.items() if name != "entries"},
+        )
+        name = task.name if len(experience.tasks) == 1 else "all tasks"
+        self.progress(name, self.clock.train_iterations, self._late)
+
+
+def next_turn(done: Sequence[int], budgets: Sequence[int]) -> int | None:
+    """Return the task that has least of its budget behind it, None when all have all of it."""
+    shares = [lived / budget for lived, budget in zip(done, budgets, strict=True)]
+    turn = int(np.argmin(shares))
+    return turn if shares[turn] < 1 else None
+
+
+def _with_last(
+    experiences: Iterator[EpisodeExperience],
+) -> Iterator[tuple[EpisodeExperience, bool]]:
+    """Yield each experience, and whether it is the last."""
+    coming = next(experiences, None)
+    while coming is not None:
+        now, coming = coming, next(experiences, None)
+        yield now, coming is None
