@@ -17,7 +17,12 @@ from stillknows.agents import log as logs
 from stillknows.agents.again import live_again
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.lifetime import episodes_of, exam_episodes_of, live_lifetime
+from stillknows.agents.lifetime import (
+    episodes_of,
+    exam_episodes_of,
+    inquiry_of,
+    live_lifetime,
+)
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
 from stillknows.memory.rules import Balanced, EvictUniformly
@@ -63,6 +68,7 @@ class Life:
         self.strategy = Lifetime(
             agent=self.agent,
             learner=learner,
+            inquiry=inquiry_of(config, self.agent, folder, tasks),
             log=self.log,
             rows=config.rows,
             exam_episodes=exam_episodes_of(config, tasks),

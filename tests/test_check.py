@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
+from stillknows.agents.assembly import episodic_of
 from stillknows.agents.configuration import compose_config
 from stillknows.memory import check_store, check_working
 from stillknows.memory.check import MemoryFault, bench_of, check_memory, checks_of, run_check
@@ -73,8 +74,10 @@ def test_every_working_memory_keeps_the_contract(name: str, options: tuple[str, 
 
 @pytest.mark.parametrize("name", configured("episodic_memory"))
 def test_every_store_keeps_the_contract(name: str) -> None:
-    config = compose_config([f"episodic_memory={name}", "controller.width=16"])
-    store = instantiate(shrink(config.episodic_memory), policy=EvictOldest())
+    chosen = (f"episodic_memory={name}", "episodic_policy=evict_oldest")
+    config = compose_config([*chosen, "controller.width=16"])
+    config.episodic_memory = shrink(config.episodic_memory)
+    store = episodic_of(config)
     names = check_memory(store, steps=STEPS)
     keys = bool(config.episodic_memory.key_size)
     reading = unless(keys, "recall", "weights", "rows", "rekey", "gradient")
@@ -242,9 +245,9 @@ WORKING: dict[str, list[Callable[[], Any]]] = {
 }
 
 
-def short_column(self: Any, *inputs: Any, **options: Any) -> None:
+def double_column(self: Any, *inputs: Any, **options: Any) -> None:
     NEC.__init__(self, *inputs, **options)
-    self.columns["uses_N"] = torch.zeros(self.capacity + 1)
+    self.columns["uses_N"] = self.columns["uses_N"].double()
 
 
 def recalled(part: str, change: Callable[[Any, Tensor, Any], Tensor]) -> Any:
@@ -303,7 +306,7 @@ def without_stories(self: NEC, entries: Any, *_: Any) -> Any:
 
 
 STORES: dict[str, list[Callable[[], Any]]] = {
-    "columns": [lambda: nec(__init__=short_column)],
+    "columns": [lambda: nec(__init__=double_column)],
     "empty": [
         lambda: nec(
             recall=recalled("slots_BK", lambda self, x, _r: x if len(self) else torch.zeros_like(x))

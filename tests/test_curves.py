@@ -79,7 +79,7 @@ def test_effective_rank_by_hand() -> None:
     assert math.isnan(plasticity.effective_rank(np.array([[np.nan, 1.0]])))
 
 
-@given(arrays(float, (6, 4), elements=st.floats(-10, 10)), st.floats(0.1, 100))
+@given(arrays(float, (6, 4), elements=st.floats(-10, 10, width=16)), st.floats(0.1, 100))
 def test_plasticity_does_not_depend_on_the_unit(activations: np.ndarray, unit: float) -> None:
     activations[0, 0] += 20
     rank = plasticity.effective_rank(activations)
