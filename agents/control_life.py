@@ -3,24 +3,26 @@
 Its stream says how many steps each task is lived in (`stream.steps`), which no other stream does.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra.utils
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
+from stillknows.agents.checkpoint import Checkpoints
 from stillknows.agents.configuration import expect_whole
 from stillknows.agents.container import write_tree
 from stillknows.agents.control_learner import ControlLearner
+from stillknows.agents.keeping import KeptAgent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.progress import Progress
+from stillknows.agents.state import seed_all
+from stillknows.agents.stopping import Stop
 from stillknows.envs.control import ControlTask, spaces_of
 from stillknows.envs.order import places
 from stillknows.envs.tasks import Task
@@ -166,30 +168,27 @@ def live_control_lifetime(
 ) -> None:
     """Live one lifetime with control tasks and write its log into `folder`.
 
-    No checkpoints are written: a life that was cut begins anew.
-
     Args:
         config: composed from `stillknows.configs`, with `stream=control`.
         folder: where `log.jsonl` goes; must not hold one, unless to resume.
         progress: hears how far the life is.
-        resume: whether to begin anew where a life was cut.
+        resume: whether to go on from the newest whole checkpoint in the folder, or from the
+            beginning if none was written.
 
     Raises:
+        Stopped: if it was asked to stop, and is saved.
         ValueError: if an environment breaks too often; what was lived is in the log by then, and
             the agent in its file.
     """
     from stillknows.agents.control_strategy import ControlLifetime  # Avalanche takes seconds
     from stillknows.agents.lifetime import inquiry_of
 
-    begun = time.monotonic()
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     tasks = acting_tasks(config)
     learner = build_control(config, tasks)
     texts = [task for task in tasks if isinstance(task, Task)]
     agent, text_learner = _build_text(config, texts)
-    with closing(LifetimeLog(folder, resume)) as log:
-        log.restore()
-        log.append("lifetime", **_describe(config, tasks, learner))
+    with closing(LifetimeLog(folder, resume)) as log, Stop() as stop:
         strategy = ControlLifetime(
             control=learner,
             agent=agent,
@@ -205,15 +204,21 @@ def live_control_lifetime(
             blur=config.stream.blur,
             sampled=config.stream.sampled,
         )
+        asked = {"agent": KeptAgent(agent), "learner": text_learner} if agent is not None else {}
+        parts: dict[str, Any] = {**asked, "control": learner, "strategy": strategy, "log": log}
+        checkpoints = Checkpoints(folder, config, parts, stop)
+        if not (resume and checkpoints.restore_newest()):
+            log.restore()
+            log.append("lifetime", **_describe(config, tasks, learner))
+        strategy.passed = checkpoints.passed
         try:
             strategy.live(_experiences(config, tasks), _exams(config, tasks))
             _write_text_floors(config, tasks, log)
-        finally:
-            log.append("end", **_account(strategy))
-            if config.keep:
-                kept = {"config": _plain(config), "learner": learner.state()}
-                write_tree(folder / AGENT, kept, KEPT)
-        log.append("clock", seconds=time.monotonic() - begun)
+        except ValueError:
+            _write_end(config, folder, strategy, log)
+            raise
+        _write_end(config, folder, strategy, log)
+        log.append("clock", seconds=checkpoints.lived)
 
 
 def _experiences(config: DictConfig, tasks: Sequence[Any]) -> Iterator[Any]:
@@ -292,6 +297,14 @@ def _write_text_floors(
         if isinstance(task, Task):
             place = {"task_start": start, "lived": start + budgets[number].amount}
             write_floor(log, task, number, episodes, config.seed, place)
+
+
+def _write_end(config: DictConfig, folder: Path, strategy: Any, log: LifetimeLog) -> None:
+    """Write what a life came to, and who acts into its file."""
+    log.append("end", **_account(strategy))
+    if config.keep:
+        kept = {"config": _plain(config), "learner": strategy.control.state()}
+        write_tree(folder / AGENT, kept, KEPT)
 
 
 def _account(strategy: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from avalanche.core import BaseSGDPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base import BaseTemplate
 from avalanche.training.utils import trigger_plugins as trigger
+from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.control_examination import Examined, examine_control, score
@@ -84,6 +85,9 @@ class ControlLifetime(Lifetime):
             self.passed = lambda whole=False, best=False: None
         self.control, self.retries, self.blur, self.sampled = control, retries, blur, sampled
         self.steps = 0
+        self._done: list[int] = []  # of each task of the experience that is lived
+        self._stages: dict[int, Stage] = {}
+        self._kept: dict[int, Any] = {}  # where stages stood that are not set up yet
         self._floors: dict[int, float] = {}
         self._signatures: dict[int, str] = {}
 
@@ -92,18 +96,57 @@ class ControlLifetime(Lifetime):
         train_stream: Iterable[EpisodeExperience],
         test_stream: Sequence[EpisodeExperience],
     ) -> None:
-        """Examine, then for each experience train on it and examine again.
+        """Live on to the end: examine, then for each experience train on it and examine again.
+
+        `passed` hears of every boundary, as in a life of questions.
 
         Args:
             train_stream: one after the other, perhaps without end; none is held when it is over.
             test_stream: the examinations, one a task.
         """
+        if self.position.phase == "examination" and not self.position.experience:
+            self._hold(test_stream)
+        stream = enumerate(_with_last(one_at_a_time("train", train_stream)), start=1)
+        for number, (experience, last) in stream:
+            behind, phase = self.position[:2]
+            if number > behind and phase == "training":
+                self.train(experience, eval_streams=[])
+                self.position = Position(number)
+                self.passed(whole=True)
+            if number == self.position.experience and self.position.phase == "examination":
+                self.finished = last
+                self._hold(test_stream)
+
+    def state(self) -> dict[str, Any]:
+        """Return where the life stands, what its plugins know, and where each stage stands."""
+        stages = {n: each.state(self.control.pack) for n, each in self._stages.items()}
+        acting = {
+            "steps": self.steps,
+            "done": list(self._done),
+            "stages": {**self._kept, **stages},
+            "floors": dict(self._floors),
+        }
+        return {**super().state(), "acting": acting}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was asked of; who learns is restored before."""
+        super().restore(state)
+        acting = state["acting"]
+        self.steps, self._done = acting["steps"], list(acting["done"])
+        self._kept, self._floors = dict(acting["stages"]), dict(acting["floors"])
+        self._stages = {}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters())
+
+    def _hold(self, test_stream: Sequence[EpisodeExperience]) -> None:
+        """Hold what is left of a round of examinations."""
         self.eval(test_stream)
-        for experience, last in _with_last(one_at_a_time("train", train_stream)):
-            self.position = Position()
-            self.train(experience, eval_streams=[])
-            self.finished, self.position = last, Position()
-            self.eval(test_stream)
+        scores = [found for _, arm, found in self.position.examined if arm == "agent"]
+        mean = sum(scores) / max(1, len(scores))
+        best, self.best = mean > self.best, max(self.best, mean)
+        self.position = Position(self.position.experience, "end" if self.finished else "training")
+        self.passed(whole=True, best=best)
 
     def surprises(self, batches: int) -> Any:
         """Yield `-log p` of what is done in the experience that ends, a row at a time."""
@@ -119,21 +162,24 @@ class ControlLifetime(Lifetime):
         if not isinstance(experience, ActingExperience):
             super()._train_exp(experience, eval_streams)
             return
-        trigger(self, "before_training_epoch")
-        stages: dict[int, Stage] = {}
-        done = [0] * len(experience.tasks)
-        update = 0
-        while (turn := next_turn(done, experience.budgets)) is not None:
+        if not self.position.updates:
+            trigger(self, "before_training_epoch")
+            self._done = [0] * len(experience.tasks)
+        while (turn := next_turn(self._done, experience.budgets)) is not None:
             trigger(self, "before_training_iteration")
-            share = done[turn] / experience.budgets[turn]
+            share = self._done[turn] / experience.budgets[turn]
             task, number = self._now(experience, turn, share)
-            lived = self._update(stages, task, number, share)
+            lived = self._update(task, number, share)
             trigger(self, "after_training_iteration")
+            update = self.position.updates
             self._write_lived(experience, task, number, update, lived)
-            done[turn] += lived.steps if experience.unit == "steps" else len(lived.ended)
-            update += 1
-        for stage in stages.values():
+            by_steps = experience.unit == "steps"
+            self._done[turn] += lived.steps if by_steps else len(lived.ended)
+            self.position = self.position._replace(updates=update + 1)
+            self.passed()
+        for stage in self._stages.values():
             stage.close()
+        self._stages, self._kept = {}, {}
         trigger(self, "after_training_epoch")
 
     def _eval_exp(self, **_: Any) -> None:
@@ -142,6 +188,8 @@ class ControlLifetime(Lifetime):
         task, number = experience.tasks[0], experience.numbers[0]
         if not isinstance(task, ControlTask):
             super()._eval_exp()
+            return
+        if (number, "agent") in {examined[:2] for examined in self.position.examined}:
             return
         if number not in self._floors:
             self._write_floor(task, number)
@@ -163,6 +211,9 @@ class ControlLifetime(Lifetime):
             returns=found.returns,
             lengths=found.lengths,
         )
+        examined = (*self.position.examined, (number, "agent", float(np.mean(scores))))
+        self.position = self.position._replace(examined=examined)
+        self.passed()
 
     def _now(self, experience: ActingExperience, turn: int, share: float) -> tuple[Any, int]:
         """Return the task of this turn; near a boundary it may be the next one already."""
@@ -173,21 +224,25 @@ class ControlLifetime(Lifetime):
                 return experience.following
         return experience.tasks[turn], experience.numbers[turn]
 
-    def _update(
-        self, stages: dict[int, Stage], task: ControlTask, number: int, share: float
-    ) -> Lived:
+    def _update(self, task: ControlTask, number: int, share: float) -> Lived:
         """Live some steps in a task and learn; keep what broke in the log, come what may."""
         signature = self._meet(task, number)
-        if number not in stages:
-            seed = (self.seed * 1_000_003 + self.clock.train_exp_counter) * 1_009 + number
-            stages[number] = Stage(task, self.rows, seed, self.retries)
+        stage = self._stage(task, number)
         try:
-            lived = self.control.update(signature, stages[number], share, self._hooks())
+            lived = self.control.update(signature, stage, share, self._hooks())
         finally:
-            faults = stages[number].take_faults()
-            self._write_faults(task, number, faults, "training")
+            self._write_faults(task, number, stage.take_faults(), "training")
         self._write_faults(task, number, lived.faults, "training")
         return lived
+
+    def _stage(self, task: ControlTask, number: int) -> Stage:
+        """Return the stage of a task in this experience, set up where it stood."""
+        if number not in self._stages:
+            seed = (self.seed * 1_000_003 + self.clock.train_exp_counter) * 1_009 + number
+            stage = self._stages[number] = Stage(task, self.rows, seed, self.retries)
+            if number in self._kept:
+                stage.restore(self._kept.pop(number), lambda t: self.control.unpack(t, self.rows))
+        return self._stages[number]
 
     def _hooks(self) -> Hooks:
         return Hooks(

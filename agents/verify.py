@@ -22,7 +22,7 @@ from torch import Tensor
 from stillknows.agents import log as logs
 from stillknows.agents.checkpoint import FOLDER, numbered, read_checkpoint
 
-_PARTS = ("agent", "learner", "strategy", "operations", "random")
+_PARTS = ("agent", "learner", "control", "strategy", "operations", "random")
 _LOOK = 0.002  # seconds between two looks at the log
 
 
@@ -123,7 +123,8 @@ def differences(first: Path, second: Path) -> Iterator[str]:
         yield "the logs are not of one length"
     one, other = (read_checkpoint(numbered(life / FOLDER)[-1]) for life in (first, second))
     for part in _PARTS:
-        yield from _differing(one[part], other[part], part)
+        if part in one or part in other:  # who acts is no agent, and who answers no control learner
+            yield from _differing(one.get(part), other.get(part), part)
     best = [_number_of_best(life) for life in (first, second)]
     if best[0] != best[1]:
         yield f"the best checkpoints are of {best[0]} and {best[1]} events"
@@ -172,11 +173,13 @@ def _number_of_best(folder: Path) -> int:
 def _told(straight: Path, cut: Path, killed: int) -> str:
     tree = read_checkpoint(numbered(straight / FOLDER)[-1])
     again = max(0, _lines(cut / logs.CUT))
+    agent = tree.get("agent", {"weights": None, "store": None})
+    learners = count_tensors([tree[part] for part in ("learner", "control") if part in tree])
     return (
         f"killed {killed} times, {again} of {len(logs.read(straight))} events lived again; "
-        f"compared the log, weights ({count_tensors(tree['agent']['weights'])} tensors), store "
-        f"({count_tensors(tree['agent']['store'])}), learner ({count_tensors(tree['learner'])}), "
-        "plugins, position and random states"
+        f"compared the log, weights ({count_tensors(agent['weights'])} tensors), store "
+        f"({count_tensors(agent['store'])}), learner ({learners}), plugins, position and random "
+        "states"
     )
 
 

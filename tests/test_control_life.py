@@ -1,8 +1,9 @@
 """Lifetimes with control tasks: the log, the report, orders, blurred boundaries, and no trace."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -24,6 +25,7 @@ from stillknows.agents.lives import summarise
 from stillknows.agents.report import write_report
 from stillknows.agents.rollout import Stage
 from stillknows.agents.train import check_life
+from stillknows.agents.verify import differences
 from stillknows.envs.control import ControlTask, control_tasks, spaces_of
 
 pytestmark = [
@@ -99,6 +101,52 @@ PPO = ("learner.sequence=8", "learner.minibatches=2")
 def live(folder: Path, *overrides: str) -> list[logs.Event]:
     live_lifetime(compose_config([*SHORT, *overrides]), folder, lambda *_: None)
     return logs.read(folder)
+
+
+class Death(Exception):  # noqa: N818 (it is no error)
+    """The end of a process, played in one."""
+
+
+def live_until(folder: Path, options: Sequence[str], events: int) -> bool:
+    """Live on until the log has so many events; return whether the life has ended."""
+    append = logs.LifetimeLog.append
+
+    def dying(self: logs.LifetimeLog, event: str, **fields: Any) -> logs.Event:
+        record = append(self, event, **fields)
+        if self._place["events"] >= events:
+            raise Death
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs.LifetimeLog, "append", dying)
+        try:
+            config = compose_config([*SHORT, "checkpoint.every=2", "stream.steps=320", *options])
+            live_lifetime(config, folder, lambda *_: None, resume=True)
+        except Death:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (BOTH, *PPO, "arm=ewc", "stream.blur=0.5", "learner.anneal=true"),
+        (BOTH, *PPO, "working_memory=slots", "working_memory.slots=4", "stream.order=[0,1,0]"),
+        (ONE, "learner=nec", "stream.sampled=true"),
+    ],
+)
+def test_a_life_of_acting_that_was_cut_ends_as_one_that_was_not(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    assert live_until(straight, options, 10**9)
+    whole = len(logs.read(straight))
+    for share in (0.3, 0.6, 0.8):  # in examinations and in the middle of episodes
+        assert not live_until(cut, options, int(share * whole))
+    assert live_until(cut, options, 10**9)
+    assert list(differences(straight, cut)) == []
+    again = (cut / "cut.jsonl").read_text().count("\n")
+    assert again <= 3 * 3 + 3  # two updates and the event that was cut; before any checkpoint all
 
 
 def without_time(events: list[logs.Event]) -> list[logs.Event]:
