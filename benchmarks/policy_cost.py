@@ -2,7 +2,7 @@
 
     python benchmarks/policy_cost.py --log 1000000
 
-An agent with some slots hears stories of 24 sentences and answers, each policy in turn, in one
+An agent with some slots hears stories and answers, each policy in turn, in one
 process, interleaved; then it learns from some. The time inside of `decide` is set against all the
 rest of the same steps, medians and quartiles of the batches after some that do not count. Then a
 log of so many operations is written, and the small policy learns from it. One thread, CPU clock.
@@ -50,11 +50,11 @@ class Cost(NamedTuple):
 class Life:
     """An agent that lives with one policy."""
 
-    def __init__(self, name: str, slots: int) -> None:
+    def __init__(self, name: str, slots: int, sentences: int = 24) -> None:
         self.config = config = compose_config(
             [
                 *("stream.tasks.tasks=[where_object]", f"working_memory.slots={slots}"),
-                *(f"working_policy={name}", "stream.tasks.sentences=24"),
+                *(f"working_policy={name}", f"stream.tasks.sentences={sentences}"),
             ]
         )
         torch.manual_seed(0)
@@ -96,9 +96,9 @@ class Life:
         return decision
 
 
-def shares(rounds: int, warm: int, slots: int) -> str:
+def shares(rounds: int, warm: int, slots: int, sentences: int) -> str:
     """Return a table of what a decision costs, policy by policy."""
-    lives = {name: Life(name, slots) for name in POLICIES}
+    lives = {name: Life(name, slots, sentences) for name in POLICIES}
     found: dict[tuple[str, str], list[Cost]] = defaultdict(list)
     for number in trange(rounds + warm, disable=None):
         for name, life in lives.items():
@@ -139,12 +139,13 @@ def main() -> None:
     """Time and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--sentences", type=int, default=24, help="of a story")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--warm", type=int, default=4)
     parser.add_argument("--log", type=int, default=1_000_000, help="operations; 0: none")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(shares(given.rounds, given.warm, given.slots) + "\n")
+    print(shares(given.rounds, given.warm, given.slots, given.sentences) + "\n")
     if not given.log:
         return
     life = Life("evict_uniformly", given.slots)
