@@ -69,7 +69,8 @@ def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None
                 axis.plot(life.matrix[:, task], color=colour, alpha=0.25, linewidth=1)
             mean = _mean_matrix(lives)[:, task]
             axis.plot(mean, color=colour, label=label.replace("_", " "), marker="o", markersize=3)
-        axis.set(title=name, xlabel="tasks lived", ylim=(-0.02, 1.02))
+        axis.set(title=name, xlabel="tasks lived", ylim=limits(arms))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     grid[0].set_ylabel("accuracy in examinations")
     handles, labels = grid[0].get_legend_handles_labels()
@@ -84,6 +85,15 @@ def _labels(lives: Sequence["Life"]) -> list[str]:
     if len({life.lived for life in lives}) == 1:
         return [first.tasks[place] for place in first.lived]
     return [f"task {number}" for number in range(1, len(first.tasks) + 1)]
+
+
+def limits(arms: Mapping[str, Sequence["Life"]]) -> tuple[float, float]:
+    """Return 0 to 1 with a margin; further where scores lie beyond."""
+    scores = np.concatenate([life.matrix.ravel() for lives in arms.values() for life in lives])
+    known = scores[np.isfinite(scores)]
+    low, high = min(0.0, *known, 0.0), max(1.0, *known, 1.0)
+    margin = 0.02 * (high - low)
+    return low - margin, high + margin
 
 
 def _mean_matrix(lives: Sequence["Life"]) -> np.ndarray:

@@ -13,6 +13,7 @@ from scipy import stats
 from stillknows.agents import log as logs
 from stillknows.agents.cli import main
 from stillknows.agents.comparisons import COSTS, SCORES
+from stillknows.agents.figures import limits
 from stillknows.agents.lives import collect, summarise
 from stillknows.agents.protocol import fingerprint
 from stillknows.agents.references import with_references
@@ -249,6 +250,13 @@ def test_scores_may_be_returns(tmp_path: Path) -> None:
     np.testing.assert_allclose(life.matrix, [[0, 0], [0.8, 0.2], [0.5, 1.0]])
     assert life.metrics["forgetting"] == pytest.approx(0.3)
     assert life.arms["agent"] == pytest.approx([0.5, 1.0])
+
+
+def test_figures_reach_as_far_as_scores_do(tmp_path: Path) -> None:
+    inside = summarise(logs.read(write_life(tmp_path / "a", "none", [[0, 0], [9, 0], [9, 8]])))
+    assert limits({"none": [inside]}) == pytest.approx((-0.02, 1.02))
+    beyond = inside._replace(matrix=np.array([[-0.5, np.nan], [0.0, 1.5]]))
+    assert limits({"none": [inside], "both": [beyond]}) == pytest.approx((-0.54, 1.54))
 
 
 def test_rankings_of_short_streams(tmp_path: Path) -> None:
