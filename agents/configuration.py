@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stillknows.envs.tasks import suggest
 
+_ONE_OR_EACH = ("stream.episodes", "stream.steps")  # one number, or one a task
 PLUGINS = "stillknows.plugins"  # a group of entry points
 _RULES = {"working_policy": "evict_oldest", "episodic_policy": "reservoir"}  # without options
 
@@ -136,6 +137,8 @@ def _expect_command(overrides: Sequence[str], command: str) -> None:
 
 def _expect_number(name: str, value: str, usual: Any, given: Any) -> None:
     """Raise a ValueError if an option that is a number was given something else."""
+    if name in _ONE_OR_EACH and OmegaConf.is_list(given):
+        return
     if isinstance(usual, int | float) and not isinstance(given, int | float):
         raise ValueError(f"{name}={value} should be a number, such as {usual}.")
 

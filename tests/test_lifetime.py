@@ -17,7 +17,7 @@ from stillknows.agents.assembly import PARTS
 from stillknows.agents.board import scalars
 from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.lifetime import exam_episodes_of, live_lifetime
+from stillknows.agents.lifetime import episodes_of, exam_episodes_of, live_lifetime
 from stillknows.agents.lives import accuracy_matrix, summarise
 from stillknows.agents.report import write_report
 from stillknows.agents.train import one_life
@@ -184,6 +184,14 @@ def test_joint_and_ewc_live_too(tmp_path: Path) -> None:
     losses = [[e["loss"] for e in events if e["event"] == "update"] for events in (ewc, plain)]
     assert losses[0][:3] == losses[1][:3]  # the penalty begins to act in the second task
     assert losses[0][4:] != losses[1][4:]
+
+
+@pytest.mark.parametrize("stream", ["reasoning", "microworld"])
+def test_budgets_are_one_number_or_one_a_task(stream: str) -> None:
+    tasks = {"reasoning": "[kinship,programs]", "microworld": "[route,where_person]"}[stream]
+    chosen = (f"stream={stream}", f"stream.tasks.tasks={tasks}")
+    for given, budgets in (("[64,128]", [64, 128]), ("96", [96, 96])):
+        assert episodes_of(compose_config([*chosen, f"stream.episodes={given}"])) == budgets
 
 
 def test_a_broken_or_foreign_log_is_one_sentence(run: Path, tmp_path: Path) -> None:
