@@ -160,36 +160,34 @@ def live_lifetime(
             reference=reference_sentences(tasks, config.seed),
             alone=alone,
         )
-        parts: dict[str, Resumable] = {
-            "agent": KeptAgent(agent),
-            "learner": learner,
-            "strategy": strategy,
-        }
-        parts |= {"operations": operations, "log": log}
+        parts: dict[str, Resumable] = {"agent": KeptAgent(agent), "learner": learner}
+        parts |= {"strategy": strategy, "operations": operations, "log": log}
         checkpoints = Checkpoints(folder, config, parts, stop)
         if not (resume and checkpoints.restore_newest()):
             if resume:
                 begin_anew(agent.episodic_memory, config)
             log.restore()
-            log.append(
-                "lifetime", **_describe(config, tasks, agent.controller.hears_trees, plugins)
-            )
+            described = _describe(config, tasks, agent.controller.hears_trees, plugins)
+            log.append("lifetime", **described)
             inquiry.lived(0)
         benchmark = make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
         strategy.passed = checkpoints.passed
         strategy.live(benchmark.train_stream, benchmark.test_stream)
         _write_floors(log, tasks, config)
-        memory = agent.episodic_memory
-        log.append(
-            "end",
-            updates=strategy.clock.train_iterations,
-            parameters=sum(p.numel() for p in agent.parameters() if p.requires_grad),
-            memory_bytes=(0 if memory is None else memory.nbytes)
-            + sum(getattr(plugin, "nbytes", 0) for plugin in plugins),
-        )
+        log.append("end", **_account(agent, plugins, strategy.clock.train_iterations))
         if config.keep and not alone:
             save_agent(agent, folder / AGENT)
         log.append("clock", seconds=checkpoints.lived)
+
+
+def _account(agent: MemoryAgent, plugins: Sequence[Any], updates: int) -> dict[str, int]:
+    """Return what a life came to, in numbers."""
+    kept = [agent.episodic_memory, *plugins]
+    return {
+        "updates": updates,
+        "parameters": sum(p.numel() for p in agent.parameters() if p.requires_grad),
+        "memory_bytes": sum(getattr(part, "nbytes", 0) for part in kept),
+    }
 
 
 def born(config: DictConfig, tasks: Sequence[Task]) -> tuple[MemoryAgent, QuestionLearner]:

@@ -11,7 +11,7 @@ through this project. A memory has a schema of its own, `stillknows_NAME`.
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import create_engine, text
@@ -129,19 +129,15 @@ class PostgreSQL(Database):
         # One text for all rows: an array of each column is adapted ten times more slowly.
         self._execute(statement, rows=json.dumps(rows, default=bytes.hex))
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self._execute("BEGIN")
-        try:
-            yield
-            self._execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
+    def _writing(self) -> AbstractContextManager[None]:
+        return self._transaction("BEGIN")
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    def _transaction(self, begin: str) -> Iterator[None]:
+        self._execute(begin)
         try:
             yield
             self._execute("COMMIT")
