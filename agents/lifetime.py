@@ -149,16 +149,11 @@ def live_lifetime(
             learner=learner,
             log=log,
             inquiry=inquiry,
-            rows=config.rows,
-            exam_episodes=exam_episodes_of(config, tasks),
-            seed=config.seed,
             plugins=plugins,
             progress=progress,
             lived=operations.after,
-            exam_every=config.stream.get("exam_every", 0),
-            interim_episodes=config.stream.get("interim_episodes", 0),
-            reference=reference_sentences(tasks, config.seed),
             alone=alone,
+            **_settings(config, tasks),
         )
         parts: dict[str, Resumable] = {"agent": KeptAgent(agent), "learner": learner}
         parts |= {"strategy": strategy, "operations": operations, "log": log}
@@ -178,6 +173,18 @@ def live_lifetime(
         if config.keep and not alone:
             save_agent(agent, folder / AGENT)
         log.append("clock", seconds=checkpoints.lived)
+
+
+def _settings(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Return what a configuration says of batches and examinations."""
+    return {
+        "rows": config.rows,
+        "seed": config.seed,
+        "exam_episodes": exam_episodes_of(config, tasks),
+        "exam_every": config.stream.get("exam_every", 0),
+        "interim_episodes": config.stream.get("interim_episodes", 0),
+        "reference": reference_sentences(tasks, config.seed),
+    }
 
 
 def _account(agent: MemoryAgent, plugins: Sequence[Any], updates: int) -> dict[str, int]:
