@@ -138,6 +138,9 @@ class ActionValues:
     def write(self, action_B: Tensor, key_BD: Tensor, hash_B: Tensor, return_B: Tensor) -> None:
         """Take returns of states: update what is known, append the rest, row by row.
 
+        Actions, names and returns are best on the host, where they come from, and keys where the
+        stores are: then a GPU is waited for only where something has to leave, once an action.
+
         Args:
             action_B: what was done, int64 `[B]`.
             key_BD: keys of the states.
@@ -148,12 +151,13 @@ class ActionValues:
             rows = (action_B == action).nonzero()[:, 0]
             if not len(rows):
                 continue
-            values_B = return_B[rows].detach().to(key_BD)
+            values_B = return_B[rows].detach().to(key_BD, non_blocking=True)
+            own_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]
             if self.update == "max":
-                known_B = store.find(hash_B[rows])
+                known_B = store.find(hash_B[rows]).to(key_BD.device, non_blocking=True)
                 held_B = store.columns["vectors_NV"][known_B.clamp(min=0), 0]
                 values_B = torch.where(known_B >= 0, torch.maximum(held_B, values_B), values_B)
-            store.remember(_candidates(key_BD[rows], hash_B[rows], values_B))
+            store.remember(_candidates(own_BD, hash_B[rows], values_B))
 
     def descend(self) -> None:
         """Move what `replay` gathered since the last call; call it after `backward`."""
@@ -212,7 +216,9 @@ class ActionValues:
         store = self.stores[action]
         if not len(store):
             return query_BD.new_full((len(query_BD),), self.empty)
-        own_B = store.find(hash_B) if exclude or self.kernel == "mean" else None
+        own_B = None
+        if exclude or self.kernel == "mean":
+            own_B = store.find(hash_B).to(query_BD.device, non_blocking=True)
         distance_BK, slots_BK = self._nearest(
             store, query_BD.detach() if learn else query_BD, own_B if exclude else None
         )
@@ -220,7 +226,7 @@ class ActionValues:
         if learn:
             distance_BK, value_BK = self._gather(action, query_BD, slots_BK)
         weights_BK, present_BK = self._weights(distance_BK), slots_BK >= 0
-        store.touch(slots_BK[present_BK], weights_BK[present_BK])
+        store.touch(slots_BK, weights_BK)
         value_B = (weights_BK * value_BK).sum(dim=1)
         value_B = torch.where(present_BK.any(dim=1), value_B, self.empty)
         if self.kernel == "mean" and own_B is not None and not exclude:
@@ -247,10 +253,8 @@ class ActionValues:
         distance_BK, slots_BK = store.nearest(query_BD, self.neighbours + 1)
         own_BK = (slots_BK == without_B[:, None]) & (without_B >= 0)[:, None]
         own_BK[:, -1] |= ~own_BK.any(dim=1)  # where it was not found, the farthest is one too many
-        distance_BK, slots_BK = (
-            part[~own_BK].view(len(part), -1) for part in (distance_BK, slots_BK)
-        )
-        return distance_BK, slots_BK
+        others_BK = own_BK.long().argsort(dim=1, stable=True)[:, :-1]
+        return distance_BK.gather(1, others_BK), slots_BK.gather(1, others_BK)
 
     def _weights(self, distance_BK: Tensor) -> Tensor:
         if self.kernel == "inverse_distance":

@@ -2,7 +2,12 @@
 
 Equations of Graves et al. 2016, "Hybrid computing using a neural network with dynamic external
 memory", Nature 538:471, Methods. Letters: B rows, N slots, W word size, R read heads.
+
+Nothing here makes the host wait for a GPU, gradients included: those of `prod` and `cumprod` would,
+since they look for zeros.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +44,7 @@ def content_weights(
 
 def retention(free_gates_BR: Tensor, read_weights_BRN: Tensor) -> Tensor:
     """Return `psi = prod_r (1 - f^r w^{r,r}_{t-1})`: how much is not freed, `[B, N]`."""
-    return (1 - free_gates_BR[..., None] * read_weights_BRN).prod(dim=1)
+    return _product_of_heads(1 - free_gates_BR[..., None] * read_weights_BRN)
 
 
 def usage(usage_BN: Tensor, write_weights_BN: Tensor, retention_BN: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ def allocation_weights(usage_BN: Tensor) -> Tensor:
     """
     usage_BN = _EPSILON + (1 - _EPSILON) * usage_BN
     sorted_BN, order_BN = usage_BN.sort(dim=1, stable=True)
-    before_BN = torch.cumprod(torch.nn.functional.pad(sorted_BN, (1, 0), value=1.0), dim=1)[:, :-1]
+    before_BN = _RunningProduct.apply(torch.nn.functional.pad(sorted_BN, (1, 0), value=1.0))[:, :-1]
     return torch.zeros_like(usage_BN).scatter(1, order_BN, (1 - sorted_BN) * before_BN)
 
 
@@ -75,7 +80,7 @@ def allocation_by_head(usage_BN: Tensor, shares_BJ1: Tensor) -> Tensor:
 
 def combined(weights_BJN: Tensor) -> Tensor:
     """Return `1 - prod_j (1 - w^j)`: how much several write heads together wrote, `[B, N]`."""
-    return 1 - (1 - weights_BJN).prod(dim=1)
+    return 1 - _product_of_heads(1 - weights_BJN)
 
 
 def erase_and_write(
@@ -100,3 +105,35 @@ def sharpen(weights: Tensor, strengths: Tensor) -> Tensor:
     weights = weights + _EPSILON
     powers = (weights / weights.amax(dim=-1, keepdim=True)) ** strengths[..., None]
     return powers / powers.sum(dim=-1, keepdim=True)
+
+
+def _product_of_heads(parts_BRN: Tensor) -> Tensor:
+    """Return the product over R heads, `[B, N]`."""
+    if parts_BRN.device.type == "cpu":
+        return parts_BRN.prod(dim=1)
+    return _one_by_one(parts_BRN)
+
+
+def _one_by_one(parts_BRN: Tensor) -> Tensor:
+    """Return the same product, a head at a time; its gradient asks nothing of the host."""
+    product_BN, *others = parts_BRN.unbind(dim=1)
+    for part_BN in others:
+        product_BN = product_BN * part_BN
+    return product_BN
+
+
+class _RunningProduct(torch.autograd.Function):
+    """`cumprod` along the rows of numbers that are never 0, `[B, N]`."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers_BN: Tensor) -> Tensor:
+        product_BN = torch.cumprod(numbers_BN, dim=1)
+        ctx.save_for_backward(numbers_BN, product_BN)
+        return product_BN
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BN: Tensor) -> Tensor:
+        numbers_BN, product_BN = ctx.saved_tensors
+        later_BN = (product_BN * gradient_BN).flip(1).cumsum(dim=1).flip(1)
+        gradient_BN = later_BN / numbers_BN
+        return gradient_BN

@@ -20,6 +20,7 @@ from stillknows.memory.interface import (
     Features,
     Policy,
     decided,
+    placed,
 )
 from stillknows.memory.names import Holding, Name, Names
 
@@ -86,14 +87,15 @@ class Departures:
     """Who leaves first, by a rank that only grows: the lowest, and among equals the lowest slot.
 
     The next in line are sorted in advance. Whose rank has grown since is passed over, and the
-    others keep their order, so that the answer is exact and seldom looks at all entries.
+    others keep their order, so that the answer is exact and seldom looks at all entries. The line
+    stands on the host: of a GPU it asks the ranks of the first in it.
     """
 
     def __init__(self) -> None:
         self._slots_Q = self._ranks_Q = torch.zeros(0, dtype=torch.int64)
 
     def first(self, count: int, rank_N: Tensor) -> Tensor:
-        """Return the `count` slots that leave first, int64.
+        """Return the `count` slots that leave first, int64, on the host.
 
         Args:
             count: at most N.
@@ -103,7 +105,8 @@ class Departures:
             return self._slots_Q[:0]
         for _ in range(2):
             window = 4 * count
-            stays_W = rank_N[self._slots_Q[:window]] == self._ranks_Q[:window]
+            next_W = self._slots_Q[:window].to(rank_N.device, non_blocking=True)
+            stays_W = rank_N[next_W].cpu() == self._ranks_Q[:window]
             where = stays_W.nonzero()[:, 0]
             if len(where) >= count:
                 begin = int(where[0])
@@ -117,7 +120,7 @@ class Departures:
         entries = len(rank_N)
         order_N = rank_N * entries + torch.arange(entries, device=rank_N.device)
         ahead = min(entries, max(64 * count, entries // 64))
-        order_Q = order_N.topk(ahead, largest=False).values
+        order_Q = order_N.topk(ahead, largest=False).values.cpu()
         self._slots_Q, self._ranks_Q = order_Q % entries, order_Q // entries
 
 
@@ -174,13 +177,21 @@ def p_store(
     return zeros_BV.scatter_add(1, next_BK, shares_BK), agrees_BK.any(dim=1)
 
 
-def places(decision: Decision) -> list[int]:
-    """Return the slot of each decision, its victim where there is one, -1 for none."""
+def wishes(decision: Decision, filled_BN: Tensor) -> list[list[int]]:
+    """Return of each decision the action, the slot, and whether the slot is filled.
+
+    The slot is the victim where there is one, -1 for none. A GPU is asked once for all.
+    """
     place_BN = torch.where(
         decision.victim_BN.any(dim=1, keepdim=True), decision.victim_BN, decision.slot_BN
     )
     slot_B = place_BN.argmax(dim=1)
-    return slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1).tolist()
+    filled_B = filled_BN.gather(1, slot_B[:, None])[:, 0]
+    slot_B = slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1)
+    wishes: list[list[int]] = torch.stack(
+        [decision.action_B4.argmax(dim=1), slot_B, filled_B.to(slot_B)], dim=1
+    ).tolist()
+    return wishes
 
 
 def plan(
@@ -198,17 +209,17 @@ def plan(
         size: how many slots were ever filled; these are the first.
         most: how many entries may be added; what comes after them does nothing. None: any number.
     """
-    actions, slots = decision.action_B4.argmax(dim=1).tolist(), places(decision)
     capacity = features.filled_BN.shape[1]
     changed: set[int] = set()
     planned = []
-    for row, (action, slot) in enumerate(zip(actions, slots, strict=True)):
+    for row, (action, slot, filled) in enumerate(wishes(decision, features.filled_BN)):
         if action == ADD and size < capacity:
-            slot = size
+            slot, filled = size, 0
         elif slot in changed or (action == ADD and slot < 0):
-            again = decided(policy, with_changes(features, row, changed))
-            action, slot = int(again.action_B4.argmax()), places(again)[0]
-        old = slot >= 0 and bool(features.filled_BN[row, slot]) and slot not in changed
+            seen = with_changes(features, row, changed)
+            action, slot, _ = wishes(decided(policy, seen), seen.filled_BN)[0]
+            filled = int(features.filled_BN[row, slot])
+        old = slot >= 0 and filled and slot not in changed
         spent = action == ADD and most is not None and len(changed) >= most
         if action == SKIP or slot < 0 or (action != ADD and not old) or spent:
             planned.append((SKIP, -1))
@@ -293,6 +304,9 @@ def count_peers(answers_NA: Tensor, filled_N: Tensor, answers_BA: Tensor) -> Ten
 def refuse(**vectors: tuple[Tensor, int]) -> None:
     """Raise a ValueError if vectors `[B, X]` are not of their width, or are NaN or infinite.
 
+    Numbers are looked at on the CPU only: on a GPU that would wait for each step. There a key that
+    is NaN is never found, and what a query that is NaN reads is NaN.
+
     Args:
         vectors: by name, with the width they should have; one of width 0 is not looked at.
     """
@@ -302,7 +316,7 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
                 f"The {name} has {vector_BX.shape[1]} numbers where this store keeps {size}: give "
                 "it vectors of its own width."
             )
-        if size and not vector_BX.isfinite().all():
+        if size and vector_BX.device.type == "cpu" and not vector_BX.isfinite().all():
             raise ValueError(
                 f"The {name} is NaN or infinite, and the store is left as it is: look at the "
                 "observation, the reward and the loss that it came from."
@@ -341,8 +355,8 @@ def fill(
     """
     rows, part = list(last.values()), candidates
     if rows != list(range(len(written))):
-        part = Candidates(*(column[rows] for column in candidates))
-    at_S = torch.tensor(list(last), dtype=torch.int64, device=columns["uses_N"].device)
+        part = Candidates(*(column[placed(rows, column.device)] for column in candidates))
+    at_S = placed(list(last), columns["uses_N"].device)
     for name, new_SX, update in (
         ("keys_ND", part.key_BD, 1.0),
         ("vectors_NV", part.vector_BV, rate),
@@ -350,17 +364,22 @@ def fill(
         if not columns[name].shape[1]:
             continue
         shares = [{ADD: 1.0, UPDATE: update, MERGE: 0.5}[written[row].action] for row in rows]
-        new_SX = new_SX.to(columns[name])
+        new_SX = _sent(new_SX, columns[name])
         if min(shares, default=1.0) < 1:
-            share_S1 = new_SX.new_tensor(shares)[:, None]
+            share_S1 = _sent(torch.tensor(shares, dtype=new_SX.dtype), new_SX)[:, None]
             new_SX = torch.lerp(columns[name][at_S], new_SX, share_S1)
         columns[name][at_S] = new_SX
     answers_SA = fit(part.answers_BA, columns["answers_NA"].shape[1])
-    columns["answers_NA"][at_S] = answers_SA.to(at_S.device)
-    columns["story_NTL"][at_S] = part.story_BTL.to(columns["story_NTL"])
+    columns["answers_NA"][at_S] = _sent(answers_SA, columns["answers_NA"])
+    columns["story_NTL"][at_S] = _sent(part.story_BTL, columns["story_NTL"])
     where_SC = torch.stack([part.task_B, part.episode_B, part.step_B], dim=1)
-    columns["provenance_NC"][at_S, 1:4] = where_SC.to(at_S)
+    columns["provenance_NC"][at_S, 1:4] = _sent(where_SC, at_S)
     columns["provenance_NC"][at_S, PROVENANCE.index("last_use")] = clock
+
+
+def _sent(part: Tensor, like: Tensor) -> Tensor:
+    """Return numbers as those of a column, on its device, without waiting for it."""
+    return part.to(like, non_blocking=True)
 
 
 def fit(answer_BA: Tensor, length: int) -> Tensor:

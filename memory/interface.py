@@ -224,6 +224,14 @@ class WorkingMemory(Protocol):
         ...
 
 
+def placed(numbers: Any, device: torch.device) -> Tensor:
+    """Return whole numbers, int64, on a device; a GPU takes them without the host's waiting."""
+    tensor = torch.tensor(numbers, dtype=torch.int64)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def one_hot(index_B: Tensor, size: int) -> Tensor:
     """Return floats `[B, size]` with a 1 at `index_B`; an index of -1 gives a row of zeros."""
     return (index_B[:, None] == torch.arange(size, device=index_B.device)).float()

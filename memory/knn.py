@@ -3,14 +3,17 @@
 A matrix product leaves out the keys that cannot win; direct differences settle the rest, because
 |q|^2 - 2 q.k + |k|^2 loses the zero that the kernel is most sensitive to, and rounds differently
 in batches of different sizes, which would choose at random among equal keys. It knows nothing of
-what the keys stand for.
+what the keys stand for. On a GPU with Triton the same is done by `knn_kernels.py`, which reads the
+keys once and never makes the host wait.
 
 A score is |k|^2 - 2 q.k, the squared distance less |q|^2, infinite where no key is held.
 
 Letters: B queries, N stored keys, D key size, K neighbours, M candidates, K and some in reserve.
 """
 
+import importlib.util
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -45,6 +48,9 @@ def nearest(
         `[B, K]` floats and `[B, K]` int64; no gradient reaches the selection, and the distances
         carry one to queries and keys.
     """
+    if _has_kernels(query_BD, keys_ND):
+        distances, slots = nearest_of_each(query_BD, [keys_ND], [filled_N], neighbours)
+        return distances[0], slots[0]
     kept = min(neighbours, len(keys_ND))
     with torch.no_grad():
         if length_N is None:
@@ -61,6 +67,38 @@ def nearest(
         distance_BK = torch.nn.functional.pad(distance_BK, (0, missing), value=torch.inf)
         slot_BK = torch.nn.functional.pad(slot_BK, (0, missing), value=-1)
     return distance_BK, slot_BK
+
+
+def nearest_of_each(
+    query_BD: Tensor, keys: Sequence[Tensor], filled: Sequence[Tensor], neighbours: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what `nearest` does for each of several stores; on a GPU at once.
+
+    Args:
+        query_BD: `[B, D]`.
+        keys: of each store, `[N, D]`; N may differ.
+        filled: which rows hold a key, bool `[N]` each.
+        neighbours: K, at least 1.
+    """
+    if not all(_has_kernels(query_BD, keys_ND) for keys_ND in keys):
+        pairs = zip(keys, filled, strict=True)
+        found = [nearest(query_BD, *pair, neighbours) for pair in pairs]
+        return [distance_BK for distance_BK, _ in found], [slot_BK for _, slot_BK in found]
+    from stillknows.memory import knn_kernels
+
+    distance_SBK, slot_SBK = knn_kernels.nearest_of_each(query_BD, keys, filled, neighbours)
+    distances, slots = list(distance_SBK), list(slot_SBK)
+    for store, keys_ND in enumerate(keys):
+        if torch.is_grad_enabled() and (query_BD.requires_grad or keys_ND.requires_grad):
+            distances[store] = _distances(query_BD, keys_ND, slots[store])
+    return distances, slots
+
+
+def _has_kernels(query_BD: Tensor, keys_ND: Tensor) -> bool:
+    """Return whether `knn_kernels.py` does it: on a GPU, if Triton is there."""
+    if keys_ND.device.type != "cuda" or keys_ND.dtype != torch.float32:
+        return False
+    return bool(query_BD.numel() and keys_ND.numel() and importlib.util.find_spec("triton"))
 
 
 def squared_lengths(keys_ND: Tensor, filled_N: Tensor) -> Tensor:

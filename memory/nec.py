@@ -16,17 +16,26 @@ tokens of a story, K neighbours.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from stillknows.memory import episodic, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
-from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, leaves_first
+from stillknows.memory.interface import (
+    ADD,
+    SKIP,
+    Decision,
+    Features,
+    Policy,
+    decided,
+    leaves_first,
+    placed,
+)
 from stillknows.memory.kept import Kept
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
-from stillknows.memory.names import Holding, Name, Names
+from stillknows.memory.names import Census, Holding, Name, Names
 from stillknows.memory.offering import features_of
 from stillknows.memory.store import COUNTERS, Store, TensorStore, holdings
 
@@ -142,7 +151,7 @@ class NEC(Kept):
         distance_BK, slots_BK = self.nearest(query_BD, self.neighbours)
         weights_BK = inverse_distance_weights(distance_BK, self.delta)
         present_BK, at_BK = slots_BK >= 0, slots_BK.clamp(min=0)
-        self.touch(slots_BK[present_BK], weights_BK[present_BK])
+        self.touch(slots_BK, weights_BK)
         return Recall(
             slots_BK,
             weights_BK,
@@ -150,7 +159,7 @@ class NEC(Kept):
             self.columns["answers_NA"][at_BK].long() * present_BK[..., None],
             self.columns["vectors_NV"][at_BK] * present_BK[..., None],
             present_BK,
-            self.names.count(self.provenance("hash")[at_BK]) * present_BK,
+            self.names.count_at(at_BK, self.provenance("hash")[at_BK]) * present_BK,
         )
 
     def nearest(self, query_BD: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
@@ -161,15 +170,27 @@ class NEC(Kept):
         """
         keys_ND, filled_N = self.columns["keys_ND"], self.columns["filled_N"]
         episodic.refuse(query=(query_BD, keys_ND.shape[1]))
-        length_N, reach = self._lengths.of(keys_ND, filled_N), max(1, self.size)
-        return nearest(query_BD, keys_ND[:reach], filled_N[:reach], neighbours, length_N[:reach])
+        reach = max(1, self.size)
+        length_N = None
+        if keys_ND.device.type == "cpu":
+            length_N = self._lengths.of(keys_ND, filled_N)[:reach]
+        return nearest(query_BD, keys_ND[:reach], filled_N[:reach], neighbours, length_N)
 
     def touch(self, slots: Tensor, weights: Tensor) -> None:
-        """Count a read of entries (repeats add up) as use, unless the store is frozen."""
-        if not self._frozen:
-            uses_N = self.columns["uses_N"]
-            uses_N.index_add_(0, slots, weights.detach().to(uses_N))
-            self.provenance("last_use")[slots] = self.clock
+        """Count a read of entries (repeats add up) as use, unless the store is frozen.
+
+        Args:
+            slots: int64, -1 for none, of any shape.
+            weights: of the same shape.
+        """
+        if self._frozen:
+            return
+        slots, uses_N = slots.flatten(), self.columns["uses_N"]
+        there, at = slots >= 0, slots.clamp(min=0)
+        weights = weights.detach().flatten().to(uses_N)
+        uses_N.index_add_(0, at, torch.where(there, weights, 0))
+        now = torch.where(there, self.clock, -1)  # the clock never goes back
+        self.provenance("last_use").scatter_reduce_(0, at, now, "amax")
 
     def find(self, hash_B: Tensor) -> Tensor:
         """Return the newest slot of each name, -1 where it is not held, int64 `[B]`."""
@@ -308,8 +329,9 @@ class NEC(Kept):
         episodic.fill(self.columns, last, candidates, written, self.update_rate, self.clock)
         added = {slot: row for slot, row in last.items() if written[row].action == ADD}
         if added and hasattr(self.policy, "observe_write"):
-            where = torch.tensor(list(added), device=self.columns["filled_N"].device)
-            self.policy.observe_write(where, candidates.outcome_BF[list(added.values())])
+            where = placed(list(added), self.columns["filled_N"].device)
+            rows = placed(list(added.values()), candidates.outcome_BF.device)
+            self.policy.observe_write(where, candidates.outcome_BF[rows])
         self.seen += len(names)
         return last, written
 
@@ -324,7 +346,7 @@ class NEC(Kept):
         wanted = max(0, rows - len(self.holes) - (self.capacity - size))
         first = self.departures.first(wanted + len(self.holes) if wanted else 0, rank_N).tolist()
         leaving = [slot for slot in first if slot not in self.holes]  # holes rank lowest
-        those = zip(leaving, self.provenance("hash")[leaving].tolist(), strict=True)
+        those = ((slot, cast(int, self.names.at(slot))) for slot in leaving)
         slots, written = episodic.place_in_order(
             self.names, known, names, free, those, self.next_id
         )
@@ -356,9 +378,8 @@ class NEC(Kept):
 
     def _clear(self, slot: int) -> int:
         """Take the entry at a slot off its name; return its id, -1 if there was none."""
-        if not self.columns["filled_N"][slot]:
-            return -1
-        return self.names.drop(int(self.provenance("hash")[slot]), slot)
+        name = self.names.at(slot)
+        return -1 if name is None else self.names.drop(name, slot)
 
     def _stamp(self, slots: list[int], names: list[int]) -> None:
         """Begin new entries at these slots."""
@@ -367,7 +388,7 @@ class NEC(Kept):
         others = [-1, -1, -1, self.seen, self.clock]
         rows = [[self.next_id + row, *others, name] for row, name in enumerate(names)]
         device = self.columns["uses_N"].device
-        at_S, new_SC = (torch.tensor(numbers, device=device) for numbers in (slots, rows))
+        at_S, new_SC = (placed(numbers, device) for numbers in (slots, rows))
         self.columns["provenance_NC"][at_S] = new_SC
         self.columns["uses_N"][at_S] = 0
         self.columns["filled_N"][at_S] = True
@@ -382,6 +403,7 @@ class NEC(Kept):
         self.departures, self._lengths = Departures(), Lengths()
         slots = filled_N.nonzero()[:, 0]
         held = holdings({name: column[slots] for name, column in self.columns.items()})
-        self.names = Names(
-            (name, slot, one) for slot, (name, one) in zip(slots.tolist(), held, strict=True)
-        )
+        there = filled_N.device
+        census = Census(self.capacity, there) if there.type == "cuda" else None
+        pairs = zip(slots.tolist(), held, strict=True)
+        self.names = Names(((name, slot, one) for slot, (name, one) in pairs), census)

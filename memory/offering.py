@@ -30,15 +30,16 @@ def features_of(
     """
     columns, rows = memory.columns, len(names)
     filled_N, device = columns["filled_N"].clone(), columns["filled_N"].device
+    key_BD = candidates.key_BD.to(device, non_blocking=True)
     similarity_BN = torch.zeros(rows, 1, device=device).expand(-1, memory.capacity)
     if interface.needs(memory.policy, "similarity"):
         normal = torch.nn.functional.normalize
-        similarity_BN = normal(candidates.key_BD) @ normal(columns["keys_ND"]).T * filled_N
+        similarity_BN = normal(key_BD) @ normal(columns["keys_ND"]).T * filled_N
     seen_B = torch.arange(memory.seen, memory.seen + rows, device=device)
     age_N = ((memory.seen - memory.provenance("birth")) * filled_N).float()
     idle_N = ((memory.clock + 1 - memory.provenance("last_use")) * filled_N).float()
     return Features(
-        candidate_BW=candidates.key_BD,
+        candidate_BW=key_BD,
         similarity_BN=similarity_BN,
         usage_BN=columns["uses_N"].clone().expand(rows, -1),
         age_BN=age_N.expand(rows, -1),
@@ -48,8 +49,8 @@ def features_of(
         noise_BM=interface.noise_for(
             memory.policy, torch.full_like(seen_B, memory.key), seen_B, memory.capacity
         ),
-        known_B=torch.tensor(known, device=device),
-        outcome_BF=candidates.outcome_BF,
+        known_B=interface.placed(known, device),
+        outcome_BF=candidates.outcome_BF.to(device, non_blocking=True),
         namesakes_BM=_namesakes_with(memory, names),
         peers_BM=_peers_with(memory, candidates) if needs_peers(memory.policy) else None,
     )
@@ -66,5 +67,5 @@ def _namesakes_with(memory: "NEC", names: list[Name]) -> Tensor | None:
     if not getattr(memory.policy, "needs_namesakes", False):
         return None
     held_N = memory.namesakes().expand(len(names), -1)
-    hash_B = torch.tensor([name for name, _ in names], device=held_N.device)
+    hash_B = interface.placed([name for name, _ in names], held_N.device)
     return torch.cat([held_N, memory.names.count(hash_B)[:, None]], dim=1)

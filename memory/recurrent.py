@@ -151,7 +151,7 @@ class Recurrent(nn.Module):
             ValueError: if there is no item.
         """
         read: Read | None = None
-        for t, every in enumerate(present_BT.all(dim=0).tolist()):
+        for t, every in enumerate(_everywhere(present_BT)):
             after, read = self.step(state, items_BTI[:, t], policy)
             state = after if every else reset_rows(after, state, ~present_BT[:, t])
         if read is None:
@@ -231,11 +231,19 @@ class Recurrent(nn.Module):
         return Read(values_BRW, slots, weights_BRN)
 
 
+def _everywhere(present_BT: Tensor) -> list[bool]:
+    """Return at which places every row is known to have an item; a GPU is not waited for."""
+    if present_BT.device.type != "cpu":
+        return [False] * present_BT.shape[1]
+    everywhere: list[bool] = present_BT.all(dim=0).tolist()
+    return everywhere
+
+
 def directed(weights_BJN: Tensor, decision: Decision | None) -> Tensor:
     """Return write weights after a policy's word: less by P(skip), in part at `slot_BN`."""
     if decision is None:
         return weights_BJN
     skip_B11 = decision.action_B4[:, SKIP, None, None]
-    at_slot_B11 = decision.action_B4[:, [UPDATE, MERGE]].sum(dim=1)[:, None, None]
+    at_slot_B11 = decision.action_B4[:, UPDATE : MERGE + 1].sum(dim=1)[:, None, None]
     at_slot_BJN = at_slot_B11 * decision.slot_BN[:, None]
     return (1 - skip_B11 - at_slot_B11) * weights_BJN + at_slot_BJN

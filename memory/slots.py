@@ -22,7 +22,6 @@ from stillknows.memory.interface import (
     ADD,
     MERGE,
     SKIP,
-    UPDATE,
     Decision,
     Features,
     Policy,
@@ -177,7 +176,9 @@ class Slots(nn.Module):
         Returns:
             The memory after.
         """
-        fit = _fitting(state, present_BT) if fills_room(policy) else 0
+        on_gpu = present_BT.device.type != "cpu"
+        short = on_gpu and present_BT.shape[1] == 1  # a step, in which nobody waits for a GPU
+        fit = _fitting(state, present_BT) if fills_room(policy) and not short else 0
         if fit:
             state = _append(state, items_BTW[:, :fit], present_BT[:, :fit])
             items_BTW, present_BT = items_BTW[:, fit:], present_BT[:, fit:]
@@ -197,7 +198,7 @@ class Slots(nn.Module):
                 features = features._replace(content_BNW=content_BNW)
             target_BN, merge_B, strength_B = _resolve(decided(policy, features), features)
             target_BN = target_BN & present_BT[:, t, None]
-            if merge_B.any():
+            if on_gpu or merge_B.any():
                 met_B1 = source_BN.gather(1, target_BN.long().argmax(dim=1, keepdim=True))
                 merged_B1W = _merge(items_BTW[:, t], _pick(pool_BMW, met_B1)[:, 0], merge_B)
                 pool_BMW = torch.cat([pool_BMW[:, :place], merged_B1W, pool_BMW[:, place + 1 :]], 1)
@@ -243,7 +244,7 @@ class Slots(nn.Module):
 
     def _taking_part(self, state: SlotsState, query_BW: Tensor) -> tuple[Tensor, Tensor]:
         """Return which slots a read looks at, in the order of writing, and their strengths."""
-        held = int((state.birth_BN >= 0).sum(dim=1).max())
+        held = fullest(state.birth_BN >= 0)
         order_BN = state.birth_BN.argsort(dim=1, stable=True)[:, self.slots - held :]
         return order_BN, state.strength_BN.gather(1, order_BN)
 
@@ -277,6 +278,13 @@ class Slots(nn.Module):
             known_B=torch.full_like(state.step_B, -1),
             strength_BN=state.strength_BN.detach(),
         )
+
+
+def fullest(filled_BN: Tensor) -> int:
+    """Return how many slots the fullest row holds; on a GPU, not to wait, as if it held all."""
+    if filled_BN.device.type != "cpu":
+        return filled_BN.shape[1]
+    return int(filled_BN.sum(dim=1).max())
 
 
 def _fitting(state: SlotsState, present_BT: Tensor) -> int:
@@ -330,7 +338,7 @@ def _resolve(decision: Decision, features: Features) -> tuple[Tensor, Tensor, Te
     best_BN = torch.nn.functional.one_hot(place_BN.argmax(dim=1), place_BN.shape[1]).bool()
     target_BN = best_BN & (place_BN > 0) & (action_B != SKIP)[:, None]
     merge_B = (action_B == MERGE).float()
-    strength_B = decision.action_B4[:, [ADD, UPDATE, MERGE]].sum(dim=1)
+    strength_B = decision.action_B4[:, ADD : MERGE + 1].sum(dim=1)
     return target_BN, merge_B, strength_B
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory import noise
-from stillknows.memory.slots import Slots, SlotsState
+from stillknows.memory.slots import Slots, SlotsState, fullest
 
 
 class SparseSlots(Slots):
@@ -56,7 +56,7 @@ class SparseSlots(Slots):
 
     def _taking_part(self, state: SlotsState, query_BW: Tensor) -> tuple[Tensor, Tensor]:
         filled_BN = state.birth_BN >= 0
-        taken = min(self.nearest, int(filled_BN.sum(dim=1).max()))
+        taken = min(self.nearest, fullest(filled_BN))
         query_B1W = nn.functional.normalize(self.asked(query_BW), dim=1)[:, None]
         with torch.no_grad():
             cosine_BN = self._cosine(query_B1W, state.values_BNW)

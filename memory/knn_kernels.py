@@ -1,0 +1,331 @@
+"""Exact nearest neighbours on a GPU, in three kernels, for the keys of several stores at once.
+
+The keys are read once: a kernel multiplies a tile of them with all queries and keeps of every group
+of keys the lowest score alone. The groups that may hold a winner are then measured by direct
+differences, as `knn.py` does and for its reasons. Where rounding leaves it open who is among the
+K nearest (many keys are equal), a third kernel measures all keys of that store for that query; it
+is always started and does nothing elsewhere, so the host is never asked.
+
+A product in tf32 of three parts is as exact as one in float32. Needs Triton, which comes with
+PyTorch for CUDA; `knn.py` calls this file where both are there.
+
+Letters: S stores, B queries, R = S B rows, N keys of a store, D key size, J groups of keys,
+M groups that are measured, C = keys in them, K neighbours.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_GROUP = 16  # keys of which the lowest score is kept
+_TILE = 128  # keys of one program
+_MOST_NEIGHBOURS = 1024  # that one program keeps in order
+
+
+def nearest_of_each(
+    query_BD: Tensor,
+    keys: Sequence[Tensor],
+    filled: Sequence[Tensor],
+    neighbours: int,
+    precision: str = "tf32x3",
+) -> tuple[Tensor, Tensor]:
+    """Return squared distances and slots of the nearest filled keys of each store, nearest first.
+
+    Ties go to the lower slot. Where fewer than K keys are filled, the distance is infinite and the
+    slot -1. Nothing here waits for the GPU.
+
+    Args:
+        query_BD: `[B, D]`, float32.
+        keys: of each store, `[N, D]`, float32; N may differ.
+        filled: which rows hold a key, bool `[N]` each.
+        neighbours: K, at least 1.
+        precision: of the product that looks for candidates: `tf32x3` or `ieee`.
+
+    Returns:
+        `[S, B, K]` floats and `[S, B, K]` int64, without a gradient.
+
+    Raises:
+        ValueError: if K is beyond 1,024.
+    """
+    if neighbours > _MOST_NEIGHBOURS:
+        raise ValueError(f"neighbours={neighbours}: at most {_MOST_NEIGHBOURS} on a GPU.")
+    query_BD = query_BD.detach().float().contiguous()
+    keys = [each.detach().float().contiguous() for each in keys]
+    held = [each.contiguous().view(torch.uint8) for each in filled]
+    table_S3 = _table(keys, held)
+    largest = max(len(each) for each in keys)
+    groups = triton.cdiv(largest, _GROUP)
+    count = min(neighbours + max(8, neighbours // 4), groups)
+    if count < groups:
+        lowest_RJ = _lowest_scores(query_BD, keys, held, groups, precision)
+        bound_RM, group_RM = lowest_RJ.topk(count, dim=1, largest=False)
+        group_RM = group_RM.sort(dim=1).values
+    else:
+        rows = len(keys) * len(query_BD)
+        group_RM = torch.arange(groups, device=query_BD.device).expand(rows, -1).contiguous()
+        bound_RM = query_BD.new_full((rows, 1), torch.inf)
+    distance_RK, slot_RK = _measured(query_BD, table_S3, group_RM, neighbours)
+    unsure_R = _unsure(query_BD, bound_RM[:, -1], distance_RK[:, -1])
+    _settle(query_BD, table_S3, unsure_R, distance_RK, slot_RK)
+    shape = (len(keys), len(query_BD), neighbours)
+    return distance_RK.view(shape), slot_RK.view(shape)
+
+
+def _table(keys: Sequence[Tensor], held: Sequence[Tensor]) -> Tensor:
+    """Return addresses of keys and of what is filled, and sizes, int64 `[S, 3]`."""
+    rows = [
+        [key.data_ptr(), fill.data_ptr(), len(key)] for key, fill in zip(keys, held, strict=True)
+    ]
+    table_S3 = torch.tensor(rows, dtype=torch.int64)
+    if keys[0].device.type == "cpu":
+        return table_S3
+    return table_S3.pin_memory().to(keys[0].device, non_blocking=True)
+
+
+def _lowest_scores(
+    query_BD: Tensor, keys: Sequence[Tensor], held: Sequence[Tensor], groups: int, precision: str
+) -> Tensor:
+    """Return the lowest score of each group of keys, infinite for none, `[R, J]`."""
+    queries, size = query_BD.shape
+    lowest_SBJ = query_BD.new_empty(len(keys), queries, groups)
+    block = min(64, max(16, triton.next_power_of_2(queries)))
+    grid = (triton.cdiv(groups * _GROUP, _TILE), triton.cdiv(queries, block))
+    for store, (keys_ND, held_N) in enumerate(zip(keys, held, strict=True)):
+        _lowest_scores_kernel[grid](
+            query_BD,
+            keys_ND,
+            held_N,
+            lowest_SBJ[store],
+            queries,
+            len(keys_ND),
+            groups,
+            D=size,
+            WIDTH=_width(size),
+            QUERIES=block,
+            TILE=_TILE,
+            GROUP=_GROUP,
+            PRECISION=precision,
+        )
+    return lowest_SBJ.flatten(0, 1)
+
+
+def _measured(
+    query_BD: Tensor, table_S3: Tensor, group_RM: Tensor, neighbours: int
+) -> tuple[Tensor, Tensor]:
+    """Return distances and slots of the K nearest in some groups, by direct differences."""
+    queries, size = query_BD.shape
+    rows, count = group_RM.shape
+    candidates = count * _GROUP
+    distance_RC = query_BD.new_empty(rows, candidates)
+    _distances_kernel[(rows, triton.cdiv(candidates, 64))](
+        query_BD,
+        table_S3,
+        group_RM,
+        distance_RC,
+        queries,
+        candidates,
+        D=size,
+        WIDTH=_width(size),
+        GROUP=_GROUP,
+        TILE=64,
+    )
+    kept = min(neighbours, candidates)
+    distance_RK, place_RK = (part[:, :kept] for part in distance_RC.sort(dim=1, stable=True))
+    slot_RK = group_RM.gather(1, place_RK // _GROUP) * _GROUP + place_RK % _GROUP
+    slot_RK = slot_RK.masked_fill(distance_RK.isposinf(), -1)
+    missing = (0, neighbours - kept)
+    return (
+        torch.nn.functional.pad(distance_RK, missing, value=torch.inf).contiguous(),
+        torch.nn.functional.pad(slot_RK, missing, value=-1).contiguous(),
+    )
+
+
+def _unsure(query_BD: Tensor, bound_R: Tensor, last_R: Tensor) -> Tensor:
+    """Return for which rows a key that was not measured may be among the K nearest, int32 `[R]`.
+
+    Args:
+        query_BD: the queries.
+        bound_R: no key that was not measured has a lower score.
+        last_R: the squared distance of the last of the K.
+    """
+    length_R = query_BD.square().sum(dim=1).repeat(len(bound_R) // len(query_BD))
+    last_R = last_R - length_R
+    reach_R = 10 * length_R + 2 * last_R  # as in `knn._rounding`, twice as wide
+    edge_R = last_R + 4 * (query_BD.shape[1] + 4) * torch.finfo(torch.float32).eps * reach_R
+    return ((bound_R <= edge_R) & bound_R.isfinite()).to(torch.int32)
+
+
+def _settle(
+    query_BD: Tensor, table_S3: Tensor, unsure_R: Tensor, distance_RK: Tensor, slot_RK: Tensor
+) -> None:
+    """Put the nearest of all keys into the rows that are unsure."""
+    queries, size = query_BD.shape
+    rows, neighbours = slot_RK.shape
+    _settle_kernel[(rows,)](
+        query_BD,
+        table_S3,
+        unsure_R,
+        distance_RK,
+        slot_RK,
+        queries,
+        neighbours,
+        D=size,
+        WIDTH=_width(size),
+        KEPT=max(16, triton.next_power_of_2(neighbours)),
+    )
+
+
+def _width(size: int) -> int:
+    """Return how many numbers of a key a program takes at once."""
+    return min(64, max(16, triton.next_power_of_2(size)))
+
+
+@triton.jit
+def _lowest_scores_kernel(
+    query_ptr,
+    keys_ptr,
+    held_ptr,
+    lowest_ptr,
+    queries,
+    entries,
+    groups,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    QUERIES: tl.constexpr,
+    TILE: tl.constexpr,
+    GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Take TILE keys and QUERIES queries; keep the lowest |k|^2 - 2 q.k of each GROUP keys."""
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    query = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
+    here = row < entries
+    product = tl.zeros((TILE, QUERIES), tl.float32)
+    length = tl.zeros((TILE,), tl.float32)
+    for begin in tl.static_range(0, D, WIDTH):
+        number = begin + tl.arange(0, WIDTH)
+        inside = number < D
+        keys = tl.load(
+            keys_ptr + row[:, None].to(tl.int64) * D + number[None, :],
+            mask=here[:, None] & inside[None, :],
+            other=0.0,
+        )
+        asked = tl.load(
+            query_ptr + query[None, :] * D + number[:, None],
+            mask=(query < queries)[None, :] & inside[:, None],
+            other=0.0,
+        )
+        product = tl.dot(keys, asked, product, input_precision=PRECISION)
+        length += tl.sum(keys * keys, axis=1)
+    held = tl.load(held_ptr + row, mask=here, other=0)
+    score = tl.where((held != 0)[:, None], length[:, None] - 2 * product, float("inf"))
+    lowest = tl.min(tl.reshape(score, (TILE // GROUP, GROUP, QUERIES)), axis=1)
+    group = tl.program_id(0) * (TILE // GROUP) + tl.arange(0, TILE // GROUP)
+    tl.store(
+        lowest_ptr + query[None, :].to(tl.int64) * groups + group[:, None],
+        lowest,
+        mask=(query < queries)[None, :] & (group < groups)[:, None],
+    )
+
+
+@triton.jit
+def _distances_kernel(
+    query_ptr,
+    table_ptr,
+    group_ptr,
+    distance_ptr,
+    queries,
+    candidates,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Measure the keys of some groups for one query, infinite where none is held."""
+    row = tl.program_id(0).to(tl.int64)
+    store, query = row // queries, row % queries
+    keys_ptr = tl.load(table_ptr + 3 * store).to(tl.pointer_type(tl.float32))
+    keys_ptr = tl.multiple_of(keys_ptr, 16)
+    held_ptr = tl.load(table_ptr + 3 * store + 1).to(tl.pointer_type(tl.uint8))
+    entries = tl.load(table_ptr + 3 * store + 2)
+    place = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    wanted = place < candidates
+    group = tl.load(group_ptr + row * (candidates // GROUP) + place // GROUP, mask=wanted, other=0)
+    slot = group * GROUP + place % GROUP
+    there = wanted & (slot < entries)
+    held = tl.load(held_ptr + slot, mask=there, other=0)
+    distance = tl.zeros((TILE,), tl.float32)
+    for begin in tl.static_range(0, D, WIDTH):
+        number = begin + tl.arange(0, WIDTH)
+        inside = number < D
+        asked = tl.load(query_ptr + query * D + number, mask=inside, other=0.0)
+        keys = tl.load(
+            keys_ptr + slot[:, None] * D + number[None, :],
+            mask=there[:, None] & inside[None, :],
+            other=0.0,
+        )
+        apart = tl.where(inside[None, :], asked[None, :] - keys, 0.0)
+        distance += tl.sum(apart * apart, axis=1)
+    distance = tl.where(held != 0, distance, float("inf"))
+    tl.store(distance_ptr + row * candidates + place, distance, mask=wanted)
+
+
+@triton.jit
+def _settle_kernel(
+    query_ptr,
+    table_ptr,
+    unsure_ptr,
+    distance_ptr,
+    slot_ptr,
+    queries,
+    neighbours,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    """Where a row is unsure, measure all keys and keep the nearest, the lower slot among equals.
+
+    A distance and its slot are one whole number, since the bits of floats that are not negative
+    have the order of the floats.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    if tl.load(unsure_ptr + row) != 0:
+        store, query = row // queries, row % queries
+        keys_ptr = tl.load(table_ptr + 3 * store).to(tl.pointer_type(tl.float32))
+        held_ptr = tl.load(table_ptr + 3 * store + 1).to(tl.pointer_type(tl.uint8))
+        entries = tl.load(table_ptr + 3 * store + 2)
+        lane = tl.arange(0, KEPT)
+        nothing = tl.full((KEPT,), 0x7F800000, tl.int64) << 32  # infinity
+        best = nothing + lane
+        last = tl.max(best)
+        for begin in range(0, entries, KEPT):
+            slot = begin + lane.to(tl.int64)
+            there = slot < entries
+            held = tl.load(held_ptr + slot, mask=there, other=0)
+            distance = tl.zeros((KEPT,), tl.float32)
+            for first in tl.static_range(0, D, WIDTH):
+                number = first + tl.arange(0, WIDTH)
+                inside = number < D
+                asked = tl.load(query_ptr + query * D + number, mask=inside, other=0.0)
+                keys = tl.load(
+                    keys_ptr + slot[:, None] * D + number[None, :],
+                    mask=there[:, None] & inside[None, :],
+                    other=0.0,
+                )
+                apart = tl.where(inside[None, :], asked[None, :] - keys, 0.0)
+                distance += tl.sum(apart * apart, axis=1)
+            bits = distance.to(tl.int32, bitcast=True).to(tl.int64)
+            new = tl.where(held != 0, (bits << 32) + slot, nothing + slot)
+            if tl.min(new) < last:
+                farthest_first = tl.sort(new, descending=True)
+                best = tl.sort(tl.minimum(best, farthest_first))
+                last = tl.max(best)
+        found = (best >> 32).to(tl.int32)
+        present = found != 0x7F800000
+        slot = tl.where(present, best & 0xFFFFFFFF, -1)
+        kept = lane < neighbours
+        tl.store(distance_ptr + row * neighbours + lane, found.to(tl.float32, bitcast=True), kept)
+        tl.store(slot_ptr + row * neighbours + lane, slot, kept)

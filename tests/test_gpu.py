@@ -1,0 +1,423 @@
+"""On a GPU everything is as on the CPU, values and gradients, and the host is not made to wait.
+
+    pytest -m gpu
+
+Needs PyTorch alone (`pytest --noconftest -m gpu tests/test_gpu.py tests/test_nec.py
+tests/test_learned.py` where the rest is not installed). Single precision there is held to double
+precision here: the norm of a difference to 1e-4 of the norm, that of gradients to 1e-3.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stillknows.memory.action_values import ActionValues
+from stillknows.memory.check import bench_of, check_memory, run_check
+from stillknows.memory.check_store import CHECKS as STORE_CHECKS
+from stillknows.memory.check_working import CHECKS as WORKING_CHECKS
+from stillknows.memory.diversity import EvictAlike, MergeAlike
+from stillknows.memory.dnc import DNC
+from stillknows.memory.episodic import Candidates, p_store
+from stillknows.memory.graphed import Graphed
+from stillknows.memory.interface import map_state
+from stillknows.memory.knn import nearest, nearest_of_each
+from stillknows.memory.learned import RetentionPolicy, UtilityPolicy
+from stillknows.memory.links import ExactLink, FactoredLink, SparseLink
+from stillknows.memory.memory_network import MemoryNetwork
+from stillknows.memory.nec import NEC
+from stillknows.memory.ntm import NTM
+from stillknows.memory.rules import (
+    Balanced,
+    EvictIdle,
+    EvictOldest,
+    EvictRare,
+    EvictRead,
+    EvictUniformly,
+    KeepFacts,
+    Novelty,
+    Reservoir,
+    Surprise,
+    WriteNothing,
+)
+from stillknows.memory.slots import Slots
+from stillknows.memory.sparse_slots import SparseSlots
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+B, T, ITEM, N, W = 5, 14, 8, 6, 8
+
+MEMORIES: dict[str, Callable[[], Any]] = {
+    "dnc": lambda: DNC(ITEM, N, W, 2, 16),
+    "dnc, plain link": lambda: DNC(ITEM, N, W, 2, 16, link=ExactLink(fused=False)),
+    "dnc, all switches": lambda: DNC(
+        ITEM, N, W, 2, 16, write_heads=2, masked=True, deallocate=True, sharp=True
+    ),
+    "dnc, sparse": lambda: DNC(ITEM, N, W, 2, 16, link=SparseLink(3)),
+    "dnc, factored": lambda: DNC(ITEM, N, W, 2, 16, link=FactoredLink(8), feed_forward=True),
+    "ntm": lambda: NTM(ITEM, N, W, 2, 2, learned_memory=True, hidden_size=16),
+    "slots": lambda: Slots(N, ITEM, hops=2),
+    "sparse slots": lambda: SparseSlots(N, ITEM, nearest=3, hops=2),
+    "memory network": lambda: MemoryNetwork(N, ITEM, hops=2),
+}
+OWN = {"dnc", "dnc, plain link", "dnc, all switches", "dnc, sparse", "dnc, factored", "ntm"}
+
+
+def memory_of(name: str) -> Any:
+    torch.manual_seed(0)
+    return MEMORIES[name]()
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Raise where the host waits for the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def waits(work: Callable[[], object]) -> int:
+    """Return how often the host waits for the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(each.message) for each in caught)
+
+
+def expect_near(mine: Any, theirs: Any, bound: float, what: str) -> None:
+    if mine is None or theirs is None:
+        zero = [each for each in (mine, theirs) if each is not None and each.any()]
+        assert not zero, what
+        return
+    mine, theirs = mine.detach().cpu().double(), theirs.detach().cpu().double()
+    assert mine.shape == theirs.shape, what
+    assert mine.isfinite().equal(theirs.isfinite()), what
+    difference, norm = (mine - theirs).nan_to_num().norm(), theirs.nan_to_num().norm()
+    assert difference <= bound * norm + 1e-6, f"{what}: {difference:.2g} of {norm:.2g}"
+
+
+def parts_of(state: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_state(lambda part: found.append(part) or part, state)
+    return found
+
+
+def life(
+    memory: nn.Module, policy: Any, device: str, dtype: torch.dtype, take: Any = None
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Return the outputs of T steps and the last state, and the gradients of items and weights."""
+    memory.to(device, dtype)
+    if isinstance(policy, nn.Module):
+        policy.to(device, dtype)
+    generator = torch.Generator().manual_seed(1)
+    items_BTI = torch.randn(B, T, ITEM, generator=generator).to(device, dtype).requires_grad_()
+    state = memory.initial_state(B, device, torch.arange(B).to(device))
+    state = map_state(lambda x: x.to(dtype) if x.is_floating_point() else x, state)
+    if take is None:
+        values = []
+        for item_BI in items_BTI.unbind(dim=1):
+            state, read = memory.step(state, item_BI, policy)
+            values.append(read.values_BRW[:, -1])
+        values_BTW = torch.stack(values, dim=1)
+    else:
+        state, values_BTW = take(state, items_BTI)
+    parts = [values_BTW, *parts_of(state)]
+    ways = [torch.randn(x.shape, generator=generator) for x in parts if x.requires_grad]
+    wanted = [x for x in parts if x.requires_grad]
+    loss = sum((x * way.to(x)).sum() for x, way in zip(wanted, ways, strict=True))
+    leaves = [items_BTI, *(x for x in memory.parameters() if x.requires_grad)]
+    return parts, list(torch.autograd.grad(loss, leaves, allow_unused=True))
+
+
+POLICIES: dict[str, Callable[[], Any]] = {
+    "oldest": EvictOldest,
+    "read": EvictRead,
+    "reservoir": Reservoir,
+    "novelty": Novelty,
+    "alike": EvictAlike,
+    "merge": MergeAlike,
+    "retention": lambda: RetentionPolicy(ITEM),
+}
+PAIRS = [
+    *((name, None) for name in MEMORIES if name in OWN),
+    *((name, policy) for name in ("dnc", "ntm") for policy in ("oldest", "reservoir", "merge")),
+    *(("slots", policy) for policy in POLICIES),
+    *((name, "oldest") for name in ("sparse slots", "memory network")),
+]
+
+
+def policy_of(name: str | None) -> Any:
+    torch.manual_seed(2)
+    return None if name is None else POLICIES[name]()
+
+
+@pytest.mark.parametrize(("name", "policy"), PAIRS)
+def test_a_working_memory_is_the_same(name: str, policy: str | None) -> None:
+    here = life(memory_of(name).eval(), policy_of(policy), "cpu", torch.float64)
+    there = life(memory_of(name).eval(), policy_of(policy), "cuda", torch.float32)
+    for number, pair in enumerate(zip(there[0], here[0], strict=True)):
+        assert pair[0].is_cuda
+        expect_near(*pair, 1e-4, f"part {number}")
+    for number, pair in enumerate(zip(there[1], here[1], strict=True)):
+        expect_near(*pair, 1e-3, f"gradient {number}")
+
+
+@pytest.mark.parametrize(("name", "policy"), PAIRS)
+def test_a_step_and_its_gradient_ask_nothing_of_the_host(name: str, policy: str | None) -> None:
+    memory, rule = memory_of(name).cuda(), policy_of(policy)
+    if isinstance(rule, nn.Module):
+        rule.cuda()
+    items = torch.randn(3, B, ITEM, device="cuda", requires_grad=True)
+
+    def steps() -> None:
+        state, total = memory.initial_state(B, "cuda"), torch.zeros((), device="cuda")
+        for item_BI in items.unbind(0):
+            state, read = memory.step(state, item_BI, rule)
+            total = total + read.values_BRW.sum()
+        total.backward()
+
+    steps()  # libraries begin
+    with no_waiting():
+        steps()
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_working_memory_passes_its_checks(name: str) -> None:
+    assert "gpu" in check_memory(memory_of(name), steps=20)
+    memory = memory_of(name).cuda()
+    for check in set(WORKING_CHECKS) - {"long", "gpu"}:
+        if check != "feedback" or hasattr(memory.initial_state(1), "reads_BRW"):
+            run_check(check, WORKING_CHECKS[check], bench_of(memory, steps=20))
+
+
+GRAPHED = [("dnc", None, True), ("ntm", None, True), ("dnc, factored", None, True)]
+GRAPHED += [(name, None, False) for name in MEMORIES if name in OWN]
+GRAPHED += [("slots", "reservoir", False), ("memory network", "oldest", False)]
+
+
+@pytest.mark.parametrize(("name", "policy", "compiled"), GRAPHED)
+def test_chunks_as_graphs_are_the_plain_steps(name: str, policy: Any, compiled: bool) -> None:
+    memory, rule = memory_of(name).eval(), policy_of(policy)
+    wanted = life(memory, rule, "cuda", torch.float32)
+    fast = Graphed(memory, 5, rule, compiled)  # chunks of 5, 5 and 4
+    for _ in range(2):  # the second time all is recorded
+        found = life(memory, rule, "cuda", torch.float32, fast.outputs)
+        for kind, bound in ((0, 1e-4), (1, 1e-3)):
+            for number, pair in enumerate(zip(found[kind], wanted[kind], strict=True)):
+                expect_near(*pair, bound, f"{('part', 'gradient')[kind]} {number}")
+    torch.compiler.reset()
+
+
+def test_a_recorded_chunk_asks_nothing_of_the_host() -> None:
+    memory = memory_of("dnc").cuda()
+    fast = Graphed(memory, 4, compiled=False)
+    items = torch.randn(B, 8, ITEM, device="cuda")
+
+    def once() -> None:
+        fast.outputs(memory.initial_state(B, "cuda"), items)[1].square().mean().backward()
+
+    once()
+    with no_waiting():
+        once()
+
+
+def brute(query: Tensor, keys: Tensor, filled: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Return the nearest by double precision, on the CPU."""
+    query, keys, filled = (each.cpu() for each in (query, keys, filled))
+    distances, slots = [], []
+    for one in query.double():
+        distance_N = (keys.double() - one).square().sum(1).masked_fill(~filled, torch.inf)
+        distance_K, slot_K = (x[:neighbours] for x in distance_N.sort(stable=True))
+        distances.append(distance_K)
+        slots.append(slot_K.masked_fill(distance_K.isinf(), -1))
+    return torch.stack(distances), torch.stack(slots)
+
+
+@pytest.mark.parametrize(
+    ("queries", "entries", "size", "neighbours"),
+    [(32, 60_000, 64, 50), (1, 100_000, 128, 50), (70, 5000, 3, 11), (3, 40, 20, 60), (2, 1, 4, 3)],
+)
+def test_neighbours_are_exact(queries: int, entries: int, size: int, neighbours: int) -> None:
+    keys = torch.randn(entries, size, device="cuda")
+    query = torch.cat([torch.randn(queries, size, device="cuda"), keys[:1]])
+    filled = torch.rand(entries, device="cuda") < 0.95
+    filled[0] = True
+    nearest(query, keys, filled, neighbours)  # compiled
+    with no_waiting():
+        distance, slot = nearest(query, keys, filled, neighbours)
+    wanted, at = brute(query, keys, filled, min(neighbours, entries))
+    kept = at.shape[1]
+    expect_near(distance[:, :kept], wanted, 1e-5, "distance")
+    assert (slot[:, kept:] == -1).all()
+    assert float(distance[-1, 0]) == 0
+    # where two differ, they are as far by single precision
+    other = slot[:, :kept].cpu() != at
+    rounding = (distance[:, :kept].cpu() - wanted)[other].abs()
+    assert other.float().mean() < 1e-3
+    assert (rounding <= 1e-4 * wanted[other].clamp(min=1)).all()
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_among_equal_keys_the_lower_slots_win(size: int) -> None:
+    keys = torch.randint(0, 2, (20_000, size), device="cuda").float()  # each thousands of times
+    filled = torch.rand(len(keys), device="cuda") < 0.5
+    query = torch.randint(0, 2, (4, size), device="cuda").float()
+    with no_waiting():
+        distance, slot = nearest(query, keys, filled, 20)
+    wanted, at = brute(query, keys, filled, 20)
+    assert torch.equal(slot.cpu(), at)
+    assert torch.equal(distance.cpu().double(), wanted)
+
+
+def test_neighbours_in_several_stores_and_their_gradient() -> None:
+    keys = [torch.randn(n, 16, device="cuda") for n in (3000, 20_000, 5)]
+    filled = [torch.rand(len(each), device="cuda") < 0.9 for each in keys]
+    query = torch.randn(6, 16, device="cuda", requires_grad=True)
+    distances, slots = nearest_of_each(query, keys, filled, 7)
+    for distance, slot, *store in zip(distances, slots, keys, filled, strict=True):
+        alone = nearest(query, *store, 7)
+        assert torch.equal(slot, alone[1])
+        assert torch.equal(distance, alone[0])
+        finite = distance.isfinite()
+        (mine,) = torch.autograd.grad(distance[finite].sum(), query, retain_graph=True)
+        gathered = query[:, None] - store[0][slot.clamp(min=0)]
+        expect_near(mine, (2 * gathered * finite[..., None]).sum(1), 1e-5, "gradient")
+
+
+def offer(step: int, rows: int = 6) -> Candidates:
+    """Return candidates on the host, some of them known."""
+    random = torch.Generator().manual_seed(step)
+    names = torch.randint(0, 30, (rows,), generator=random)
+    answers = torch.randint(1, 4, (rows, 2), generator=random)
+    return Candidates(
+        key_BD=torch.randn(rows, 4, generator=random),
+        vector_BV=torch.randn(rows, 3, generator=random),
+        answers_BA=answers,
+        story_BTL=torch.randint(1, 9, (rows, 2, 3), generator=random),
+        hash_B=names,
+        outcome_BF=torch.rand(rows, 3, generator=random),
+        task_B=names % 3,
+        episode_B=names * 0 + step,
+        step_B=torch.arange(rows),
+    )
+
+
+def moved(candidates: Candidates) -> Candidates:
+    key, vector = candidates.key_BD.cuda(), candidates.vector_BV.cuda()
+    return candidates._replace(key_BD=key, vector_BV=vector)
+
+
+def store_of(policy: Any, device: str, capacity: int = 20, **options: Any) -> NEC:
+    settings = {"answer_length": 2, "story_shape": (2, 3), "neighbours": 3, **options}
+    return NEC(capacity, 4, 3, policy, device=device, **settings)
+
+
+RULES = [EvictOldest, EvictIdle, EvictRare, EvictRead, EvictUniformly, Reservoir, Balanced]
+RULES += [KeepFacts, Surprise, Novelty, WriteNothing, UtilityPolicy]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_store_and_its_policies_are_the_same(rule: Callable[[], Any]) -> None:
+    torch.manual_seed(3)
+    policy = rule()
+    here, there = store_of(policy, "cpu"), store_of(copy.deepcopy(policy), "cuda")
+    for step in range(12):
+        candidates = offer(step)
+        assert here.remember(candidates) == there.remember(moved(candidates)), f"step {step}"
+        query = torch.randn(4, 4, generator=torch.Generator().manual_seed(step))
+        mine, theirs = here.recall(query), there.recall(query.cuda())
+        for name, part in theirs._asdict().items():
+            assert part.is_cuda
+            expect_near(part, getattr(mine, name), 1e-5, f"{name} at step {step}")
+    for name, column in there.columns.items():
+        assert column.is_cuda, name
+        expect_near(column, here.columns[name], 1e-5, name)
+    twin = store_of(copy.deepcopy(policy), "cuda")
+    twin.restore(there.snapshot())
+    query = torch.randn(4, 4)
+    assert torch.equal(
+        twin.recall(query.cuda()).namesakes_BK, here.recall(query).namesakes_BK.cuda()
+    )
+
+
+def test_the_store_asks_the_host_only_who_leaves() -> None:
+    for rule in (EvictOldest, EvictIdle):
+        store = store_of(rule(), "cuda", capacity=24)
+        query = torch.randn(4, 4, device="cuda", requires_grad=True)
+        outcome = []
+        for step in range(12):
+            candidates = moved(offer(step))
+            full = len(store) > store.capacity - 6
+            outcome.append((waits(lambda c=candidates, s=store: s.remember(c)), full))
+            if step == 0:
+                store.recall(query)
+            with no_waiting():
+                recall = store.recall(query)
+                prefix = torch.zeros(4, 0, dtype=torch.int64, device="cuda")
+                p_store(recall, prefix, 0, 9)[0].sum().backward()
+        assert all(count <= (2 if full else 0) for count, full in outcome), outcome
+        assert any(full for _, full in outcome)
+
+
+@pytest.mark.parametrize("rule", [EvictUniformly, EvictRare, Reservoir])
+def test_a_policy_is_heard_by_one_question(rule: Callable[[], Any]) -> None:
+    store = store_of(rule(), "cuda", capacity=200)
+    store.remember(moved(offer(0)))
+    assert waits(lambda: store.remember(moved(offer(1)))) <= 3  # two uploads of `moved`, one asked
+
+
+def test_stores_pass_their_checks() -> None:
+    for size in (4, 0):
+        store = NEC(8, size, 3, EvictOldest(), answer_length=2, story_shape=(2, 3))
+        assert "gpu" in check_memory(store, steps=20)
+    store = store_of(EvictOldest(), "cuda", capacity=8)
+    for check in set(STORE_CHECKS) - {"long", "gpu"}:
+        run_check(check, STORE_CHECKS[check], bench_of(store, steps=20))
+
+
+@pytest.mark.parametrize("options", [{}, {"kernel": "mean", "update": "max"}])
+def test_action_values_are_the_same(options: dict[str, str]) -> None:
+    shared = {"neighbours": 4, "learning_rate": 0.1, **options}
+    here = ActionValues(3, 12, 4, **shared)
+    there = ActionValues(3, 12, 4, **shared, device="cuda")
+    random = torch.Generator().manual_seed(0)
+    for step in range(9):
+        action = torch.randint(0, 3, (8,), generator=random)
+        key = torch.randn(8, 4, generator=random)
+        name = torch.randint(0, 40, (8,), generator=random)
+        value = torch.randn(8, generator=random)
+        here.write(action, key, name, value)
+        there.write(action, key.cuda(), name, value)
+        query = torch.randn(5, 4, generator=random)
+        names = torch.randint(0, 40, (5,), generator=random)
+        mine = here.values(query, names)
+        if step:
+            with no_waiting() if not options else warnings.catch_warnings():
+                theirs = there.values(query.cuda(non_blocking=True), names)
+        else:
+            theirs = there.values(query.cuda(), names)
+        expect_near(theirs, mine, 1e-5, f"values at step {step}")
+    asked = torch.randn(8, 4)
+    results = []
+    for memory, device in ((here, "cpu"), (there, "cuda")):
+        query = asked.to(device).requires_grad_()
+        memory.replay(action.to(device), query, name.to(device)).square().sum().backward()
+        memory.descend()
+        results.append([query.grad, *(store.columns["keys_ND"] for store in memory.stores)])
+    for mine, theirs in zip(*results, strict=True):
+        expect_near(theirs, mine, 1e-4, "what was learned")
