@@ -5,8 +5,9 @@ stillknows train experiment=leaderboard_babi stream.directory=FOLDER run=runs/ba
 stillknows train experiment=leaderboard_control run=runs/control
 python benchmarks/leaderboard.py runs/microworld runs/babi runs/control --out docs
 
-Writes `leaderboard.md` with its figures from logs alone. The first arm of each stream is ours: the
-others are compared with it, paired by seed and order.
+Writes all that follows the line `<!-- from logs -->` of `leaderboard.md`, and its figures, from
+logs alone. The first arm of each stream is ours: the others are compared with it, paired by seed
+and order.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from stillknows.envs.intervals import Interval, interval
 Arms = Mapping[str, Sequence[Life]]
 REFERENCES = ("joint", "scratch")
 STORES = ("recall", "rehearse")  # arms that are parts of ours
+MARK = "<!-- from logs -->"
 SHARE, FORGETTING, ACTING_FORGETTING = 0.95, 0.03, 0.05
 HEAD = (
     "arm", "n", "average accuracy", "less than ours", "forgetting", "transfer by area",
@@ -37,7 +39,7 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the page")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page")
     given = parser.parse_args()
     try:
         lives, lacks = collect(given.runs)
@@ -51,7 +53,9 @@ def main() -> None:
     for name, arms in groups.items():
         parts += stream_part(name, arms, images)
     parts += [f"- {lack}" for lack in lacks]
-    (given.out / "leaderboard_tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page = given.out / "leaderboard.md"
+    told = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else ""
+    page.write_text("\n\n".join([told.rstrip(), MARK, *parts]) + "\n", encoding="utf-8")
     print("\n\n".join(parts))
 
 
@@ -86,7 +90,7 @@ def marks(arms: Arms) -> list[list[str]]:
 
 
 def rivals(arms: Arms) -> dict[str, Sequence[Life]]:
-    """Return the baselines that keep no more bytes than ours and are told no more."""
+    """Return the baselines that keep no more bytes than ours, whatever they are told."""
     (_, ours), *others = arms.items()
     room = max(life.metrics["memory_bytes"] for life in ours)
     return {
