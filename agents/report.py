@@ -48,7 +48,7 @@ def write_report(folders: Sequence[Path], out: Path, apart: bool = False) -> str
             name and may not stand apart.
     """
     lives, lacks = collect(folders)
-    groups = _groups(lives)
+    groups = groups_of(lives)
     if len(groups) > 1 and not apart:
         raise ValueError(
             "These lifetimes are not averaged, since their protocols differ in "
@@ -77,7 +77,7 @@ def stream_name(arms: Arms) -> str:
     return f"{name} ({life.fingerprint})".lstrip()
 
 
-def _groups(lives: Sequence[Life]) -> list[dict[str, list[Life]]]:
+def groups_of(lives: Sequence[Life]) -> list[dict[str, list[Life]]]:
     """Return the arms of each stream, protocol by protocol; two of a name get the protocol's."""
     found: dict[str, dict[tuple[str, str], list[Life]]] = defaultdict(lambda: defaultdict(list))
     for life in lives:

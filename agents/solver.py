@@ -18,8 +18,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from stillknows.agents.optimizer import Optimizers, height
 from stillknows.envs.problems import KEYS, Problem, generate
+from stillknows.memory.graphed import Graphed
 from stillknows.memory.recurrent import Recurrent
 
+_CHUNK = 16  # steps of a CUDA graph
 _LATE = 0.05  # weight of the newest batch in the share that is known of late
 
 
@@ -29,20 +31,28 @@ class Solver(nn.Module):
     Args:
         memory: takes `input_size` numbers a step; its last read, the output, has `word_size`.
         problem: whose outputs are asked for.
-        compiled: whether a step of the memory is compiled, which needs a C++ compiler and a minute.
+        compiled: whether a step of the memory is compiled, which needs a C++ compiler and a minute;
+            on a GPU chunks of steps are CUDA graphs as well.
     """
 
     def __init__(self, memory: Recurrent, problem: Problem, compiled: bool = False) -> None:
         super().__init__()
         self.memory, self.group_size = memory, problem.group_size
         self.head = nn.Linear(memory.word_size, problem.output_size)
+        self._graphed = Graphed(memory, _CHUNK) if compiled else None
         if compiled:
             memory.step = torch.compile(memory.step)  # type: ignore[method-assign]
 
     def forward(self, inputs_BTI: Tensor) -> Tensor:
         """Return a logit for each output, `[B, T, O]`."""
         state = self.memory.initial_state(len(inputs_BTI), inputs_BTI.device)
-        logits_BTO: Tensor = self.head(self.memory.outputs(state, inputs_BTI)[1])
+        if self._graphed is not None and inputs_BTI.is_cuda:
+            steps = inputs_BTI.shape[1]
+            whole_BTI = nn.functional.pad(inputs_BTI, (0, 0, 0, -steps % _CHUNK))  # of equal chunks
+            values_BTW = self._graphed.outputs(state, whole_BTI)[1][:, :steps]
+        else:
+            values_BTW = self.memory.outputs(state, inputs_BTI)[1]
+        logits_BTO: Tensor = self.head(values_BTW)
         return logits_BTO
 
     def loss(self, logits_PO: Tensor, targets_PO: Tensor) -> Tensor:
