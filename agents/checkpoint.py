@@ -63,6 +63,7 @@ class Checkpoints:
         self._boundaries, self._saved = 0, time.monotonic()
         if self.every:
             expect_keepable(parts)
+            self._hold({})
 
     @property
     def lived(self) -> float:
@@ -102,6 +103,7 @@ class Checkpoints:
             self._mark_best(path)
         for old in numbered(self.folder)[: -self.keep]:
             old.unlink()
+        self._hold(tree)
         return path
 
     def restore_newest(self) -> bool:
@@ -145,6 +147,12 @@ class Checkpoints:
             told = _differing(tree["versions"], self.versions)
             print(f"stillknows: {told}", file=sys.stderr)
         restore_random_states(tree["random"])
+
+    def _hold(self, tree: Mapping[str, Any]) -> None:
+        """Tell parts that have a past to which states they may have to go back."""
+        for name, part in self.parts.items():
+            if hasattr(part, "hold"):
+                part.hold(tree.get(name), self.keep)
 
     def _mark_best(self, path: Path) -> None:
         """Give a checkpoint a second name, which stays when it is let go."""

@@ -96,6 +96,7 @@ class KeptAgent:
 
     def __init__(self, agent: MemoryAgent) -> None:
         self.agent = agent
+        self._operations: list[int] = []  # of the memory, that the last checkpoints stand on
 
     def state(self) -> dict[str, Any]:
         """Return `agent_state`."""
@@ -104,6 +105,22 @@ class KeptAgent:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Do as `restore_agent` does."""
         restore_agent(self.agent, state)
+
+    def hold(self, state: Any, last: int) -> None:
+        """Let the past of the memory reach back to the last checkpoints.
+
+        Args:
+            state: that the newest holds; None: those that are there are not known.
+            last: how many are kept.
+        """
+        store = self.agent.episodic_memory
+        if store is None or not hasattr(store, "hold"):
+            return
+        if state is None:
+            self._operations = []
+        elif "operation" in state["store"]:
+            self._operations = [*self._operations, state["store"]["operation"]][-last:]
+        store.hold(self._operations[0] if len(self._operations) == last else 0)
 
 
 def restore_agent(agent: MemoryAgent, tree: Mapping[str, Any]) -> None:

@@ -4,11 +4,19 @@ What is left of an entry is its id: in the operations of the memory, and in the 
 learned from it do not forget; the report says so.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stillknows.agents.memory_files import SUFFIX, Names, erase_in, memory_in, read_any, snapshots
+from stillknows.agents.memory_files import (
+    SUFFIX,
+    Names,
+    erase_in,
+    memories_in,
+    memory_in,
+    read_any,
+    snapshots,
+)
 from stillknows.agents.memory_places import FILE, POSTGRES, memory_at
 from stillknows.agents.operations import FOLDER as OPERATIONS
 from stillknows.memory.database import Database
@@ -69,6 +77,9 @@ def erase(
     else:
         with memory_at(place) as memory:
             names, read = _wanted(memory, ids, episode, task)
+            for kept in _older(place):  # that the past of the memory no longer reaches
+                for entry, held in _wanted(kept, ids, episode, task)[0].items():
+                    names.setdefault(entry, set()).update(held)
             if names:
                 memory.delete(sorted(names))
             elif isinstance(memory.store, Database):
@@ -118,7 +129,7 @@ def report_of(done: Erasure) -> str:
 
 def _wanted(
     memory: NEC, ids: Sequence[int], episode: int | None, task: int | None
-) -> tuple[Names, dict[int, float]]:
+) -> tuple[dict[int, set[int]], dict[int, float]]:
     """Return the entries to be deleted with their names, and how much they were read."""
     store = memory.store
     wanted = set(ids)
@@ -140,6 +151,13 @@ def _wanted(
         for entry, name in store.names_of(sorted(wanted)):
             names.setdefault(entry, set()).add(name)
     return names, {row[0]: row[4] for row in held if row[0] in wanted}
+
+
+def _older(place: str) -> Iterator[NEC]:
+    """Yield what checkpoints and agents hold of a memory that lies in the folder of its life."""
+    if not place.startswith(POSTGRES) and Path(place).name == FILE:
+        for path in _files([Path(place).parent], SUFFIX):
+            yield from memories_in(path)
 
 
 def _expect_some(names: Names, place: str) -> None:

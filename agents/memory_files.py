@@ -53,11 +53,21 @@ def memory_in(path: Path) -> NEC:
     Raises:
         ValueError: if there is none in the file, or it is broken.
     """
-    _, tree = read_any(path)
-    for snapshot in snapshots(tree):
-        config = tree.get("config") if isinstance(tree, dict) else None
-        return _restored(snapshot, path, dict((config or {}).get("episodic_memory") or {}))
+    for memory in memories_in(path):
+        return memory
     raise ValueError(f"{path} holds no memory.")
+
+
+def memories_in(path: Path) -> Iterator[NEC]:
+    """Yield every memory in a file of tensors, with nobody who decides.
+
+    Raises:
+        ValueError: if the file is broken.
+    """
+    _, tree = read_any(path)
+    config = tree.get("config") if isinstance(tree, dict) else None
+    for snapshot in snapshots(tree):
+        yield _restored(snapshot, path, dict((config or {}).get("episodic_memory") or {}))
 
 
 def erase_in(path: Path, names: Names) -> list[int]:

@@ -19,8 +19,9 @@ from stillknows.memory.store import Unmanaged
 
 STORES = ("tensor", "sqlite", "postgres")
 FILE = "memory.sqlite"
+PAST = 1000  # operations that are kept where no configuration says otherwise
 POSTGRES = "postgres:"
-OPTIONS = ("store", "place")  # of an episodic memory, that are not its class's
+OPTIONS = ("store", "place", "past")  # of an episodic memory, that are not its class's
 
 
 def store_at(place: str, read_only: bool = False) -> Database:
@@ -55,6 +56,7 @@ def place_of(config: DictConfig, folder: Path) -> str | None:
     options = config.episodic_memory
     store = options.get("store", "tensor") if options else "tensor"
     place = options.get("place") if options else None
+    past_of(config)
     if store not in STORES:
         raise ValueError(f"episodic_memory.store={store}: choose one of {', '.join(STORES)}.")
     if store == "tensor":
@@ -67,6 +69,21 @@ def place_of(config: DictConfig, folder: Path) -> str | None:
     if store == "sqlite":
         return str(folder / FILE if place is None else place)
     return POSTGRES + str("-".join(folder.parts[-2:]) if place is None else place)
+
+
+def past_of(config: DictConfig) -> int | None:
+    """Return how many operations of its past a memory shall keep; None: all.
+
+    Raises:
+        ValueError: if that is no number.
+    """
+    past = config.episodic_memory.get("past") if config.episodic_memory else None
+    if past is not None and (not isinstance(past, int) or past < 1):
+        raise ValueError(
+            f"episodic_memory.past={past} should be a whole number of operations from 1; null "
+            "keeps all."
+        )
+    return past
 
 
 def expect_place(config: DictConfig) -> None:
@@ -119,6 +136,7 @@ def kept_memory(
         memory.keep_in(store)
         chosen = config.episodic_memory.place is not None
         store.shared = chosen and place.startswith(POSTGRES)
+        store.reach(past_of(config))
         if memory.seen and not chosen and not resume:
             raise ValueError(
                 f"{place} holds a memory already and is left as it is: name a place of your own to "
@@ -139,8 +157,11 @@ def live_in(memory: NEC, place: str) -> NEC:
     """
     store = store_at(place)
     try:
-        found = memory.blank() if store.exists() else memory
+        there = store.exists()
+        found = memory.blank() if there else memory
         found.keep_in(store)
+        if not there:
+            store.reach(PAST)
     except BaseException:
         store.close()
         raise

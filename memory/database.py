@@ -6,6 +6,8 @@ after any operation; `uses` holds how much entries are used now, and each operat
 before (`undo`). `present` is a view of the entries as they are. Searches run on the device copy;
 the database is read when a memory is opened, and for what others have changed.
 
+So that a database does not grow for ever, its past may be bounded (`compaction.py`).
+
 An operation has the next number, and two writers cannot have the same one (optimistic
 concurrency): who comes second learns what the first has done, and decides again.
 
@@ -19,18 +21,33 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillknows.memory.past import Past
-from stillknows.memory.rows import Sizes, entry_rows, key_rows, pack_use, use_of
-from stillknows.memory.schema import APPEND, ERASE, ERASE_KEYS, INDEXES, SCHEMA, TABLES, VIEW
-from stillknows.memory.store import COUNTERS, Rows, accounts_of, clear, describe, put
+from stillknows.memory.compaction import Compacted
+from stillknows.memory.rows import Sizes, entry_rows, key_rows, pack_use, use_of, use_rows
+from stillknows.memory.schema import (
+    APPEND,
+    ERASE,
+    ERASE_KEYS,
+    INDEXES,
+    LOCK,
+    SCHEMA,
+    TABLES,
+    VIEW,
+)
+from stillknows.memory.store import (
+    COUNTERS,
+    Rows,
+    accounts_of,
+    clear,
+    describe,
+    put,
+)
 
 if TYPE_CHECKING:
     from stillknows.memory.nec import NEC
@@ -42,7 +59,17 @@ class Conflict(Exception):  # noqa: N818 (nothing is wrong: somebody was first)
     """Another writer has taken the next number."""
 
 
-class Database(Past):
+class Change(NamedTuple):
+    """An operation as it is written: its row, ids that it erases, and rows of the other tables."""
+
+    operation: dict[str, Any]
+    erased: Sequence[int]
+    entries: list[tuple[Any, ...]]
+    keys: list[tuple[Any, ...]]
+    uses: list[tuple[Any, ...]]
+
+
+class Database(Compacted):
     """A store in a database; see `Store` for its doors.
 
     Args:
@@ -53,7 +80,6 @@ class Database(Past):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.operation, self._generation = 0, 0
         self._doubtful: set[int] | None = None  # slots of the device copy that may be ahead
         self._use_NU = torch.zeros(0, 2, dtype=torch.float64)  # use as the database has it
 
@@ -68,7 +94,7 @@ class Database(Past):
         )
         self._use_NU[:, 1] = -1
         self._use_NU = self._use_NU.to(memory.columns["uses_N"].device)
-        newest, self._generation = self._head()
+        newest, self._generation, self._base = self._head()
         if newest and memory.seen:
             raise ValueError(
                 f"{self.name} holds a memory already, and so does this agent: choose a place of "
@@ -81,18 +107,28 @@ class Database(Past):
 
     def follow(self, memory: "NEC") -> None:
         """Put right on the device copy what others have changed, or what was not kept."""
-        head = self._head()
-        if head == (self.operation, self._generation) and self._doubtful is None:
+        self.through(lambda: self._follow(memory))
+
+    def _follow(self, memory: "NEC") -> None:
+        newest, generation, _ = self._head()
+        if (newest, generation) == (self.operation, self._generation) and self._doubtful is None:
             return
         with self._reading(), self._sound():
-            newest, generation = self._head()
-            changed = sorted(self._changed_since(self.operation) | (self._doubtful or set()))
-            rows = self._rows(newest, changed if len(changed) <= _FEW else None)
+            newest, generation, self._base = self._head()
+            if generation == self._generation:
+                rows = self._rows(newest, self._slots_since(self.operation))
         if generation != self._generation:
             self._load(memory)
             return
         self._take(memory, rows)
         self.operation, self._doubtful = newest, None
+
+    def _slots_since(self, operation: int) -> list[int] | None:
+        """Return the slots that may differ since an operation; None: so many, or any."""
+        if operation < self._base:  # what was used since is no longer told
+            return None
+        changed = sorted(self._changed_since(operation) | (self._doubtful or set()))
+        return changed if len(changed) <= _FEW else None
 
     def write(
         self, memory: "NEC", kind: str, slots: Sequence[int], keyed: Sequence[int] = ()
@@ -111,18 +147,19 @@ class Database(Past):
     def rewind(self, memory: "NEC", operation: int) -> None:
         """Drop what came after an operation and load what is left."""
         with self._writing(), self._sound():
-            generation = self._head()[1]
+            self._execute(LOCK)
+            generation = self._head().generation
             self._counters(operation)
-            use = self._use_at(operation)
-            touched = self._touched_since(operation)
+            if operation:
+                use, touched = self._use_at(operation), self._touched_since(operation)
+                self._put_use(use[np.isin(use["slot"], list(touched))])
+            else:
+                self._execute("DELETE FROM uses")
+                self._describe(base=0)
             for table in ("entries", "keys"):
                 self._execute(f"DELETE FROM {table} WHERE operation > :number", number=operation)
             self._execute("DELETE FROM operations WHERE number > :number", number=operation)
-            self._put_use(use[np.isin(use["slot"], list(touched))])
-            self._execute(
-                "UPDATE description SET value = :value WHERE name = 'generation'",
-                value=str(generation + 1),
-            )
+            self._describe(generation=generation + 1)
         self._load(memory)
 
     def erase(self, memory: "NEC", ids: Sequence[int], slots: Sequence[int]) -> bool:
@@ -153,45 +190,68 @@ class Database(Past):
         erased: Sequence[int] = (),
     ) -> bool:
         """Write one operation, in one transaction; return whether nobody else was first."""
-        used_S, number = self._used(memory), self.operation + 1
+        used_S, number, sizes = self._used(memory), self.operation + 1, self._sizes
         use_SU = use_of(memory)[used_S]
-        sizes = self._sizes
         self._doubtful = (self._doubtful or set()) | {*slots, *keyed}
-        try:
-            with self._writing():
-                undo = pack_use(used_S, self._use_NU[used_S], sizes).tobytes()
-                self._add_operation(memory, number, kind, undo, erased)
-                self._erase_versions(erased, number)
-                self._insert("entries", entry_rows(memory, slots, number, sizes))
-                if sizes.bytes("key"):
-                    self._insert("keys", key_rows(memory, [*slots, *keyed], number))
-                self._put_use(pack_use(used_S, use_SU, sizes))
-        except Conflict:
+        operation = {
+            "number": number,
+            "kind": kind,
+            "time": time.time(),
+            "deleted": json.dumps(list(erased)) if erased else None,
+            "undo": pack_use(used_S, self._use_NU[used_S], sizes).tobytes(),
+            "generation": str(self._generation),
+            **{name: getattr(memory, name) for name in COUNTERS},
+        }
+        keys = key_rows(memory, [*slots, *keyed], number) if sizes.bytes("key") else []
+        uses = use_rows(pack_use(used_S, use_SU, sizes))
+        entries = entry_rows(memory, slots, number, sizes)
+        if not self._taken(Change(operation, erased, entries, keys, uses)):
             return False
         self.operation, self._doubtful = number, None
         self._use_NU[used_S] = use_SU
+        self._fold()
         return True
 
-    def _add_operation(
-        self, memory: "NEC", number: int, kind: str, undo: bytes, erased: Sequence[int]
-    ) -> None:
-        """Append an operation.
+    def _taken(self, change: Change) -> bool:
+        """Commit a change; return whether nobody else was first."""
+        unsure = False
+
+        def commit() -> bool:
+            nonlocal unsure
+            try:
+                self._commit(change)
+            except Conflict:  # if its answer was lost, the one that was first may be itself
+                return unsure and self._has(change)
+            except OSError:
+                unsure = True
+                raise
+            return True
+
+        return self.through(commit)
+
+    def _has(self, change: Change) -> bool:
+        """Return whether the database holds this very operation."""
+        found = self._query(
+            "SELECT time, undo FROM operations WHERE number = :number",
+            number=change.operation["number"],
+        )
+        mine = change.operation["time"], change.operation["undo"]
+        return [(when, bytes(undo)) for when, undo in found] == [mine]
+
+    def _commit(self, change: Change) -> None:
+        """Write a change in one transaction.
 
         Raises:
             Conflict: if the operation before it is not the newest.
         """
-        added = self._execute(
-            APPEND,
-            number=number,
-            kind=kind,
-            time=time.time(),
-            deleted=json.dumps(list(erased)) if erased else None,
-            undo=undo,
-            generation=str(self._generation),
-            **{name: getattr(memory, name) for name in COUNTERS},
-        )
-        if not added:
-            raise Conflict
+        number = change.operation["number"]
+        with self._writing():
+            if not self._execute(APPEND, **change.operation):
+                raise Conflict
+            self._erase_versions(change.erased, number)
+            self._insert("entries", change.entries)
+            self._insert("keys", change.keys)
+            self._insert("uses", change.uses, key="slot")
 
     def _erase_versions(self, ids: Sequence[int], number: int) -> None:
         """Empty all that entries ever held; their ids stay."""
@@ -204,11 +264,7 @@ class Database(Past):
 
     def _put_use(self, use: NDArray[Any]) -> None:
         """Set how much slots are used."""
-        own, width = use["own"].tobytes(), 4 * len(self._sizes.accounts)
-        accounts = [own[width * row : width * (row + 1)] for row in range(len(use))]
-        numbers = (use[name].tolist() for name in ("slot", "uses", "last"))
-        rows = list(zip(*numbers, accounts, strict=True))
-        self._insert("uses", rows, key="slot")
+        self._insert("uses", use_rows(use), key="slot")
 
     def _used(self, memory: "NEC") -> Tensor:
         """Return the slots whose use the database does not have yet, int64."""
@@ -243,7 +299,7 @@ class Database(Past):
     def _load(self, memory: "NEC") -> None:
         """Make the device copy what the database holds."""
         with self._reading(), self._sound():
-            newest, self._generation = self._head()
+            newest, self._generation, self._base = self._head()
             rows = self._rows(newest)
         clear(memory, range(memory.capacity))
         put(memory, rows)
@@ -258,13 +314,12 @@ class Database(Past):
             self._execute(f"CREATE TABLE {name} ({columns.format(bytes=kind)})")
         for statement in (*INDEXES, VIEW):
             self._execute(statement)
-        lines = {"schema": SCHEMA, "generation": 0, **wanted}
-        rows = [(name, json.dumps(value)) for name, value in lines.items()]
-        self._insert("description", rows)
+        self._describe(schema=SCHEMA, generation=0, base=0, past=self.past, **wanted)
 
     def _expect(self, wanted: dict[str, Any]) -> None:
         """Raise a ValueError if what is kept is not like this memory."""
         found = self.description()
+        self.past = found.get("past")
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise ValueError(
@@ -275,15 +330,3 @@ class Database(Past):
     @abstractmethod
     def _create(self, wanted: dict[str, Any]) -> None:
         """Create the tables if they are not there."""
-
-    @abstractmethod
-    def _execute(self, statement: str, **values: Any) -> int:
-        """Run a statement; return how many rows it changed."""
-
-    @abstractmethod
-    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]], key: str = "") -> None:
-        """Insert rows, all columns in order but those left empty; with a key, or replace them."""
-
-    @abstractmethod
-    def _writing(self) -> AbstractContextManager[None]:
-        """A transaction: all or nothing, flushed at its end."""

@@ -91,14 +91,18 @@ class Kept:
     def resume(self, snapshot: dict[str, Any], operation: int | None) -> None:
         """Become what a snapshot was taken of, after an operation of the store that keeps it.
 
-        A database goes back to the operation, if it has it; one that is shared stays as it is,
+        A database goes back to the operation, if it reaches it; one that is shared stays as it is,
         since others have lived on.
         """
         if self.store.shared:
             return
-        if self.store.keeps_past and operation is not None and operation <= self.operation:
+        if self.store.keeps_past and operation is not None and self._reaches(operation):
             self.rewind(operation)
         self._itself.restore(snapshot)
+
+    def hold(self, operation: int | None) -> None:
+        """See that the store can go back to an operation; None: to none in particular."""
+        self.store.hold(operation)
 
     def delete(self, ids: Sequence[int]) -> list[int]:
         """Delete entries for good, wherever the store holds them.
@@ -133,6 +137,9 @@ class Kept:
         twin.seen = twin.clock = twin.next_id = twin.size = 0
         twin._index()
         return cast("NEC", twin)
+
+    def _reaches(self, operation: int) -> bool:
+        return operation == 0 or self.store.first <= operation <= self.operation
 
     @property
     def _itself(self) -> "NEC":

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillknows.memory.rows import Sizes, rows_from, unpack_use
-from stillknows.memory.schema import BIRTHS, CONTENT, HEAD, IDS, SCHEMA, as_of
+from stillknows.memory.schema import BASE, BIRTHS, CONTENT, HEAD, IDS, READABLE, SCHEMA, as_of
 from stillknows.memory.store import COUNTERS, Rows
 
 
@@ -22,6 +22,20 @@ class Born(NamedTuple):
 
     operation: int
     time: float
+
+
+class Head(NamedTuple):
+    """Where a memory stands.
+
+    Attributes:
+        operation: the newest.
+        generation: how often it was rewound.
+        base: the oldest operation that the past reaches back to; 0: it is whole.
+    """
+
+    operation: int
+    generation: int
+    base: int
 
 
 class Past(ABC):
@@ -42,12 +56,17 @@ class Past(ABC):
             ValueError: if it is broken, foreign, or of a newer version.
         """
         found = {name: json.loads(value) for name, value in self._description()}
-        if found.get("schema") != SCHEMA:
+        if found.get("schema") not in READABLE:
             raise ValueError(
                 f"{self.name} holds a memory of version {found.get('schema')}; this reads version "
                 f"{SCHEMA}: use the stillknows that wrote it, or a newer one."
             )
         return found
+
+    @property
+    def first(self) -> int:
+        """The oldest operation that `at` reaches, beside 0, which is the beginning."""
+        return self._head().base
 
     def at(self, operation: int) -> Rows:
         """Return the memory as it was after an operation."""
@@ -108,23 +127,34 @@ class Past(ABC):
         """Return the counters of the memory after an operation.
 
         Raises:
-            ValueError: if there was no such operation.
+            ValueError: if there was no such operation, or the past does not reach back to it.
         """
         if operation == 0:
             return dict.fromkeys(COUNTERS, 0)
         found = self._query(
-            f"SELECT {', '.join(COUNTERS)} FROM operations WHERE number = :number",
+            f"SELECT {', '.join(COUNTERS)}, {BASE} FROM operations WHERE number = :number",
             number=operation,
         )
-        if not found:
-            newest = self._head()[0]
-            raise ValueError(
-                f"{self.name} has no operation {operation}: the last is {newest}, the first 1."
+        if not found or operation < int(found[0][-1]):
+            raise ValueError(self._out_of_reach(operation))
+        return dict(zip(COUNTERS, found[0][:-1], strict=True))
+
+    def _out_of_reach(self, operation: int) -> str:
+        """Return why there is no looking at an operation."""
+        head = self._head()
+        if 0 < operation < head.base:
+            return (
+                f"{self.name} has its past back to operation {head.base} only, and {operation} is "
+                "before it: episodic_memory.past says how much of it is kept."
             )
-        return dict(zip(COUNTERS, found[0], strict=True))
+        return (
+            f"{self.name} has no operation {operation}: the last is {head.operation}, the first 1."
+        )
 
     def _use_at(self, operation: int) -> NDArray[Any]:
         """Return records of the use of all slots after an operation, by undoing what came later."""
+        if operation == 0:
+            return np.zeros(0, self._sizes.use)
         rows = self._query("SELECT slot, uses, last_use, accounts FROM uses ORDER BY slot")
         width = 4 * len(self._sizes.accounts)
         use = np.zeros(max((row[0] for row in rows), default=-1) + 1, self._sizes.use)
@@ -159,10 +189,8 @@ class Past(ABC):
         )
         return {slot for (slot,) in found} | self._touched_since(operation)
 
-    def _head(self) -> tuple[int, int]:
-        """Return the newest operation, and how often the memory was rewound."""
-        newest, generation = self._query(HEAD)[0]
-        return int(newest), int(generation)
+    def _head(self) -> Head:
+        return Head(*map(int, self._query(HEAD)[0]))
 
     @contextmanager
     def _sound(self) -> Iterator[None]:

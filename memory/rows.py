@@ -131,6 +131,15 @@ def pack_use(slots_S: Tensor, use_SU: Tensor, sizes: Sizes) -> NDArray[Any]:
     return records
 
 
+def use_rows(use: NDArray[Any]) -> list[tuple[Any, ...]]:
+    """Return a row for each record of use: slot, weight of reads, time of the last, accounts."""
+    own = use["own"].tobytes()
+    width = len(own) // max(1, len(use))
+    accounts = [own[width * row : width * (row + 1)] for row in range(len(use))]
+    numbers = (use[name].tolist() for name in ("slot", "uses", "last"))
+    return list(zip(*numbers, accounts, strict=True))
+
+
 def unpack_use(blob: bytes, sizes: Sizes) -> NDArray[Any]:
     """Return the records in a blob.
 

@@ -2,11 +2,16 @@
 
 `operations` is only appended to. `entries` and `keys` have a row for every time that a slot
 changed, `uses` one for each slot, and `present` is a view of the entries as they are.
+
+The past reaches back to an operation, the base. What is older is folded into it: of every slot the
+newest row up to the base stays, and of the operations before it those that such rows, or
+deletions, are of.
 """
 
 from collections.abc import Sequence
 
-SCHEMA = 1
+SCHEMA = 2  # the first had no base: its past is whole
+READABLE = (1, SCHEMA)
 CONTENT = ("task", "episode", "step", "birth", "hash", "vector", "answer", "story")
 TABLES = {
     "description": "name TEXT PRIMARY KEY, value TEXT NOT NULL",
@@ -39,10 +44,12 @@ VIEW = (
     "JOIN operations o ON o.number = e.operation LEFT JOIN uses u ON u.slot = e.slot "
     "WHERE e.id >= 0"
 )
+BASE = "coalesce((SELECT value FROM description WHERE name = 'base'), '0')"
 HEAD = (
     "SELECT (SELECT coalesce(max(number), 0) FROM operations), "
-    "(SELECT value FROM description WHERE name = 'generation')"
+    f"(SELECT value FROM description WHERE name = 'generation'), {BASE}"
 )
+LOCK = "UPDATE description SET value = value WHERE name = 'generation'"  # until the end
 APPEND = (  # nothing, where the memory was rewound; an error, where the number is taken
     "INSERT INTO operations (number, kind, time, seen, clock, next_id, size, deleted, undo) "
     "SELECT :number, :kind, :time, :seen, :clock, :next_id, :size, :deleted, :undo "
@@ -56,6 +63,16 @@ ERASE_KEYS = (  # of one version of a slot
 ERASE = (
     f"UPDATE entries SET {', '.join(name + ' = NULL' for name in CONTENT)}, erased = :number "
     "WHERE id = :entry"
+)
+FOLD = (  # into the operation `:base`
+    *(
+        f"DELETE FROM {table} WHERE operation < :base AND EXISTS (SELECT 1 FROM {table} v WHERE "
+        f"v.slot = {table}.slot AND v.operation > {table}.operation AND v.operation <= :base)"
+        for table in ("entries", "keys")
+    ),
+    "DELETE FROM operations WHERE number < :base AND deleted IS NULL AND NOT EXISTS "
+    "(SELECT 1 FROM entries e WHERE e.operation = operations.number)",
+    "UPDATE operations SET undo = NULL WHERE number <= :base AND undo IS NOT NULL",
 )
 IDS = (
     "SELECT DISTINCT id FROM entries WHERE episode = :episode AND (:any = 1 OR task = :task) "

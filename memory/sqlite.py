@@ -18,6 +18,7 @@ from stillknows.memory.schema import COLUMNS
 APPLICATION = 0x534B4E57  # marks our files, in the header
 _VERSION = 1
 _BUSY = 5.0  # seconds that another writer is waited for
+_LOG = 1 << 23  # bytes that the write-ahead log keeps when it is folded in
 
 
 class SQLite(Database):
@@ -49,7 +50,7 @@ class SQLite(Database):
         """Return a copy of all that is kept, without a file."""
         twin = SQLite(None)
         self._connection.backup(twin._connection)
-        for name in ("operation", "_generation", "_doubtful", "_use_NU", "_sizes"):
+        for name in ("operation", "_generation", "_base", "_doubtful", "_use_NU", "_sizes", "past"):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         return twin
 
@@ -114,6 +115,7 @@ class SQLite(Database):
             self._query(f"PRAGMA {setting}")
         if not self.read_only:
             self._query("PRAGMA journal_mode = WAL")
+            self._query(f"PRAGMA journal_size_limit = {_LOG}")
             self._query("PRAGMA synchronous = NORMAL")
         elif not tables:
             raise ValueError(f"{self.name} holds no memory.")

@@ -8,8 +8,8 @@ words, tasks or agents.
 Letters: S slots, N entries.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from stillknows.memory.names import Holding
 if TYPE_CHECKING:
     from stillknows.memory.nec import NEC
 
+T = TypeVar("T")
 COUNTERS = ("seen", "clock", "next_id", "size")
 
 
@@ -39,6 +40,19 @@ class Rows(NamedTuple):
     counters: dict[str, int]
 
 
+class Through(Protocol):
+    """How work is done that may fail with an OSError and changes nothing then."""
+
+    def __call__(self, work: Callable[[], T], /) -> T:
+        """Return what the work returns."""
+        ...
+
+
+def at_once(work: Callable[[], T], /) -> T:
+    """Do work once; its error is the caller's."""
+    return work()
+
+
 class Store(Protocol):
     """What a memory asks of the place where it is kept.
 
@@ -56,6 +70,15 @@ class Store(Protocol):
     @property
     def operation(self) -> int:
         """The number of the last operation that the device copy knows."""
+        ...
+
+    @property
+    def first(self) -> int:
+        """The oldest operation that `at` and `rewind` reach, beside 0."""
+        ...
+
+    def hold(self, operation: int | None) -> None:
+        """See that `at` and `rewind` reach back to an operation; None: to none in particular."""
         ...
 
     def begin(self, memory: "NEC") -> None:
@@ -138,6 +161,14 @@ class TensorStore:
 
     def __init__(self, operation: int = 0) -> None:
         self.operation = operation
+
+    @property
+    def first(self) -> int:
+        """The last operation: the past is gone."""
+        return self.operation
+
+    def hold(self, operation: int | None) -> None:
+        """Do nothing: there is no past."""
 
     def begin(self, memory: "NEC") -> None:
         """Do nothing: what the memory holds is all there is."""

@@ -142,7 +142,7 @@ def changed(statement: str) -> Callable[[Path], None]:
         (changed("UPDATE entries SET story='abc'"), "is broken: a story in it is broken"),
         (changed("UPDATE uses SET accounts=x'01'"), "is broken: what it says of use is broken"),
         (changed("DELETE FROM keys WHERE slot=1"), "is broken: a key in it is broken"),
-        (changed("DELETE FROM description"), "version None; this reads version 1"),
+        (changed("DELETE FROM description"), "version None; this reads version 2"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(

@@ -248,6 +248,37 @@ def test_an_episode_is_deleted_with_all_that_ever_came_from_it(
     assert config["episodic_memory"]["store"] == "sqlite"
 
 
+def test_what_only_a_checkpoint_holds_since_the_past_is_bounded_is_deleted_too(
+    life: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with memory_at(str(life / FILE)) as memory:
+        then = memory.at(2)
+        memory.delete(memory.provenance("id")[:1].tolist())
+        leaving = {*then.provenance("id").tolist()} - {*memory.provenance("id").tolist()}
+        entry = min(leaving - {-1})
+        slot = then.provenance("id").tolist().index(entry)
+        episode, task = (int(then.provenance(name)[slot]) for name in ("episode", "task"))
+        write_tree(life / "checkpoints" / "1.safetensors", then.snapshot(), "stillknows test 1")
+        store = memory.store
+        assert isinstance(store, SQLite)
+        store.reach(1)
+        memory.delete(memory.provenance("id")[1:2].tolist())
+        assert store.first > 2
+        assert entry not in store.ids_of(task, episode)
+        assert store.names_of([entry]) == []
+    content = pieces(then, slot)["vector"]
+    assert found(life, content) == ["1.safetensors"]
+    with (
+        pytest.raises(ValueError, match="past back to operation"),
+        memory_at(str(life / FILE)) as memory,
+    ):
+        memory.at(2)
+    wanted = ["--episode", str(episode), "--task", str(task)]
+    assert main(["memory", "delete", str(life), *wanted]) == 0
+    assert str(entry) in capsys.readouterr().out
+    assert found(life, content) == []
+
+
 def test_a_dialogue_lives_on_in_a_database(life: Path, tmp_path: Path) -> None:
     place, agent = str(tmp_path / "life.sqlite"), life / AGENT
     before = agent.read_bytes()
@@ -286,6 +317,7 @@ def test_a_life_without_a_checkpoint_begins_anew_where_it_may(tmp_path: Path) ->
     [
         (["episodic_memory.store=redis"], "choose one of tensor, sqlite, postgres"),
         (["episodic_memory.place=x.sqlite"], "where nothing is kept"),
+        (["episodic_memory.past=0"], "should be a whole number of operations from 1"),
     ],
 )
 def test_options_that_do_not_fit_are_one_sentence(

@@ -63,7 +63,12 @@ CONFIGURATIONS = {
     "everything": [STORE, "learner.rekey_every=4", "learner.accumulate=2"],
     "baselines": [STORE, "arm=replay", f"plugins=[{PLUGINS}]"],
     "ewc": ["arm=none", EWC, f"learner.schedule={COSINE}"],
-    "sqlite": [STORE, "learner.rekey_every=4", "episodic_memory.store=sqlite"],
+    "sqlite": [
+        STORE,
+        "learner.rekey_every=4",
+        "episodic_memory.store=sqlite",
+        "episodic_memory.past=3",
+    ],
     "actor": [STORE, "working_policy=actor", "working_memory.slots=3", "operations=2"],
     "critic": ["arm=none", "working_policy=critic", "working_memory.slots=3", "learner.horizon=4"],
     "sgd": [
