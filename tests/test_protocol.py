@@ -68,6 +68,14 @@ def test_older_logs_have_the_fingerprint_of_their_configuration() -> None:
     assert logged_setting(bare) == {"protocol": "joint", "schema": 1, "tasks": ["a"]}
 
 
+def test_a_life_that_was_planned_has_the_fingerprint_of_its_configuration() -> None:
+    config = compose_config(["seed=5"])
+    written = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert setting_of(written, 1) == setting_of(config, 1)
+    written.stream.tasks.life = 6
+    assert fingerprint(setting_of(written, 1)) != fingerprint(setting_of(config, 1))
+
+
 def test_what_differs_is_named() -> None:
     one, other = (setting_of(compose_config([f"rows={rows}"]), 1) for rows in (8, 16))
     assert differences(one, other) == "rows (8 against 16)"
