@@ -47,7 +47,7 @@ def setting_of(config: DictConfig, schema: int, plugins: Sequence[Any] = ()) -> 
     seedless = config.copy()
     seedless.seed = SEED
     whole: Any = OmegaConf.to_container(seedless, resolve=True)
-    return _seedless(_setting(whole, protocol_of(config, plugins), schema), config.seed)
+    return _setting(whole, protocol_of(config, plugins), schema)
 
 
 def logged_setting(head: Mapping[str, Any]) -> Setting:
@@ -58,13 +58,10 @@ def logged_setting(head: Mapping[str, Any]) -> Setting:
     found = _setting(config, head["protocol"], head["schema"])
     if not config:
         return {**found, "tasks": list(head["tasks"])}
-    return _seedless(found, head["seed"])
-
-
-def _seedless(found: Setting, seed: int) -> Setting:
-    """Return a setting in which the life of a world is the seed's, where it is written out."""
     life = "stream.tasks.life"
-    return {**found, life: SEED} if found.get(life) == seed else found
+    if found.get(life) == head["seed"]:
+        found[life] = SEED
+    return found
 
 
 def fingerprint(setting: Setting) -> str:

@@ -79,8 +79,6 @@ def test_the_readme() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # loggers that nobody closes
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_page_of_avalanche(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from stillknows.agents import log
 
@@ -90,7 +88,7 @@ def test_the_page_of_avalanche(tmp_path: Path, capsys: pytest.CaptureFixture[str
     marks = [mark for event in exams for mark in event["correct"]]
     stream = measured["Top1_Acc_Stream/eval_phase/test_stream/Task004"]
     assert stream == pytest.approx(sum(marks) / len(marks))
-    assert capsys.readouterr().out.count("-- Starting training on experience") == 5
+    assert capsys.readouterr().out.count("-- >> Start of training phase << --") == 5
     assert len((tmp_path / "csv" / "eval_results.csv").read_text().splitlines()) == 1 + 6 * 5
 
 
