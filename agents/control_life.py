@@ -20,6 +20,7 @@ from stillknows.agents.control_learner import ControlLearner
 from stillknows.agents.keeping import KeptAgent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, versions
+from stillknows.agents.plugins import opened
 from stillknows.agents.progress import Progress
 from stillknows.agents.state import seed_all
 from stillknows.agents.stopping import Stop
@@ -188,7 +189,8 @@ def live_control_lifetime(
     learner = build_control(config, tasks)
     texts = [task for task in tasks if isinstance(task, Task)]
     agent, text_learner = _build_text(config, texts)
-    with closing(LifetimeLog(folder, resume)) as log, Stop() as stop:
+    opening = closing(LifetimeLog(folder, resume)), opened(config, folder)
+    with opening[0] as log, Stop() as stop, opening[1] as plugins:
         strategy = ControlLifetime(
             control=learner,
             agent=agent,
@@ -198,7 +200,7 @@ def live_control_lifetime(
             rows=config.rows,
             exam_episodes=_exam_episodes(config, tasks),
             seed=config.seed,
-            plugins=hydra.utils.instantiate(config.plugins, _convert_="all"),
+            plugins=plugins,
             progress=progress,
             retries=config.stream.retries,
             blur=config.stream.blur,

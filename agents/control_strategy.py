@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from avalanche.core import BaseSGDPlugin
+from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base import BaseTemplate
 from avalanche.training.utils import trigger_plugins as trigger
@@ -64,7 +66,8 @@ class ControlLifetime(Lifetime):
         blur: float = 0.0,
         sampled: bool = False,
     ) -> None:
-        if plugins and (agent is not None or control.optimizer is None):
+        moving = [each for each in plugins if not isinstance(each, EvaluationPlugin)]
+        if moving and (agent is not None or control.optimizer is None):
             raise ValueError(
                 "Avalanche's plugins need one agent with one optimiser: leave them away, or live "
                 "in control tasks alone with learner=recurrent_ppo."
@@ -72,7 +75,7 @@ class ControlLifetime(Lifetime):
         if agent is not None and learner is not None and inquiry is not None:
             super().__init__(
                 agent=agent, learner=learner, log=log, rows=rows, exam_episodes=exam_episodes,
-                seed=seed, progress=progress, inquiry=inquiry,
+                seed=seed, progress=progress, inquiry=inquiry, plugins=plugins,
             )  # fmt: skip
         else:
             clocked = [*plugins, Clock()]
@@ -81,7 +84,8 @@ class ControlLifetime(Lifetime):
             self.log, self.rows, self.exam_episodes, self.seed = log, rows, exam_episodes, seed
             self.progress, self.train_mb_size, self.train_epochs = progress, rows, 1
             self._criterion, self.lived, self._late, self.best = None, 0, 0.0, -1.0
-            self.position = Position()
+            self.position, self._mean, self.loss = Position(), 0.0, torch.zeros(())
+            self.fresh = None
             self.passed = lambda whole=False, best=False: None
         self.control, self.retries, self.blur, self.sampled = control, retries, blur, sampled
         self.steps = 0
@@ -105,17 +109,15 @@ class ControlLifetime(Lifetime):
             test_stream: the examinations, one a task.
         """
         if self.position.phase == "examination" and not self.position.experience:
-            self._hold(test_stream)
+            self._hold(test_stream, last=False)
         stream = enumerate(_with_last(one_at_a_time("train", train_stream)), start=1)
         for number, (experience, last) in stream:
             behind, phase = self.position[:2]
             if number > behind and phase == "training":
-                self.train(experience, eval_streams=[])
-                self.position = Position(number)
+                self.train(experience)
                 self.passed(whole=True)
             if number == self.position.experience and self.position.phase == "examination":
-                self.finished = last
-                self._hold(test_stream)
+                self._hold(test_stream, last)
 
     def state(self) -> dict[str, Any]:
         """Return where the life stands, what its plugins know, and where each stage stands."""
@@ -139,15 +141,6 @@ class ControlLifetime(Lifetime):
     def _weights(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters())
 
-    def _hold(self, test_stream: Sequence[EpisodeExperience]) -> None:
-        """Hold what is left of a round of examinations."""
-        self.eval(test_stream)
-        scores = [found for _, arm, found in self.position.examined if arm == "agent"]
-        mean = sum(scores) / max(1, len(scores))
-        best, self.best = mean > self.best, max(self.best, mean)
-        self.position = Position(self.position.experience, "end" if self.finished else "training")
-        self.passed(whole=True, best=best)
-
     def surprises(self, batches: int) -> Any:
         """Yield `-log p` of what is done in the experience that ends, a row at a time."""
         learner: Any = self.control
@@ -162,6 +155,8 @@ class ControlLifetime(Lifetime):
         if not isinstance(experience, ActingExperience):
             super()._train_exp(experience, eval_streams)
             return
+        each = self.rows * getattr(self.control, "horizon", 1)
+        self.dataloader = range(-(-sum(experience.budgets) // each))
         if not self.position.updates:
             trigger(self, "before_training_epoch")
             self._done = [0] * len(experience.tasks)
@@ -170,6 +165,10 @@ class ControlLifetime(Lifetime):
             share = self._done[turn] / experience.budgets[turn]
             task, number = self._now(experience, turn, share)
             lived = self._update(task, number, share)
+            totals = [each.total for each in lived.ended] if number in self._floors else []
+            scores = [self._score(task, number, total) for total in totals]
+            self._late = float(np.mean(scores)) if scores else self._late
+            self._tell(number, scores or [self._late])
             trigger(self, "after_training_iteration")
             update = self.position.updates
             self._write_lived(experience, task, number, update, lived)
@@ -211,6 +210,7 @@ class ControlLifetime(Lifetime):
             returns=found.returns,
             lengths=found.lengths,
         )
+        self._tell_examined(number, 0.0, scores, found.successes)
         examined = (*self.position.examined, (number, "agent", float(np.mean(scores))))
         self.position = self.position._replace(examined=examined)
         self.passed()
@@ -247,7 +247,7 @@ class ControlLifetime(Lifetime):
     def _hooks(self) -> Hooks:
         return Hooks(
             self._add_penalties,
-            lambda: trigger(self, "after_backward"),
+            self._after_backward,
             lambda: trigger(self, "after_update"),
         )
 
@@ -318,9 +318,6 @@ class ControlLifetime(Lifetime):
         lived: Lived,
     ) -> None:
         self.steps += lived.steps
-        if lived.ended and number in self._floors:
-            totals = [self._score(task, number, each.total) for each in lived.ended]
-            self._late = float(np.mean(totals))
         self.log.append(
             "update",
             experience=self.clock.train_exp_counter,

@@ -34,7 +34,8 @@ _COUNTERS = ("updates", "begun", "planned", "_lived_before")
 class Update(NamedTuple):
     """What one update did: losses in nats a question, accuracy, trust in the store, decisions.
 
-    `names` are those of the questions that `written` tells of (`thought.identity`).
+    `names` are those of the questions that `written` tells of (`thought.identity`), `rewards` those
+    of all answers.
     """
 
     loss: float
@@ -43,6 +44,7 @@ class Update(NamedTuple):
     trust: float
     written: tuple[Written, ...]
     names: tuple[int, ...] = ()
+    rewards: tuple[float, ...] = ()
 
 
 class Rehearsed(NamedTuple):
@@ -209,6 +211,7 @@ class QuestionLearner:
             trust=torch.cat(self._trusts).mean().item(),
             written=self.remembering.written(),
             names=self.remembering.names(),
+            rewards=tuple(self._rewards),
         )
         self._forget_batch()
         return report

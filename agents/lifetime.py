@@ -4,10 +4,10 @@ The order is the whole protocol: examine on all tasks, then for each task train 
 on all again. In the protocol `scratch` an agent that has lived nothing begins every task.
 """
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +27,7 @@ from stillknows.agents.log import SCHEMA, LifetimeLog, versions
 from stillknows.agents.memory_places import begin_anew, kept_memory
 from stillknows.agents.operations import OperationsLog
 from stillknows.agents.plasticity import reference_sentences
+from stillknows.agents.plugins import opened
 from stillknows.agents.progress import Progress
 from stillknows.agents.protocol import fingerprint, protocol_of, setting_of
 from stillknows.agents.state import Resumable, seed_all
@@ -35,6 +36,9 @@ from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.order import arrange, expect_distinct, places_of, returning, task_order
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
+
+if TYPE_CHECKING:
+    from stillknows.agents.strategy import Lifetime
 
 AGENT = "agent.safetensors"
 
@@ -133,6 +137,33 @@ def live_lifetime(
     if is_acting(config):
         live_control_lifetime(config, folder, progress, resume)
         return
+    with begun(config, folder, progress, resume) as (strategy, benchmark):
+        strategy.live(benchmark.train_stream, benchmark.test_stream)
+
+
+@contextmanager
+def begun(
+    config: DictConfig,
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    resume: bool = False,
+    plugins: Sequence[Any] = (),
+) -> Iterator[tuple["Lifetime", Any]]:
+    """Begin a lifetime of questions for whoever lives it; when they have, its end is written.
+
+    Args:
+        config: composed from `stillknows.configs`.
+        folder: as in `live_lifetime`, like the next two.
+        progress: hears how far the life is.
+        resume: whether to go on.
+        plugins: Avalanche's, besides those of the configuration.
+
+    Yields:
+        The strategy, and its benchmark with `train_stream` and `test_stream`.
+
+    Raises:
+        Stopped: as `live_lifetime` does, and the same errors.
+    """
     from stillknows.agents.strategy import Lifetime  # Avalanche takes seconds to import
     from stillknows.envs.streams import make_benchmark
 
@@ -140,10 +171,11 @@ def live_lifetime(
     tasks = tasks_of(config)
     agent, learner = born(config, tasks)
     operations = OperationsLog(folder, config.operations, agent)
-    plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
     inquiry = inquiry_of(config, agent, folder, tasks)
     store = kept_memory(agent.episodic_memory, config, folder, resume)
-    with closing(LifetimeLog(folder, resume)) as log, Stop() as stop, store:
+    opening = closing(LifetimeLog(folder, resume)), opened(config, folder)
+    with opening[0] as log, Stop() as stop, store, opening[1] as own:
+        plugins = [*plugins, *own]
         strategy = Lifetime(
             agent=agent,
             learner=learner,
@@ -165,9 +197,8 @@ def live_lifetime(
             described = _describe(config, tasks, agent.controller.hears_trees, plugins)
             log.append("lifetime", **described)
             inquiry.lived(0)
-        benchmark = make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
         strategy.passed = checkpoints.passed
-        strategy.live(benchmark.train_stream, benchmark.test_stream)
+        yield strategy, make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
         _write_floors(log, tasks, config)
         log.append("end", **_account(agent, plugins, strategy.clock.train_iterations))
         if config.keep and not alone:

@@ -15,11 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stillknows.agents import log as logs
 from stillknows.agents.container import cannot_write, write_text
+from stillknows.agents.protocol import flat
 from stillknows.agents.stopping import Stopped
 from stillknows.agents.trust import refuse_foreign
 
 PLAN = "run.json"
 SCHEMA = 1
+SEEDED = "${seed}"
 MAY_CHANGE = ("workers", "checkpoint.every", "checkpoint.seconds", "checkpoint.keep")
 _LAST = 1 << 16  # bytes at a log's end in which its last event is looked for
 
@@ -39,9 +41,11 @@ def write_plan(run: Path, lives: Mapping[str, DictConfig]) -> None:
         OSError: with one sentence, if that cannot be written.
     """
     plan = {name: OmegaConf.to_container(each, resolve=True) for name, each in lives.items()}
+    seeded = {name: _seeded(each) for name, each in lives.items()}
+    whole = {"schema": SCHEMA, "lives": plan, "seeded": seeded}
     try:
         run.mkdir(parents=True)
-        write_text(run / PLAN, json.dumps({"schema": SCHEMA, "lives": plan}, indent=1) + "\n")
+        write_text(run / PLAN, json.dumps(whole, indent=1) + "\n")
     except OSError as error:
         raise cannot_write(run / PLAN, error) from error
 
@@ -76,6 +80,8 @@ def read_plan(run: Path, allow: Sequence[str] = ()) -> dict[str, DictConfig]:
         raise ValueError(f"{path}: {error}") from error
     try:
         made = {name: DictConfig(OmegaConf.create(each)) for name, each in lives.items()}
+        for name, each in made.items():
+            _follow_seed(each, plan.get("seeded", {}).get(name, ()))
         if not made or any(name != folder_name(each) for name, each in made.items()):
             raise ValueError("its lives have other names than their folders")
     except (TypeError, ValueError, OmegaConfBaseException) as error:
@@ -131,6 +137,19 @@ def goes_on(run: Path) -> Iterator[None]:
         raise Stopped(stop.number, f"stopped; {how}.") from stop
     except OSError as error:
         raise OSError(f"{error} When that is mended, {how}.") from error
+
+
+def _seeded(config: DictConfig) -> list[str]:
+    """Return the options that are the seed's, as they are written."""
+    written: Any = OmegaConf.to_container(config, resolve=False)
+    return [name for name, value in flat(written, "").items() if value == SEEDED]
+
+
+def _follow_seed(config: DictConfig, names: Sequence[str]) -> None:
+    """Let options be the seed's again: what a life is averaged with depends on it."""
+    for name in map(str, names):
+        if OmegaConf.select(config, name) == config.seed:
+            OmegaConf.update(config, name, SEEDED)
 
 
 def _first_line(error: BaseException) -> str:

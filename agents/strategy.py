@@ -2,7 +2,9 @@
 
 Importing this module imports Avalanche. The events of `BaseTemplate` are fired in the order that
 Avalanche's regularising plugins rely on (EWC, SI and MAS add to `strategy.loss` before the
-backward pass). Task identity is hidden from the agent.
+backward pass), and what its metrics read is there when they do: `mb_output` and `mb_y` say of every
+question whether it was answered rightly, 1 or 0, and that it should be, 1. Task identity is hidden
+from the agent.
 """
 
 import copy
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from avalanche.core import BaseSGDPlugin
+from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base import BaseTemplate
 from avalanche.training.utils import trigger_plugins as trigger
@@ -26,10 +29,11 @@ from stillknows.agents.keeping import KeptAgent
 from stillknows.agents.learner import QuestionLearner, Update
 from stillknows.agents.log import LifetimeLog
 from stillknows.agents.plasticity import probe
+from stillknows.agents.plugins import keepable
 from stillknows.agents.state import Resumable, restore_to, state_of
 from stillknows.agents.trace import names
 from stillknows.envs.streams import EpisodeExperience
-from stillknows.envs.tasks import make
+from stillknows.envs.tasks import TextVector, make
 from stillknows.envs.text import Story
 
 Progress = Callable[[str, int, float], None]
@@ -74,6 +78,8 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
     """
 
     PLUGIN_CLASS = BaseSGDPlugin
+    eval_every = 0  # what Avalanche's forward transfer asks for: examined before it has learned
+    finished = False
 
     def __init__(
         self,
@@ -109,9 +115,31 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         self.train_mb_size, self.train_epochs, self._criterion = rows, 1, None
         self.loss: Tensor = torch.zeros(())
         self.lived = 0
-        self._late, self.best = 0.0, -1.0
+        self._late, self.best, self._mean = 0.0, -1.0, 0.0
         self.position = Position()
         self.passed: Callable[..., None] = lambda whole=False, best=False: None
+
+    @property
+    def evaluator(self) -> Any:
+        """The plugin that holds Avalanche's metrics and loggers, None without one."""
+        return next((p for p in self.plugins if isinstance(p, EvaluationPlugin)), None)
+
+    def measured(self) -> dict[str, Any]:
+        """Return the last value of each of Avalanche's metrics by its name."""
+        return {} if self.evaluator is None else dict(self.evaluator.get_last_metrics())
+
+    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Live one experience, or some; return the last value of each of Avalanche's metrics."""
+        super().train(experiences, eval_streams=[], **kwargs)
+        return self.measured()
+
+    def eval(self, experiences: Any, **kwargs: Any) -> dict[str, Any]:
+        """Hold a round of examinations; return the last value of each of Avalanche's metrics."""
+        super().eval(experiences, **kwargs)
+        scores = [found for _, arm, found in self.position.examined if arm == "agent"]
+        self._mean = sum(scores) / max(1, len(scores))
+        self.position = Position(self.position.experience, "training")
+        return self.measured()
 
     def live(self, train_stream: Any, test_stream: Any) -> None:
         """Live on from where this life stands to its end: examine, then train and examine in turn.
@@ -120,27 +148,28 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         it is then), and, as `whole`, of a training or a round of examinations.
         """
         while self.position.phase != "end":
-            done, phase, _, examined = self.position
-            best = False
+            done, phase = self.position[:2]
             if phase == "training":
-                self.train(train_stream[done], eval_streams=[])
-                self.position = Position(done + 1)
+                self.train(train_stream[done])
+                self.passed(whole=True)
             else:
-                last = done == len(train_stream)
-                self.finished = last and self.fresh is None
-                self.eval(test_stream[examined[-1][0] if examined else 0 :])
-                scores = [score for _, arm, score in self.position.examined if arm == "agent"]
-                best = sum(scores) / len(scores) > self.best
-                self.best = max(self.best, sum(scores) / len(scores))
-                self.position = Position(done, "end" if last else "training")
-            self.passed(whole=True, best=best)
+                self._hold(test_stream, last=done == len(train_stream))
+
+    def _hold(self, test_stream: Any, last: bool) -> None:
+        """Hold what is left of a round of examinations."""
+        examined = self.position.examined
+        self.finished = last and self.fresh is None
+        self.eval(test_stream[examined[-1][0] if examined else 0 :])
+        best, self.best = self._mean > self.best, max(self.best, self._mean)
+        self.position = self.position._replace(phase="end" if last else "training")
+        self.passed(whole=True, best=best)
 
     def state(self) -> dict[str, Any]:
         """Return where the life stands, and what its plugins (the clock among them) know."""
         return {
             "position": self.position._asdict(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
-            "plugins": [state_of(plugin, self._weights()) for plugin in self.plugins],
+            "plugins": [state_of(keepable(each), self._weights()) for each in self.plugins],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -151,7 +180,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
         for plugin, kept in zip(self.plugins, state["plugins"], strict=True):
-            restore_to(plugin, kept, self._weights())
+            restore_to(keepable(plugin), kept, self._weights())
 
     def _weights(self) -> dict[str, Tensor]:
         return dict(self.agent.named_parameters())
@@ -166,11 +195,16 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         if not self.position.updates:
             super()._before_training_exp(**kwargs)
 
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        super()._after_training_exp(**kwargs)
+        self.position = Position(self.position.experience + 1)
+
     def _before_eval(self, **kwargs: Any) -> None:
         if not self.position.examined:
             super()._before_eval(**kwargs)
 
     def _before_eval_exp(self, **kwargs: Any) -> None:
+        self.dataloader = range(1)  # the iterations, for bars of progress
         if self.experience.numbers[0] not in {task for task, *_ in self.position.examined}:
             super()._before_eval_exp(**kwargs)
 
@@ -190,33 +224,20 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
     def _train_exp(self, experience: EpisodeExperience, eval_streams: Any, **_: Any) -> None:
         """Live the experience: in turns, a batch of episodes of each task and one update."""
         done, behind = self.position.updates, self.clock.train_exp_counter
+        self.dataloader = range(sum(budget // self.rows for budget in experience.budgets))
         if not done:
             self._begin(behind)
             trigger(self, "before_training_epoch")
-            self.learner.begin(sum(budget // self.rows for budget in experience.budgets))
+            self.learner.begin(len(self.dataloader))
         parts = self.learner.accumulate
         envs = [make(task, self.rows // parts, task.train) for task in experience.tasks]
         turns = enumerate(experience.turns(self.rows))
         for update, (turn, episode) in islice(turns, done, None):
             trigger(self, "before_training_iteration")
-            steps = 0
-            for first in range(0, self.rows, self.rows // parts):
-                if first:
-                    self.learner.part()
-                steps += live(
-                    self.agent,
-                    envs[turn],
-                    self.learner,
-                    task=experience.numbers[turn],
-                    seed=self.seed * 1_000_003 + self.clock.train_iterations * self.rows + first,
-                    options={
-                        "episode": episode + first,
-                        "task_start": experience.first_episodes[turn],
-                    },
-                )
-            report = self.learner.update(
-                self._add_penalties, lambda: trigger(self, "after_backward")
-            )
+            place = {"episode": episode, "task_start": experience.first_episodes[turn]}
+            steps = self._live(envs[turn], experience.numbers[turn], place)
+            report = self.learner.update(self._add_penalties, self._after_backward)
+            self._tell(experience.numbers[turn], [float(r == 1) for r in report.rewards])
             trigger(self, "after_update")
             trigger(self, "after_training_iteration")
             self._write(experience, turn, update, report, steps)
@@ -233,6 +254,45 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         self._probe(behind + 1)
         self.inquiry.lived(behind + 1)
         trigger(self, "after_training_epoch")
+
+    def _live(self, envs: TextVector, number: int, place: dict[str, int]) -> int:
+        """Live a batch of episodes, in parts if the learner wants them; return the steps."""
+        trigger(self, "before_forward")
+        steps, part = 0, envs.num_envs
+        for first in range(0, self.rows, part):
+            if first:
+                self.learner.part()
+            steps += live(
+                self.agent,
+                envs,
+                self.learner,
+                task=number,
+                seed=self.seed * 1_000_003 + self.clock.train_iterations * self.rows + first,
+                options={**place, "episode": place["episode"] + first},
+            )
+        trigger(self, "after_forward")
+        return steps
+
+    def _tell(self, number: int, scores: Sequence[float], right: Sequence[int] = ()) -> None:
+        """Let Avalanche's metrics read how questions were answered, or how far acting got.
+
+        Args:
+            number: of the task.
+            scores: of each question or episode.
+            right: which of them are right; those with a score of 1 or more if it is not said.
+        """
+        right = list(right) or [int(score >= 1) for score in scores]
+        self.mb_task_id, self.mb_scores = number, list(scores)
+        self.mb_output, self.mb_y = torch.tensor(right), torch.ones(len(right), dtype=torch.int64)
+
+    def _tell_examined(self, number: int, loss: float, *marks: Sequence[Any]) -> None:
+        """Let them read the same of an examination, one iteration in all."""
+        for event in ("before_eval_iteration", "before_eval_forward"):
+            trigger(self, event)
+        self.loss = torch.tensor(loss)
+        self._tell(number, *marks)
+        for event in ("after_eval_forward", "after_eval_iteration"):
+            trigger(self, event)
 
     def _examine_meanwhile(
         self, experience: EpisodeExperience, turn: int, updates: int, lived: int
@@ -282,16 +342,20 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             result = ask()
             place = {"after": after, "task": number, "name": task.name, "arm": arm}
             self.log.append("examination", **place, **result._asdict())
+            if arm == "agent":
+                self._tell_examined(number, result.loss, list(map(float, result.correct)))
             examined = (*self.position.examined, (number, arm, result.accuracy))
             self.position = self.position._replace(examined=examined)
             self.passed()
-
-    finished = False
 
     def _add_penalties(self, loss: Tensor) -> Tensor:
         self.loss = loss
         trigger(self, "before_backward")
         return self.loss
+
+    def _after_backward(self) -> None:
+        for event in ("after_backward", "before_update"):
+            trigger(self, event)
 
     def _write(
         self, experience: EpisodeExperience, turn: int, update: int, report: Update, steps: int

@@ -123,6 +123,7 @@ def check_life(config: DictConfig) -> None:
     from stillknows.agents.lifetime import exam_episodes_of, inquiry_of, tasks_of
     from stillknows.agents.memory_places import expect_place
     from stillknows.agents.operations import OperationsLog
+    from stillknows.agents.plugins import keepable, plugins_of
     from stillknows.agents.protocol import protocol_of
     from stillknows.envs.tasks import make
 
@@ -144,10 +145,11 @@ def check_life(config: DictConfig) -> None:
         learner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
         OperationsLog(Path(), config.operations, agent)
         inquiry_of(config, agent, Path(), tasks)
+        plugins = plugins_of(config)
         if intervals_of(config)[0]:
             learner.begin(1)
-            plugins = hydra.utils.instantiate(config.plugins, _convert_="all")
-            expect_keepable({type(plugin).__name__: plugin for plugin in plugins})
+            kept = {type(each).__name__: keepable(each) for each in plugins}
+            expect_keepable(kept)
             expect_keepable({"agent": KeptAgent(agent), "learner": learner})
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(cause(error)) from error

@@ -18,6 +18,7 @@ from torch.utils._device import _device_constructors
 from stillknows.agents.controller import Controller
 
 _AGENT = ("stillknows.memory", "stillknows.agents.fuse", "stillknows.agents.adaptation")
+_PLUGINS = ("avalanche.core", "avalanche.training.plugins.evaluation")
 _FREE = 1 << 28  # bytes that any file may ask for
 
 
@@ -109,7 +110,7 @@ def _is_part(target: str, allow: Sequence[str], run: bool) -> bool:
 
 def _lives(kind: type) -> bool:
     """Return whether this is one of the project's learners, or plugins of Avalanche's."""
-    plugin = any(base.__module__ == "avalanche.core" for base in kind.__mro__)
+    plugin = any(base.__module__ in _PLUGINS for base in kind.__mro__)
     return _below(kind.__module__, ("stillknows.agents",)) and (
         plugin or kind.__name__.endswith("Learner")
     )

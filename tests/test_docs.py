@@ -77,6 +77,21 @@ def test_the_readme() -> None:
     exec(compile(blocks("README.md"), "README.md", "exec"), {"__name__": "readme"})
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
+def test_the_page_of_avalanche(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from stillknows.agents import log
+
+    page = module("avalanche_page", "docs/avalanche.md")
+    measured = page.live(tmp_path, *TINY, "arm=none")
+    exams = [e for e in log.read(tmp_path) if e["event"] == "examination" and e["after"] == 5]
+    marks = [mark for event in exams for mark in event["correct"]]
+    stream = measured["Top1_Acc_Stream/eval_phase/test_stream/Task004"]
+    assert stream == pytest.approx(sum(marks) / len(marks))
+    assert capsys.readouterr().out.count("-- >> Start of training phase << --") == 5
+    assert len((tmp_path / "csv" / "eval_results.csv").read_text().splitlines()) == 1 + 6 * 5
+
+
 def test_the_control_page() -> None:
     page = module("control_page", "docs/control.md")
     assert sum(page.late) / len(page.late) > 0.8

@@ -1,5 +1,6 @@
 """Fingerprints: equal where lifetimes may be averaged, different where not."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from stillknows.agents.protocol import (
     protocol_of,
     setting_of,
 )
+from stillknows.agents.resuming import read_plan, write_plan
+from stillknows.agents.train import plan_lives
 from stillknows.envs.order import places_of, task_order
 
 
@@ -66,6 +69,18 @@ def test_older_logs_have_the_fingerprint_of_their_configuration() -> None:
     assert fingerprint(logged_setting(head)) == print_of()
     bare = {"schema": 1, "seed": 5, "protocol": "joint", "tasks": ["a"]}
     assert logged_setting(bare) == {"protocol": "joint", "schema": 1, "tasks": ["a"]}
+
+
+def test_a_life_that_was_planned_has_the_fingerprint_of_its_configuration(tmp_path: Path) -> None:
+    overrides = ["seeds=[5]", "arms=[both]"]
+    lives = plan_lives(compose_config(overrides), overrides)
+    (name,) = lives
+    write_plan(tmp_path / "run", lives)
+    again = read_plan(tmp_path / "run")[name]
+    assert setting_of(again, 1) == setting_of(lives[name], 1)
+    assert OmegaConf.to_container(again, resolve=True) == OmegaConf.to_container(
+        lives[name], resolve=True
+    )
 
 
 def test_what_differs_is_named() -> None:

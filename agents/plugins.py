@@ -1,0 +1,46 @@
+"""Avalanche's plugins of a life, from its configuration: whatever `plugins=[…]` names.
+
+This module does not import Avalanche: that takes seconds, and is done by what is named.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig
+
+
+def plugins_of(config: DictConfig) -> list[Any]:
+    """Return the plugins of a configuration."""
+    plugins: list[Any] = hydra.utils.instantiate(config.plugins, _convert_="all")
+    return plugins
+
+
+@contextmanager
+def opened(config: DictConfig, folder: Path) -> Iterator[list[Any]]:
+    """Give a life the plugins of its configuration, for as long as it lasts.
+
+    Args:
+        config: of the life.
+        folder: of the life; a plugin that has `write_into` is told it, and closed in the end.
+    """
+    plugins = plugins_of(config)
+    writing = [plugin for plugin in plugins if hasattr(plugin, "write_into")]
+    try:
+        for plugin in writing:
+            plugin.write_into(folder)
+        yield plugins
+    finally:
+        for plugin in writing:
+            plugin.close()
+
+
+def keepable(plugin: Any) -> Any:
+    """Return what a checkpoint asks for the state of a plugin: the plugin, or who knows its."""
+    if not any(kind.__name__ == "EvaluationPlugin" for kind in type(plugin).__mro__):
+        return plugin
+    from stillknows.agents.evaluation import KeptEvaluation
+
+    return KeptEvaluation(plugin)
