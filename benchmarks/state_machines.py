@@ -112,7 +112,7 @@ class Machine(RuleBasedStateMachine):
     def _begin(self) -> None:
         """Open memory, log and checkpoints as a process does."""
         self.memory = self._opened()
-        self.part, self.log = KeptMemory(self.memory), LifetimeLog(self.life, resume=True)
+        self.part, self.log = KeptMemory(self.memory), LifetimeLog(self.life, True, 300)
         if self.saves:
             config = OmegaConf.create({"checkpoint": {"every": 1, "seconds": 0, "keep": KEPT}})
             parts: dict[str, Any] = {"agent": self.part, "log": self.log}
