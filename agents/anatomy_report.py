@@ -15,7 +15,8 @@ from stillknows.agents.anatomy import CAUSES
 from stillknows.agents.arms import ARMS
 from stillknows.agents.inquiry import own_experiences
 from stillknows.agents.lives import Life, as_written
-from stillknows.agents.log import FILE, Event, read
+from stillknows.agents.log import Event, read
+from stillknows.agents.log_parts import FILE
 from stillknows.agents.swaps import CELLS, EMPTY, NOW, THEN, TIMES, Parts, parts_of
 from stillknows.agents.trace import UNKNOWN
 from stillknows.envs.intervals import Interval, interval

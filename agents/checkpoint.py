@@ -30,10 +30,14 @@ from stillknows.agents.state import (
     state_of,
 )
 from stillknows.agents.stopping import Stop
+from stillknows.memory.store import Through, at_once
 
 FOLDER = "checkpoints"
 BEST = "best.safetensors"
-HARMLESS = ("workers", "checkpoint", "run", "arms", "seeds", "orders", "keep")  # change no life
+HARMLESS = (  # change no life
+    *("workers", "checkpoint", "run", "arms", "seeds", "orders", "keep"),
+    *("log", "on_trouble", "operations_keep"),
+)
 _FOREIGN = (LookupError, TypeError, AttributeError, RuntimeError, ValueError)
 
 # What each schema that was ever written becomes in this version.
@@ -48,15 +52,22 @@ class Checkpoints:
         config: of the life; `config.checkpoint` says how often, and how many are kept.
         parts: of the life by name, in the order in which they are restored.
         stop: tells whether the life shall end.
+        through: how a checkpoint is written where that may fail.
 
     Raises:
         ValueError: with one sentence, if the interval is no number, or a part cannot be kept.
     """
 
     def __init__(
-        self, folder: Path, config: DictConfig, parts: Mapping[str, Resumable], stop: Stop
+        self,
+        folder: Path,
+        config: DictConfig,
+        parts: Mapping[str, Resumable],
+        stop: Stop,
+        through: Through = at_once,
     ) -> None:
         self.folder, self.parts, self.stop = folder / FOLDER, parts, stop
+        self.through = through
         self.every, self.seconds, self.keep = intervals_of(config)
         self.life, self.versions = life_of(config), versions()
         self.lived_before, self._began = 0.0, time.monotonic()
@@ -90,7 +101,11 @@ class Checkpoints:
 
     def save(self, best: bool = False) -> Path:
         """Write a checkpoint, and let go of those that are too old."""
+        path = self.through(lambda: self._write(best))
         self._boundaries, self._saved = 0, time.monotonic()
+        return path
+
+    def _write(self, best: bool) -> Path:
         tree = {name: part.state() for name, part in self.parts.items()}
         about = {"life": self.life, "seconds": self.lived, "versions": self.versions, "best": best}
         try:

@@ -19,11 +19,12 @@ from stillknows.agents.container import write_tree
 from stillknows.agents.control_learner import ControlLearner
 from stillknows.agents.keeping import KeptAgent
 from stillknows.agents.learner import QuestionLearner
-from stillknows.agents.log import SCHEMA, LifetimeLog, versions
+from stillknows.agents.log import SCHEMA, LifetimeLog, part_of, versions
 from stillknows.agents.plugins import opened
 from stillknows.agents.progress import Progress
 from stillknows.agents.state import seed_all
 from stillknows.agents.stopping import Stop
+from stillknows.agents.trouble import through_of
 from stillknows.envs.control import ControlTask, spaces_of
 from stillknows.envs.order import places
 from stillknows.envs.tasks import Task
@@ -189,13 +190,18 @@ def live_control_lifetime(
     learner = build_control(config, tasks)
     texts = [task for task in tasks if isinstance(task, Task)]
     agent, text_learner = _build_text(config, texts)
-    opening = closing(LifetimeLog(folder, resume)), opened(config, folder)
-    with opening[0] as log, Stop() as stop, opening[1] as plugins:
+    stop = Stop()
+    through = through_of(config, stop)
+    opening = (
+        closing(LifetimeLog(folder, resume, part_of(config), through)),
+        opened(config, folder),
+    )
+    with opening[0] as log, stop, opening[1] as plugins:
         strategy = ControlLifetime(
             control=learner,
             agent=agent,
             learner=text_learner,
-            inquiry=None if agent is None else inquiry_of(config, agent, folder, texts),
+            inquiry=None if agent is None else inquiry_of(config, agent, folder, texts, through),
             log=log,
             rows=config.rows,
             exam_episodes=_exam_episodes(config, tasks),
@@ -208,7 +214,7 @@ def live_control_lifetime(
         )
         asked = {"agent": KeptAgent(agent), "learner": text_learner} if agent is not None else {}
         parts: dict[str, Any] = {**asked, "control": learner, "strategy": strategy, "log": log}
-        checkpoints = Checkpoints(folder, config, parts, stop)
+        checkpoints = Checkpoints(folder, config, parts, stop, through)
         if not (resume and checkpoints.restore_newest()):
             log.restore()
             log.append("lifetime", **_describe(config, tasks, learner))

@@ -16,7 +16,8 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.anatomy import CAUSES, Dissector, Finding, columns, dissect
 from stillknows.agents.keeping import load_agent
 from stillknows.agents.lifetime import AGENT, episodes_of, exam_episodes_of, tasks_of
-from stillknows.agents.log import FILE, Event, read
+from stillknows.agents.log import Event, read
+from stillknows.agents.log_parts import FILE
 from stillknows.agents.remembering import Marked
 from stillknows.agents.retrieve import recalled_sentences
 from stillknows.agents.thought import Thought

@@ -19,6 +19,7 @@ from stillknows.agents.swaps import CELLS, EMPTY, NOW, THEN, Snapshots
 from stillknows.agents.trace import Ledger
 from stillknows.envs.tasks import Task
 from stillknows.envs.variants import VARIANTS, variant
+from stillknows.memory.store import Through, at_once
 
 Round = tuple[str, Callable[[], Result]]  # the name of an arm, and what examines in it
 MISLEADING = "misleading"  # a variant of the store, not of the stories
@@ -34,6 +35,7 @@ class Inquiry:
         arms: of the examination, keys of `stillknows.agents.arms.ARMS`.
         anatomy: whether weights and store are kept after every experience and swapped in the end.
         generalisation: some of `names`, `longer` and `misleading`.
+        through: how something is kept where that may fail.
 
     Raises:
         ValueError: if there is no such arm or variant, or too much would be kept.
@@ -47,8 +49,9 @@ class Inquiry:
         arms: Sequence[str],
         anatomy: bool,
         generalisation: Sequence[str],
+        through: Through = at_once,
     ) -> None:
-        self.agent, self.folder = agent, folder
+        self.agent, self.folder, self.through = agent, folder, through
         self.arms = chosen(arms, agent)
         self.snapshots = Snapshots(folder, agent, experiences) if anatomy else None
         self.variants = list(dict.fromkeys(generalisation))
@@ -61,8 +64,9 @@ class Inquiry:
 
     def lived(self, experiences: int) -> None:
         """Keep what is needed later, after so many experiences; 0: before any."""
-        if self.snapshots is not None:
-            self.snapshots.take(experiences)
+        snapshots = self.snapshots
+        if snapshots is not None:
+            self.through(lambda: snapshots.take(experiences))
 
     def rounds(
         self,

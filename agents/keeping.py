@@ -87,6 +87,41 @@ def agent_state(agent: MemoryAgent) -> dict[str, Any]:
     }
 
 
+class KeptMemory:
+    """A lifelong memory as a part of a life that can go on.
+
+    Args:
+        memory: whose state it is; None: there is none.
+    """
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+        self._operations: list[int] = []  # that the last checkpoints stand on
+
+    def state(self) -> Any:
+        """Return the memory whole, and the number of its operation, if its past is kept."""
+        return _store_state(self.memory)
+
+    def restore(self, state: Any) -> None:
+        """Go back to the operation, or become what the state holds."""
+        _restore_store(self.memory, dict(state))
+
+    def hold(self, state: Any, last: int) -> None:
+        """Let the past of the memory reach back to the last checkpoints.
+
+        Args:
+            state: that the newest holds; None: those that are there are not known.
+            last: how many are kept.
+        """
+        if not hasattr(self.memory, "hold"):
+            return
+        if state is None:
+            self._operations = []
+        elif "operation" in state:
+            self._operations = [*self._operations, state["operation"]][-last:]
+        self.memory.hold(self._operations[0] if len(self._operations) == last else 0)
+
+
 class KeptAgent:
     """An agent as a part of a life that can go on (`stillknows.agents.state.Resumable`).
 
@@ -96,7 +131,7 @@ class KeptAgent:
 
     def __init__(self, agent: MemoryAgent) -> None:
         self.agent = agent
-        self._operations: list[int] = []  # of the memory, that the last checkpoints stand on
+        self._memory = KeptMemory(agent.episodic_memory)
 
     def state(self) -> dict[str, Any]:
         """Return `agent_state`."""
@@ -107,20 +142,8 @@ class KeptAgent:
         restore_agent(self.agent, state)
 
     def hold(self, state: Any, last: int) -> None:
-        """Let the past of the memory reach back to the last checkpoints.
-
-        Args:
-            state: that the newest holds; None: those that are there are not known.
-            last: how many are kept.
-        """
-        store = self.agent.episodic_memory
-        if store is None or not hasattr(store, "hold"):
-            return
-        if state is None:
-            self._operations = []
-        elif "operation" in state["store"]:
-            self._operations = [*self._operations, state["store"]["operation"]][-last:]
-        store.hold(self._operations[0] if len(self._operations) == last else 0)
+        """Do as `KeptMemory.hold` does."""
+        self._memory.hold(None if state is None else state["store"], last)
 
 
 def restore_agent(agent: MemoryAgent, tree: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from stillknows.agents.control_life import (
 from stillknows.agents.inquiry import Inquiry
 from stillknows.agents.keeping import KeptAgent, save_agent
 from stillknows.agents.learner import QuestionLearner
-from stillknows.agents.log import SCHEMA, LifetimeLog, versions
+from stillknows.agents.log import SCHEMA, LifetimeLog, part_of, versions
 from stillknows.agents.memory_places import begin_anew, kept_memory
 from stillknows.agents.operations import OperationsLog
 from stillknows.agents.plasticity import reference_sentences
@@ -32,10 +32,12 @@ from stillknows.agents.progress import Progress
 from stillknows.agents.protocol import fingerprint, protocol_of, setting_of
 from stillknows.agents.state import Resumable, seed_all
 from stillknows.agents.stopping import Stop
+from stillknows.agents.trouble import through_of
 from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.order import arrange, expect_distinct, places_of, returning, task_order
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
+from stillknows.memory.store import Through, at_once
 
 if TYPE_CHECKING:
     from stillknows.agents.strategy import Lifetime
@@ -170,11 +172,16 @@ def begun(
     alone = protocol_of(config) == "scratch"
     tasks = tasks_of(config)
     agent, learner = born(config, tasks)
-    operations = OperationsLog(folder, config.operations, agent)
-    inquiry = inquiry_of(config, agent, folder, tasks)
-    store = kept_memory(agent.episodic_memory, config, folder, resume)
-    opening = closing(LifetimeLog(folder, resume)), opened(config, folder)
-    with opening[0] as log, Stop() as stop, store, opening[1] as own:
+    stop = Stop()
+    through = through_of(config, stop)
+    operations = operations_of(config, agent, folder, through)
+    inquiry = inquiry_of(config, agent, folder, tasks, through)
+    store = kept_memory(agent.episodic_memory, config, folder, resume, through)
+    opening = (
+        closing(LifetimeLog(folder, resume, part_of(config), through)),
+        opened(config, folder),
+    )
+    with opening[0] as log, stop, store, opening[1] as own:
         plugins = [*plugins, *own]
         strategy = Lifetime(
             agent=agent,
@@ -189,7 +196,7 @@ def begun(
         )
         parts: dict[str, Resumable] = {"agent": KeptAgent(agent), "learner": learner}
         parts |= {"strategy": strategy, "operations": operations, "log": log}
-        checkpoints = Checkpoints(folder, config, parts, stop)
+        checkpoints = Checkpoints(folder, config, parts, stop, through)
         if not (resume and checkpoints.restore_newest()):
             if resume:
                 begin_anew(agent.episodic_memory, config)
@@ -202,7 +209,7 @@ def begun(
         _write_floors(log, tasks, config)
         log.append("end", **_account(agent, plugins, strategy.clock.train_iterations))
         if config.keep and not alone:
-            save_agent(agent, folder / AGENT)
+            through(lambda: save_agent(agent, folder / AGENT))
         log.append("clock", seconds=checkpoints.lived)
 
 
@@ -237,8 +244,24 @@ def born(config: DictConfig, tasks: Sequence[Task]) -> tuple[MemoryAgent, Questi
     return agent, learner
 
 
+def operations_of(
+    config: DictConfig, agent: MemoryAgent, folder: Path, through: Through = at_once
+) -> OperationsLog:
+    """Return what logs the operations of the working memory.
+
+    Raises:
+        ValueError: if an option of it cannot be.
+    """
+    keep = config.get("operations_keep")
+    return OperationsLog(folder, config.operations, agent, keep, through)
+
+
 def inquiry_of(
-    config: DictConfig, agent: MemoryAgent, folder: Path, tasks: Sequence[Task]
+    config: DictConfig,
+    agent: MemoryAgent,
+    folder: Path,
+    tasks: Sequence[Task],
+    through: Through = at_once,
 ) -> Inquiry:
     """Return what a life is asked in the end, and what is kept for it.
 
@@ -252,6 +275,7 @@ def inquiry_of(
         arms=config.get("exam_arms", ("agent", "no_recall", "no_story")),
         anatomy=config.get("anatomy", False),
         generalisation=config.get("generalisation", ()),
+        through=through,
     )
 
 

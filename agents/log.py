@@ -38,32 +38,56 @@ The others:
 - `end`: `updates`, `parameters`, `memory_bytes`.
 - `clock`: `seconds`, of the whole life; the only event that another run of a seed does not repeat.
 
-A log grows by a line an update, some 12 bytes a question; what a resumed life had lived beyond its
-checkpoint is lived again, and the old lines go to `cut.jsonl`.
+A log grows by a line an update, some 12 bytes a question; a long one is in several files (see
+`stillknows.agents.log_parts`), which everything here reads as one. What a resumed life had lived
+beyond its checkpoint is lived again, and the old lines go to `cut.jsonl`.
 """
 
 import json
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from omegaconf import DictConfig
+
 from stillknows.agents.container import cannot_write
 from stillknows.agents.events import expect_event
+from stillknows.agents.log_parts import (
+    FILE,
+    checksum,
+    copy_from,
+    full_part,
+    full_parts,
+    parts,
+    size,
+    where,
+)
+from stillknows.memory.store import Through, at_once
 
 SCHEMA = 1
-FILE = "log.jsonl"
 CUT = "cut.jsonl"
 _BEGINNING = {"events": 0, "bytes": 0, "checksum": 0}
-_CHUNK = 1 << 20
 _LONGEST = 1 << 26  # bytes of a line
 PACKAGES = ("stillknows", "torch", "gymnasium", "avalanche-lib", "numpy")
 
 Event = dict[str, Any]
+
+
+def part_of(config: DictConfig) -> int | None:
+    """Return after how many bytes a log goes on in another file; None: never.
+
+    Raises:
+        ValueError: if that is no number.
+    """
+    part = config.log.part if config.get("log") else None
+    if part is not None and (not isinstance(part, int) or part < 1):
+        raise ValueError(f"log.part={part} should be a whole number of bytes; null: one file.")
+    return part
 
 
 class LifetimeLog:
@@ -72,23 +96,30 @@ class LifetimeLog:
     Args:
         folder: where `log.jsonl` begins; made if it is not there.
         resume: whether to go on with a log, at its beginning until `restore` says where.
+        part: bytes after which the log goes on in another file; None: never.
+        through: how a line is written where that may fail.
 
     Raises:
         ValueError: if the folder already holds a log that is not to go on, or another process is
             writing it.
     """
 
-    def __init__(self, folder: Path, resume: bool = False) -> None:
-        self.path = folder / FILE
-        if self.path.exists() and not resume:
+    def __init__(
+        self,
+        folder: Path,
+        resume: bool = False,
+        part: int | None = None,
+        through: Through = at_once,
+    ) -> None:
+        self.path, self.part, self.through = folder / FILE, part, through
+        if parts(folder) and not resume:
             raise ValueError(f"{folder} already holds a lifetime: choose another folder with run=…")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
+            self._file = _claimed(self.path)
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        _claim(self._file, self.path)
-        self._place = dict(_BEGINNING)
+        self._place, self._length = dict(_BEGINNING), 0
 
     def append(self, event: str, **fields: Any) -> Event:
         """Write one event and return it.
@@ -98,17 +129,36 @@ class LifetimeLog:
         """
         record = {"event": event, "time": time.time(), **fields}
         line = (json.dumps(record) + "\n").encode()
-        try:
-            left = memoryview(line)
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            self._file.truncate(self._place["bytes"])
-            raise cannot_write(self.path, error) from error
+        self.through(lambda: self._write(line))
         self._place["events"] += 1
         self._place["bytes"] += len(line)
         self._place["checksum"] = zlib.crc32(line, self._place["checksum"])
         return record
+
+    def _write(self, line: bytes) -> None:
+        """Write a line, or nothing; it may begin another file."""
+        try:
+            if self.part is not None and self._length >= self.part:
+                self._begin_another()
+            left = memoryview(line)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._file.truncate(self._length)
+            raise cannot_write(self.path, error) from error
+        self._length += len(line)
+
+    def _begin_another(self) -> None:
+        """Give the file that is full its number, and write another one."""
+        os.fsync(self._file.fileno())
+        folder = self.path.parent
+        if self.path.exists():  # it has its number, if only the new file could not be made
+            self.path.rename(full_part(folder, len(full_parts(folder)) + 1))
+        self._go_on_in(_claimed(self.path), 0)
+
+    def _go_on_in(self, file: BinaryIO, length: int) -> None:
+        self._file.close()
+        self._file, self._length = file, length
 
     def state(self) -> dict[str, int]:
         """Return where the log stands, when all of it is on the disk."""
@@ -121,46 +171,51 @@ class LifetimeLog:
         Raises:
             ValueError: if what is left would not be what was written then.
         """
-        place = {name: int(state[name]) for name in _BEGINNING}
-        if _checksum(self.path, place["bytes"]) != place["checksum"]:
+        folder, place = self.path.parent, {name: int(state[name]) for name in _BEGINNING}
+        if checksum(folder, place["bytes"]) != place["checksum"]:
             raise ValueError(f"{self.path} is not the log that was written until then")
-        if self.path.stat().st_size > place["bytes"]:
-            self._keep_aside(place["bytes"])
-        self._file.truncate(place["bytes"])
+        if size(folder) > place["bytes"]:
+            with self.path.with_name(CUT).open("ab") as cut:
+                copy_from(folder, place["bytes"], cut)
+                cut.flush()
+                os.fsync(cut.fileno())
+        self._cut(place["bytes"])
         self._place = place
 
-    def _keep_aside(self, begin: int) -> None:
-        with self.path.open("rb") as log, self.path.with_name(CUT).open("ab") as cut:
-            log.seek(begin)
-            shutil.copyfileobj(log, cut, _CHUNK)
-            cut.flush()
-            os.fsync(cut.fileno())
+    def _cut(self, begin: int) -> None:
+        """Cut the log: the part in which it ends then is the one that is written again.
+
+        From one step to the next, what is left is a beginning of the log.
+        """
+        number, length = where(self.path.parent, begin)
+        full = full_parts(self.path.parent)
+        if number < len(full):
+            self.path.unlink()
+            for path in full[:number:-1]:
+                path.unlink()
+            full[number].rename(self.path)
+            self._go_on_in(_claimed(self.path), length)
+        self._file.truncate(length)
+        self._length = length
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _claim(file: BinaryIO, path: Path) -> None:
-    """Refuse to write a log that another process writes, where the system can tell."""
+def _claimed(path: Path) -> BinaryIO:
+    """Open a log to be written; refuse one that another process writes, where that can be told."""
+    file = path.open("ab", buffering=0)
     try:
         import fcntl
     except ImportError:
-        return
+        return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
         raise ValueError(f"{path} is being written by another process: let it end.") from error
-
-
-def _checksum(path: Path, length: int) -> int:
-    """Return the CRC-32 of the first bytes of a file, -1 if it has fewer."""
-    checksum, left = 0, length
-    with path.open("rb") as file:
-        while left and (part := file.read(min(left, _CHUNK))):
-            checksum, left = zlib.crc32(part, checksum), left - len(part)
-    return -1 if left else checksum
+    return file
 
 
 def versions() -> dict[str, str]:
@@ -179,9 +234,9 @@ def read(folder: Path, begins: str = "lifetime") -> list[Event]:
         ValueError: if the folder holds no log, or one that this version cannot read.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not parts(folder):
         raise ValueError(f"{folder} is not a run: it holds no {FILE}.")
-    events = list(_parse(path))
+    events = list(_parse(folder))
     if not events:
         raise ValueError(f"{path} is empty: the life stopped before it began.")
     if events[0]["event"] != begins:
@@ -207,9 +262,15 @@ def _expect_events(events: list[Event], path: Path) -> None:
 def begins_with(folders: list[Path]) -> str:
     """Return the first event of the first log at or below the folders, "" if there is none."""
     for folder in folders:
-        for path in sorted(folder.rglob(FILE)):
-            return next((str(event["event"]) for event in _parse(path)), "")
+        for below in _with_logs(folder):
+            return next((str(event["event"]) for event in _parse(below)), "")
     return ""
+
+
+def _with_logs(folder: Path) -> list[Path]:
+    """Return the folders of all logs at or below a folder, by their paths."""
+    files = (full_part(folder, 1).name, FILE)
+    return sorted({path.parent for name in files for path in folder.rglob(name)})
 
 
 def find(folders: list[Path]) -> list[Path]:
@@ -220,11 +281,11 @@ def find(folders: list[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for folder in folders:
-        paths = sorted(folder.rglob(FILE)) if folder.is_dir() else []
-        if not paths:
+        lives = _with_logs(folder) if folder.is_dir() else []
+        if not lives:
             raise ValueError(f"{folder} is not a run: there is no {FILE} in it or below it.")
-        for path in paths:
-            found.setdefault(path.resolve(), path.parent)
+        for life in lives:
+            found.setdefault(life.resolve(), life)
     return list(found.values())
 
 
@@ -241,20 +302,21 @@ def lifetimes(folders: list[Path], begins: str = "lifetime") -> list[list[Event]
     return [read(folder, begins) for folder in find(folders)]
 
 
-def _parse(path: Path) -> Iterator[Event]:
+def _parse(folder: Path) -> Iterator[Event]:
     """Yield events; a last line cut short by a stop is left out, any other broken line is named."""
-    with path.open("rb") as file:
-        number, following = 1, file.readline(_LONGEST)
-        while line := following:
-            following = file.readline(_LONGEST)
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                if not following and not line.endswith(b"\n"):
-                    return
-                told = f"{path}, line {number} is not JSON: the log is broken."
-                raise ValueError(told) from error
-            if not isinstance(event, dict) or "event" not in event:
-                raise ValueError(f"{path}, line {number} is no event: the file is not a log.")
-            yield event
-            number += 1
+    files = parts(folder)
+    for path in files:
+        with path.open("rb") as file:
+            lines = iter(partial(file.readline, _LONGEST), b"")
+            for number, line in enumerate(lines, start=1):
+                cut = path == files[-1] and not line.endswith(b"\n") and len(line) < _LONGEST
+                try:
+                    event = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    if cut:
+                        return
+                    told = f"{path}, line {number} is not JSON: the log is broken."
+                    raise ValueError(told) from error
+                if not isinstance(event, dict) or "event" not in event:
+                    raise ValueError(f"{path}, line {number} is no event: the file is not a log.")
+                yield event

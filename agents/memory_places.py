@@ -15,7 +15,7 @@ from stillknows.memory.database import Database
 from stillknows.memory.nec import NEC
 from stillknows.memory.rows import Sizes
 from stillknows.memory.sqlite import SQLite
-from stillknows.memory.store import Unmanaged
+from stillknows.memory.store import Through, Unmanaged, at_once
 
 STORES = ("tensor", "sqlite", "postgres")
 FILE = "memory.sqlite"
@@ -112,12 +112,16 @@ def begin_anew(memory: Any, config: DictConfig) -> None:
 
 @contextmanager
 def kept_memory(
-    memory: Any, config: DictConfig, folder: Path, resume: bool = False
+    memory: Any,
+    config: DictConfig,
+    folder: Path,
+    resume: bool = False,
+    through: Through = at_once,
 ) -> Iterator[None]:
     """Keep an episodic memory where a configuration asks for, until the end.
 
     Without a place of its own, it begins there: what has its name already is left as it is, unless
-    a life resumes.
+    a life resumes. Once it has begun, `through` says how it is read and written.
 
     Raises:
         ValueError: if the memory cannot be kept, or what is there is another's.
@@ -142,6 +146,7 @@ def kept_memory(
                 f"{place} holds a memory already and is left as it is: name a place of your own to "
                 "go on with it, or another run=…."
             )
+        store.through = through
         yield
         memory.flush()
     finally:

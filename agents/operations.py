@@ -22,6 +22,7 @@ from stillknows.agents.trial import Trial, Watcher, between
 from stillknows.envs.text import Story
 from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features, Policy, Read
 from stillknows.memory.slots import Slots, SlotsState, counted
+from stillknows.memory.store import Through, at_once
 
 SCHEMA = "stillknows operations 1"
 FOLDER = "operations"
@@ -194,12 +195,23 @@ class OperationsLog:
         folder: of the life.
         every: updates between two batches; 0: none is written.
         agent: who lives.
+        keep: how many files stay, the newest; None: all.
+        through: how a file is written where that may fail.
 
     Raises:
-        ValueError: if its working memory is none of slots, or `every` is no number of updates.
+        ValueError: if its working memory is none of slots, or a number cannot be.
     """
 
-    def __init__(self, folder: Path, every: int, agent: MemoryAgent) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        agent: MemoryAgent,
+        keep: int | None = None,
+        through: Through = at_once,
+    ) -> None:
+        if keep is not None and (not isinstance(keep, int) or keep < 1):
+            raise ValueError(f"operations_keep={keep} should be a whole number; null keeps all.")
         if not isinstance(every, int) or every < 0:
             raise ValueError(f"operations={every} should be a whole number; 0 logs none.")
         if every and not isinstance(agent.working_memory, Slots):
@@ -208,6 +220,7 @@ class OperationsLog:
                 "working_memory=slots, or operations=0."
             )
         self.folder, self.every, self.agent = folder / FOLDER, every, agent
+        self.keep, self.through = keep, through
         self.update = 0
 
     def state(self) -> dict[str, int]:
@@ -218,8 +231,8 @@ class OperationsLog:
         """Keep aside what was written after an update, in `operations.cut`."""
         self.update = int(state["update"])
         aside = self.folder.with_name(f"{FOLDER}.cut")
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.stem.isdigit() and int(path.stem) > self.update:
+        for path in self._files():
+            if int(path.stem) > self.update:
                 aside.mkdir(exist_ok=True)
                 path.replace(aside / path.name)
 
@@ -231,7 +244,16 @@ class OperationsLog:
         trial = Trial(self.agent, stories)
         slots = self.agent.working_memory.slots
         operations = record(trial, self.agent.working_policy, slots)
-        save_operations(operations, self.folder / f"{update:07d}.safetensors")
+        path = self.folder / f"{update:07d}.safetensors"
+        self.through(lambda: save_operations(operations, path))
+        if self.keep is not None:
+            for old in self._files()[: -self.keep]:
+                old.unlink()
+
+    def _files(self) -> list[Path]:
+        """Return the files that are there, the oldest first."""
+        found = self.folder.glob("*.safetensors")
+        return sorted(path for path in found if path.stem.isdigit())
 
 
 def _done(watcher: Watcher, present_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from tqdm import tqdm
 
+from stillknows.agents.log_parts import chunks, size
+
 Progress = Callable[[str, int, float], None]
 
 
@@ -56,7 +58,7 @@ class LivesTable:
 
     Args:
         rows: the stream and the arm of every lifetime, by its name.
-        logs: of the lifetimes that are still to be lived: its log and its number of updates.
+        logs: of the lifetimes that are still to be lived: its folder and its number of updates.
     """
 
     def __init__(
@@ -117,14 +119,11 @@ class LivesTable:
     def _updates(self, name: str) -> int:
         """Return how many updates a log holds, reading what is new in it."""
         at, count = self._read[name]
-        path, _ = self.logs[name]
-        if path.exists():
-            if path.stat().st_size < at:  # a life that goes on has cut its log back
-                at, count = 0, 0
-            with path.open("rb") as file:
-                file.seek(at)
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            at, count = at + len(whole), count + whole.count(b'{"event": "update"')
-            self._read[name] = at, count
+        folder, _ = self.logs[name]
+        if size(folder) < at:  # a life that goes on has cut its log back
+            at, count = 0, 0
+        new = b"".join(chunks(folder, at))
+        whole = new[: new.rfind(b"\n") + 1]
+        at, count = at + len(whole), count + whole.count(b'{"event": "update"')
+        self._read[name] = at, count
         return count

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stillknows.agents import log as logs
 from stillknows.agents.container import cannot_write, write_text
+from stillknows.agents.log_parts import FILE
 from stillknows.agents.protocol import flat
 from stillknows.agents.stopping import Stopped
 from stillknows.agents.trust import refuse_foreign
@@ -22,7 +22,10 @@ from stillknows.agents.trust import refuse_foreign
 PLAN = "run.json"
 SCHEMA = 1
 SEEDED = "${seed}"
-MAY_CHANGE = ("workers", "checkpoint.every", "checkpoint.seconds", "checkpoint.keep")
+MAY_CHANGE = (
+    *("workers", "checkpoint.every", "checkpoint.seconds", "checkpoint.keep"),
+    *("on_trouble", "log.part"),
+)
 _LAST = 1 << 16  # bytes at a log's end in which its last event is looked for
 
 
@@ -114,7 +117,7 @@ def resumed(overrides: Sequence[str]) -> Run:
 
 def has_ended(folder: Path) -> bool:
     """Return whether the life in a folder has come to its end."""
-    path = folder / logs.FILE
+    path = folder / FILE
     if not path.is_file():
         return False
     with path.open("rb") as file:

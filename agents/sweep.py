@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.checkpoint import HARMLESS
 from stillknows.agents.configuration import compose_config, expect_lists, new_folder
-from stillknows.agents.log import FILE
+from stillknows.agents.log_parts import parts
 from stillknows.agents.processes import run_all
 from stillknows.agents.progress import LivesTable
 from stillknows.agents.protocol import differences, flat
@@ -89,10 +89,10 @@ def plan_sweep(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
 
 def expect_same(config: DictConfig, folder: Path) -> None:
     """Raise a ValueError if a folder holds a lifetime that was lived with other options."""
-    path = folder / FILE
-    if not path.is_file():
+    files = parts(folder)
+    if not files:
         return
-    with path.open(encoding="utf-8") as file:
+    with files[0].open(encoding="utf-8") as file:
         try:
             theirs = json.loads(file.readline())["config"]
         except (ValueError, LookupError, TypeError):
@@ -116,7 +116,7 @@ def _live(
     if not left:
         return failed
     rows = {name: (name.partition("/")[0], each.name) for name, each in plan.items()}
-    logs = {name: (run / name / FILE, updates_of(each)) for name, each in left.items()}
+    logs = {name: (run / name, updates_of(each)) for name, each in left.items()}
     with LivesTable(rows, logs) as shown:
 
         def finished(name: str, error: BaseException | None) -> None:

@@ -21,7 +21,8 @@ from stillknows.agents.configuration import (
 from stillknows.agents.processes import run_all
 from stillknows.agents.progress import Bar, Progress
 from stillknows.agents.resuming import goes_on, has_ended, resumed, write_plan
-from stillknows.agents.stopping import Stopped
+from stillknows.agents.stopping import Stop, Stopped
+from stillknows.agents.trouble import through_of
 
 
 def train(overrides: Sequence[str]) -> Path:
@@ -120,15 +121,22 @@ def check_life(config: DictConfig) -> None:
     from stillknows.agents.checkpoint import expect_keepable, intervals_of
     from stillknows.agents.control_life import acting_tasks, check_acting, is_acting
     from stillknows.agents.keeping import KeptAgent
-    from stillknows.agents.lifetime import exam_episodes_of, inquiry_of, tasks_of
+    from stillknows.agents.lifetime import (
+        exam_episodes_of,
+        inquiry_of,
+        operations_of,
+        tasks_of,
+    )
+    from stillknows.agents.log import part_of
     from stillknows.agents.memory_places import expect_place
-    from stillknows.agents.operations import OperationsLog
     from stillknows.agents.plugins import keepable, plugins_of
     from stillknows.agents.protocol import protocol_of
     from stillknows.envs.tasks import make
 
     expect_device(config)
     expect_place(config)
+    through_of(config, Stop())
+    part_of(config)
     protocol_of(config)
     try:
         if is_acting(config):
@@ -143,7 +151,7 @@ def check_life(config: DictConfig) -> None:
         exam_episodes_of(config, tasks)
         agent = build_agent(config, tasks)
         learner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
-        OperationsLog(Path(), config.operations, agent)
+        operations_of(config, agent, Path())
         inquiry_of(config, agent, Path(), tasks)
         plugins = plugins_of(config)
         if intervals_of(config)[0]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stillknows.agents import log as logs
 from stillknows.agents.checkpoint import FOLDER, numbered, read_checkpoint
+from stillknows.agents.log_parts import count_lines
 
 _PARTS = ("agent", "learner", "control", "strategy", "operations", "random")
 _LOOK = 0.002  # seconds between two looks at the log
@@ -100,7 +101,7 @@ def live_with_cuts(
     killed = 0
     for cut in sorted(cuts):
         process = _begin(config, folder, context)
-        while process.is_alive() and _lines(folder / logs.FILE) < cut.event * len(events):
+        while process.is_alive() and count_lines(folder) < cut.event * len(events):
             time.sleep(_LOOK)
         time.sleep(cut.later * between)
         process.kill()
@@ -172,7 +173,8 @@ def _number_of_best(folder: Path) -> int:
 
 def _told(straight: Path, cut: Path, killed: int) -> str:
     tree = read_checkpoint(numbered(straight / FOLDER)[-1])
-    again = max(0, _lines(cut / logs.CUT))
+    aside = cut / logs.CUT
+    again = aside.read_bytes().count(b"\n") if aside.exists() else 0
     agent = tree.get("agent", {"weights": None, "store": None})
     learners = count_tensors([tree[part] for part in ("learner", "control") if part in tree])
     return (
@@ -181,10 +183,6 @@ def _told(straight: Path, cut: Path, killed: int) -> str:
         f"({count_tensors(agent['store'])}), learner ({learners}), plugins, position and random "
         "states"
     )
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _begin(config: DictConfig, folder: Path, context: Any) -> Any:
