@@ -127,6 +127,10 @@ def life(
     generator = torch.Generator().manual_seed(1)
     items_BTI = torch.randn(B, T, ITEM, generator=generator).to(device, dtype).requires_grad_()
     state = memory.initial_state(B, device, torch.arange(B).to(device))
+    if isinstance(memory, DNC):  # slots that are used alike would be allocated as rounding has it
+        memory_BNW = torch.randn(state.memory_BNW.shape, generator=generator)
+        usage_BN = torch.rand(state.usage_BN.shape, generator=generator)
+        state = state._replace(memory_BNW=memory_BNW.to(device), usage_BN=usage_BN.to(device))
     state = map_state(lambda x: x.to(dtype) if x.is_floating_point() else x, state)
     if take is None:
         values = []
@@ -370,8 +374,10 @@ def test_the_store_asks_the_host_only_who_leaves() -> None:
                 recall = store.recall(query)
                 prefix = torch.zeros(4, 0, dtype=torch.int64, device="cuda")
                 p_store(recall, prefix, 0, 9)[0].sum().backward()
-        assert all(count <= (2 if full else 0) for count, full in outcome), outcome
-        assert any(full for _, full in outcome)
+        assert not any(count for count, full in outcome if not full), outcome
+        asked = [count for count, full in outcome if full]
+        assert min(asked) == 1, outcome
+        assert max(asked) <= 3, outcome  # where the line is sorted anew
 
 
 @pytest.mark.parametrize("rule", [EvictUniformly, EvictRare, Reservoir])
