@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from stillknows.memory.dnc import DNC
+from stillknows.memory.dnc_fused import FusedDNC
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.graphed import Graphed
 from stillknows.memory.interface import map_state
@@ -163,12 +164,15 @@ def dnc(size: Size, rounds: int) -> Part:
     plain, exact = (_dnc_of(size, fused) for fused in (False, True))
     bare = Graphed(exact, size.steps, compiled=False)
     fast = Graphed(exact, size.steps)
+    fused = Graphed(exact, size.steps, take=FusedDNC(exact).take, compiled=False)
     contenders = {
         "plain loop": _lap(plain, plain.outputs, items_BTI),
         "links' gradient by hand": _lap(exact, exact.outputs, items_BTI),
         "compiled step": _lap(exact, _compiled(fast), items_BTI),
         "graphs": _lap(exact, bare.outputs, items_BTI),
         "graphs of the compiled step": _lap(exact, fast.outputs, items_BTI),
+        "fused kernels": _lap(exact, FusedDNC(exact).take, items_BTI),
+        "graphs of the fused kernels": _lap(exact, fused.outputs, items_BTI),
     }
     outcomes = {}
     for name, work in contenders.items():
@@ -203,7 +207,7 @@ def _compiled(fast: Graphed) -> Callable[..., Any]:
         state = map_state(lambda x: x.requires_grad_(x.is_floating_point()), state)
         values = []
         for item_BI in items_BTI.unbind(dim=1):
-            state, value_BW = fast._step(state, item_BI)
+            state, value_BW = fast.step(state, item_BI)
             values.append(value_BW)
         return state, torch.stack(values, dim=1)
 

@@ -227,6 +227,24 @@ def test_chunks_as_graphs_are_the_plain_steps(name: str, policy: Any, compiled: 
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize(
+    ("slots", "word", "heads"), [(6, 8, 2), (256, 64, 4), (300, 20, 1), (512, 64, 4)]
+)
+def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int) -> None:
+    from stillknows.memory.dnc_fused import FusedDNC
+
+    torch.manual_seed(0)
+    memory = DNC(ITEM, slots, word, heads, 24).cuda()
+    fused = FusedDNC(memory)
+    fast = Graphed(memory, 5, take=fused.take, compiled=False)
+    wanted = life(memory, None, "cuda", torch.float32)
+    for take in (fused.take, fast.outputs, fast.outputs):
+        found = life(memory, None, "cuda", torch.float32, take)
+        for kind, bound in ((0, 1e-4), (1, 1e-3)):
+            for number, pair in enumerate(zip(found[kind], wanted[kind], strict=True)):
+                expect_near(*pair, bound, f"{('part', 'gradient')[kind]} {number}")
+
+
 def test_a_recorded_chunk_asks_nothing_of_the_host() -> None:
     memory = memory_of("dnc").cuda()
     fast = Graphed(memory, 4, compiled=False)
