@@ -191,7 +191,13 @@ def dnc(size: Size, rounds: int) -> Part:
             assert apart < 1e-3, f"{name}: a gradient is {apart:.2g} of its norm from the plain"
     times = race(contenders, rounds)
     found = {name: counts(work) for name, work in contenders.items()}
-    yield _dnc_table(size, card, times, found)
+    result = _dnc_table(size, card, times, found)
+    for name in ("graphs of the compiled step", "graphs of the fused kernels"):
+        result["markdown"] += [
+            "",
+            f"Of {name}, by kernel: " + "; ".join(_slowest(contenders[name])),
+        ]
+    yield result
 
 
 def _dnc_of(size: Size, fused: bool) -> DNC:
@@ -321,7 +327,7 @@ def _slowest(work: Work) -> list[str]:
         torch.cuda.synchronize()
     spent = [row for row in profile.key_averages() if row.self_device_time_total]
     rows = sorted(spent, key=lambda row: -row.self_device_time_total)
-    return [f"{r.key[:48]} {r.self_device_time_total:.0f} us ({r.count})" for r in rows[:8]]
+    return [f"{r.key[:40]} {r.self_device_time_total:.0f} us ({r.count})" for r in rows[:12]]
 
 
 def store(sizes: tuple[int, ...], rounds: int) -> Part:
