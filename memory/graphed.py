@@ -14,6 +14,7 @@ Letters: B rows, I item size, W word size, T items, C items of a chunk.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -47,11 +48,16 @@ class Graphed:
 
     The weights may change in place, as optimizers change them; if they move, all is recorded anew.
 
+    Attributes:
+        step: what takes one item of a chunk, compiled or not.
+
     Args:
         memory: a working memory; a module or not.
         steps: items of a chunk (C). What is left of a sequence is a chunk of its own.
         policy: as in `memory.step`; it too asks nothing of the host.
         compiled: whether `torch.compile` fuses the operations of a step first.
+        take: what takes a chunk where there is a GPU, `take(state, items_BCI)` as `outputs`, such
+            as `FusedDNC(memory).take`; None: step after step.
         record: does work once and returns what does it again; None: CUDA graphs, on a GPU.
 
     Raises:
@@ -64,14 +70,15 @@ class Graphed:
         steps: int = 32,
         policy: Policy | None = None,
         compiled: bool = True,
+        take: Take | None = None,
         record: Record | None = None,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps={steps}: a chunk has at least one step.")
         self.memory, self.steps, self.policy = memory, steps, policy
-        self._record, self._step = record, self._plain_step
-        if compiled:
-            self._step = torch.compile(self._plain_step, dynamic=False)
+        self._record = record
+        self.step = torch.compile(self._plain_step, dynamic=False) if compiled else self._plain_step
+        self._take: Take = take or partial(_take, self.step)
         self._tapes: dict[Any, _Tape] = {}
 
     def outputs(self, state: Any, items_BTI: Tensor) -> tuple[Any, Tensor]:
@@ -109,7 +116,7 @@ class Graphed:
         key = (place, shapes, where, tuple(module.training for module in modules))
         if key not in self._tapes:
             weights = [weight for weight in weights if weight.requires_grad]
-            self._tapes[key] = _Tape(self._step, state, items_BCI, weights, self._record or _graph)
+            self._tapes[key] = _Tape(self._take, state, items_BCI, weights, self._record or _graph)
         return self._tapes[key]
 
 
@@ -117,7 +124,7 @@ class _Tape:
     """One chunk with buffers of its own: what goes in, what comes out, and both ways recorded.
 
     Args:
-        step: takes one item.
+        take: takes a chunk.
         state: like those that will come.
         items_BCI: like those that will come.
         weights: that want a gradient.
@@ -125,9 +132,9 @@ class _Tape:
     """
 
     def __init__(
-        self, step: Take, state: Any, items_BCI: Tensor, weights: list[Tensor], record: Record
+        self, take: Take, state: Any, items_BCI: Tensor, weights: list[Tensor], record: Record
     ) -> None:
-        self._step, self._like, self.weights = step, state, weights
+        self._take, self._like, self.weights = take, state, weights
         self.inputs = [_buffer(each) for each in (*_tensors(state), items_BCI)]
         self._learned = [each for each in self.inputs if each.requires_grad] + weights
         self.outputs: list[Tensor] = []
@@ -184,7 +191,7 @@ class _Tape:
     def _go_forward(self) -> None:
         *parts, items_BCI = self.inputs
         with torch.enable_grad():
-            state, values_BCW = _take(self._step, _state_of(self._like, iter(parts)), items_BCI)
+            state, values_BCW = self._take(_state_of(self._like, iter(parts)), items_BCI)
         self.outputs = [*_tensors(state), values_BCW]
 
     def _go_backward(self) -> None:

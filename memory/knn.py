@@ -22,6 +22,8 @@ _HELD = 1 << 22  # scores of a batch that are held at most; of more, the lowest 
 _CHUNK = 1 << 18  # numbers that are computed at once where not all are held; these fit a cache
 _FEW = 1 << 14  # scores that are chosen from without groups
 _CACHED = 1 << 20  # numbers of keys that one product with a single query reads fast
+_TRITON = importlib.util.find_spec("triton") is not None
+_MOST_BY_KERNELS = 1024  # neighbours that one program keeps in order
 _PIECE = 2048  # keys that a product with a single query takes at once where they are more
 
 
@@ -48,7 +50,7 @@ def nearest(
         `[B, K]` floats and `[B, K]` int64; no gradient reaches the selection, and the distances
         carry one to queries and keys.
     """
-    if _has_kernels(query_BD, keys_ND):
+    if _has_kernels(query_BD, keys_ND, neighbours):
         distances, slots = nearest_of_each(query_BD, [keys_ND], [filled_N], neighbours)
         return distances[0], slots[0]
     kept = min(neighbours, len(keys_ND))
@@ -80,7 +82,7 @@ def nearest_of_each(
         filled: which rows hold a key, bool `[N]` each.
         neighbours: K, at least 1.
     """
-    if not all(_has_kernels(query_BD, keys_ND) for keys_ND in keys):
+    if not all(_has_kernels(query_BD, keys_ND, neighbours) for keys_ND in keys):
         pairs = zip(keys, filled, strict=True)
         found = [nearest(query_BD, *pair, neighbours) for pair in pairs]
         return [distance_BK for distance_BK, _ in found], [slot_BK for _, slot_BK in found]
@@ -94,11 +96,11 @@ def nearest_of_each(
     return distances, slots
 
 
-def _has_kernels(query_BD: Tensor, keys_ND: Tensor) -> bool:
+def _has_kernels(query_BD: Tensor, keys_ND: Tensor, neighbours: int) -> bool:
     """Return whether `knn_kernels.py` does it: on a GPU, if Triton is there."""
-    if keys_ND.device.type != "cuda" or keys_ND.dtype != torch.float32:
-        return False
-    return bool(query_BD.numel() and keys_ND.numel() and importlib.util.find_spec("triton"))
+    on_gpu = keys_ND.device.type == "cuda" and keys_ND.dtype == torch.float32
+    something = query_BD.numel() and keys_ND.numel() and neighbours <= _MOST_BY_KERNELS
+    return bool(_TRITON and on_gpu and something)
 
 
 def squared_lengths(keys_ND: Tensor, filled_N: Tensor) -> Tensor:

@@ -14,11 +14,14 @@ M groups that are measured, C = keys in them, K neighbours.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from stillknows.memory.interface import placed
 
 _GROUP = 16  # keys of which the lowest score is kept
 _TILE = 128  # keys of one program
@@ -55,7 +58,10 @@ def nearest_of_each(
     query_BD = query_BD.detach().float().contiguous()
     keys = [each.detach().float().contiguous() for each in keys]
     held = [each.contiguous().view(torch.uint8) for each in filled]
-    table_S3 = _table(keys, held)
+    places = tuple(
+        (key.data_ptr(), fill.data_ptr(), len(key)) for key, fill in zip(keys, held, strict=True)
+    )
+    table_S3 = _table(places, query_BD.device)
     largest = max(len(each) for each in keys)
     groups = triton.cdiv(largest, _GROUP)
     count = min(neighbours + max(8, neighbours // 4), groups)
@@ -74,15 +80,10 @@ def nearest_of_each(
     return distance_RK.view(shape), slot_RK.view(shape)
 
 
-def _table(keys: Sequence[Tensor], held: Sequence[Tensor]) -> Tensor:
+@lru_cache(maxsize=64)
+def _table(places: tuple[tuple[int, int, int], ...], device: torch.device) -> Tensor:
     """Return addresses of keys and of what is filled, and sizes, int64 `[S, 3]`."""
-    rows = [
-        [key.data_ptr(), fill.data_ptr(), len(key)] for key, fill in zip(keys, held, strict=True)
-    ]
-    table_S3 = torch.tensor(rows, dtype=torch.int64)
-    if keys[0].device.type == "cpu":
-        return table_S3
-    return table_S3.pin_memory().to(keys[0].device, non_blocking=True)
+    return placed(places, device)
 
 
 def _lowest_scores(
@@ -180,7 +181,8 @@ def _settle(
 
 def _width(size: int) -> int:
     """Return how many numbers of a key a program takes at once."""
-    return min(64, max(16, triton.next_power_of_2(size)))
+    width: int = min(64, max(16, triton.next_power_of_2(size)))
+    return width
 
 
 @triton.jit

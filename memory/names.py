@@ -5,7 +5,6 @@ story. It knows numbers only: a name is a hash, an answer its tokens.
 """
 
 from collections.abc import Iterable
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -37,15 +36,16 @@ class Census:
         self._number_N = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._count_M = torch.zeros(2 * capacity + 1, dtype=torch.int64, device=device)
         self._numbers: dict[int, int] = {}
-        self._unused, self._next = list[int](), count()
+        self._unused, self._next = list[int](), 0
         self._new_numbers, self._new_counts = dict[int, int](), dict[int, int]()
 
     def note(self, name: int, entries: int, slot: int | None = None) -> None:
         """Note how many entries hold a name now, and a slot that holds it since."""
         number = self._numbers.get(name)
         if number is None:
-            number = self._unused.pop() if self._unused else next(self._next)
-            self._numbers[name] = number
+            if not self._unused:
+                self._unused, self._next = [self._next], self._next + 1
+            number = self._numbers[name] = self._unused.pop()
         self._new_counts[number] = entries
         if slot is not None:
             self._new_numbers[slot] = number

@@ -127,6 +127,10 @@ def life(
     generator = torch.Generator().manual_seed(1)
     items_BTI = torch.randn(B, T, ITEM, generator=generator).to(device, dtype).requires_grad_()
     state = memory.initial_state(B, device, torch.arange(B).to(device))
+    if isinstance(memory, DNC):  # slots that are used alike would be allocated as rounding has it
+        memory_BNW = torch.randn(state.memory_BNW.shape, generator=generator)
+        usage_BN = torch.rand(state.usage_BN.shape, generator=generator)
+        state = state._replace(memory_BNW=memory_BNW.to(device), usage_BN=usage_BN.to(device))
     state = map_state(lambda x: x.to(dtype) if x.is_floating_point() else x, state)
     if take is None:
         values = []
@@ -221,6 +225,24 @@ def test_chunks_as_graphs_are_the_plain_steps(name: str, policy: Any, compiled: 
             for number, pair in enumerate(zip(found[kind], wanted[kind], strict=True)):
                 expect_near(*pair, bound, f"{('part', 'gradient')[kind]} {number}")
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    ("slots", "word", "heads"), [(6, 8, 2), (256, 64, 4), (300, 20, 1), (512, 64, 4)]
+)
+def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int) -> None:
+    from stillknows.memory.dnc_fused import FusedDNC
+
+    torch.manual_seed(0)
+    memory = DNC(ITEM, slots, word, heads, 24).cuda()
+    fused = FusedDNC(memory)
+    fast = Graphed(memory, 5, take=fused.take, compiled=False)
+    wanted = life(memory, None, "cuda", torch.float32)
+    for take in (fused.take, fast.outputs, fast.outputs):
+        found = life(memory, None, "cuda", torch.float32, take)
+        for kind, bound in ((0, 1e-4), (1, 1e-3)):
+            for number, pair in enumerate(zip(found[kind], wanted[kind], strict=True)):
+                expect_near(*pair, bound, f"{('part', 'gradient')[kind]} {number}")
 
 
 def test_a_recorded_chunk_asks_nothing_of_the_host() -> None:
@@ -370,8 +392,10 @@ def test_the_store_asks_the_host_only_who_leaves() -> None:
                 recall = store.recall(query)
                 prefix = torch.zeros(4, 0, dtype=torch.int64, device="cuda")
                 p_store(recall, prefix, 0, 9)[0].sum().backward()
-        assert all(count <= (2 if full else 0) for count, full in outcome), outcome
-        assert any(full for _, full in outcome)
+        assert not any(count for count, full in outcome if not full), outcome
+        asked = [count for count, full in outcome if full]
+        assert min(asked) == 1, outcome
+        assert max(asked) <= 3, outcome  # where the line is sorted anew
 
 
 @pytest.mark.parametrize("rule", [EvictUniformly, EvictRare, Reservoir])
