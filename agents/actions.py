@@ -1,7 +1,8 @@
 """Actions as distributions: choices and numbers, sampled, weighed and handed to an environment.
 
 Every kind is a module of `size` parameters an action, which a head computes. Letters: B rows (or
-any leading dimensions), S parameters, A parts of an action.
+any leading dimensions), S parameters, A parts of an action, W
+numbers that describe a whole distribution.
 """
 
 import math
@@ -24,7 +25,8 @@ class Choices(nn.Module):
         super().__init__()
         self.space = space
         self.sizes = _sizes(space)
-        self.size = sum(self.sizes)
+        self.size = self.whole_size = sum(self.sizes)
+        self.parts, self.kind = len(self.sizes), torch.int64
 
     def sample(self, logits_BS: Tensor, generator: torch.Generator) -> Tensor:
         """Draw actions, int64 `[B, A]`."""
@@ -55,6 +57,20 @@ class Choices(nn.Module):
             total_B = total_B - (log_p.exp() * log_p).sum(dim=-1)
         return total_B
 
+    def whole(self, logits_BS: Tensor) -> Tensor:
+        """Return what describes the distribution: log-probabilities, `[B, W]`."""
+        parts = torch.split(logits_BS, self.sizes, dim=-1)
+        return torch.cat([part.log_softmax(dim=-1) for part in parts], dim=-1)
+
+    def log_prob_whole(self, whole_BW: Tensor, action_BA: Tensor) -> Tensor:
+        """Return `log p(a)`, `[B]`, under what `whole` described."""
+        return self.log_prob(whole_BW, action_BA)
+
+    def divergence(self, then_BW: Tensor, logits_BS: Tensor) -> Tensor:
+        """Return KL(then || now) in nats, `[B]`, from what `whole` described then."""
+        apart_BW = then_BW.exp() * (then_BW - self.whole(logits_BS))
+        return apart_BW.sum(dim=-1)
+
     def native(self, action_BA: Tensor) -> np.ndarray:
         """Return actions as the environments take them."""
         chosen = action_BA.cpu().numpy()
@@ -79,7 +95,8 @@ class Numbers(nn.Module):
     def __init__(self, space: spaces.Box) -> None:
         super().__init__()
         self.space = space
-        self.size = int(np.prod(space.shape))
+        self.size = self.parts = int(np.prod(space.shape))
+        self.whole_size, self.kind = 2 * self.size, torch.float32
         self.log_deviation_A = nn.Parameter(torch.zeros(self.size))
         self.low_A, self.high_A = (
             np.asarray(bound, dtype=np.float64).ravel() for bound in (space.low, space.high)
@@ -97,14 +114,31 @@ class Numbers(nn.Module):
 
     def log_prob(self, mean_BS: Tensor, action_BA: Tensor) -> Tensor:
         """Return the log-density, `[B]`."""
-        far_BA = (action_BA - mean_BS) / self.log_deviation_A.exp()
-        each_BA = -0.5 * far_BA.square() - self.log_deviation_A - 0.5 * math.log(2 * math.pi)
-        return each_BA.sum(dim=-1)
+        return self.log_prob_whole(self.whole(mean_BS), action_BA)
 
     def entropy(self, mean_BS: Tensor) -> Tensor:
         """Return the differential entropy in nats, `[B]`."""
         each_A = self.log_deviation_A + 0.5 * math.log(2 * math.pi * math.e)
         return each_A.sum().expand(mean_BS.shape[:-1])
+
+    def whole(self, mean_BS: Tensor) -> Tensor:
+        """Return what describes the distribution: means and logarithms of deviations, `[B, W]`."""
+        return torch.cat([mean_BS, self.log_deviation_A.expand_as(mean_BS)], dim=-1)
+
+    def log_prob_whole(self, whole_BW: Tensor, action_BA: Tensor) -> Tensor:
+        """Return the log-density, `[B]`, under what `whole` described."""
+        mean_BA, log_deviation_BA = whole_BW.chunk(2, dim=-1)
+        far_BA = (action_BA - mean_BA) / log_deviation_BA.exp()
+        each_BA = -0.5 * far_BA.square() - log_deviation_BA - 0.5 * math.log(2 * math.pi)
+        return each_BA.sum(dim=-1)
+
+    def divergence(self, then_BW: Tensor, mean_BS: Tensor) -> Tensor:
+        """Return KL(then || now) in nats, `[B]`, from what `whole` described then."""
+        then_BA, log_then_BA = then_BW.chunk(2, dim=-1)
+        wider_BA = self.log_deviation_A - log_then_BA
+        far_BA = (then_BA - mean_BS).square() / (2 * self.log_deviation_A).exp()
+        each_BA = wider_BA + 0.5 * ((-2 * wider_BA).exp() + far_BA - 1)
+        return each_BA.sum(dim=-1)
 
     def native(self, action_BA: Tensor) -> np.ndarray:
         """Return actions as the environments take them, within their bounds."""

@@ -49,6 +49,7 @@ class Body(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = SpaceEncoder(observations, width)
+        self.observation_size = spaces.flatdim(observations)
         self.actions: Choices | Numbers = actions_of(actions)
         self.actor = _head(width, self.actions.size, 0.01)
         self.critic = _head(width, 1, 1.0)
@@ -143,12 +144,16 @@ class ControlAgent(nn.Module):
         """
         body = self.body(signature)
         seen_TBD = body.encode(observation_TBO.flatten(0, 1)).view(*started_TB.shape, -1)
+        return body.think(self.through(seen_TBD, state, started_TB, key_TB))
+
+    def through(self, seen_TBD: Tensor, state: Any, started_TB: Tensor, key_TB: Tensor) -> Tensor:
+        """Return what the core makes of T steps that bodies have encoded, `[T, B, D]`."""
         outputs = []
         for t, seen_BD in enumerate(seen_TBD):
             state = self.begin_rows(state, started_TB[t], key_TB[t])
             state, core_BD = self.core.step(state, seen_BD)
             outputs.append(core_BD)
-        return body.think(torch.stack(outputs))
+        return torch.stack(outputs)
 
 
 def _head(width: int, size: int, gain: float) -> nn.Sequential:

@@ -3,7 +3,7 @@
 PPO (`recurrent_ppo.py`) and episodic control (`episodic_learner.py`) are two of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gymnasium import spaces
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stillknows.agents.players import Player
 from stillknows.agents.rollout import Stage
 from stillknows.envs.control import Ended, Fault
+from stillknows.memory.episodic import Written
 
 
 class Lived(NamedTuple):
@@ -22,12 +23,14 @@ class Lived(NamedTuple):
         ended: the episodes that came to their end.
         faults: the episodes that broke.
         numbers: what learning tells of itself, by name; `loss` among them.
+        written: what became of what asked to be remembered.
     """
 
     steps: int
     ended: list[Ended]
     faults: list[Fault]
     numbers: dict[str, float]
+    written: Sequence[Written] = ()
 
 
 class Hooks(NamedTuple):
@@ -62,6 +65,10 @@ class ControlLearner(Protocol):
 
     def meet(self, observations: spaces.Space[Any], actions: spaces.Space[Any]) -> str:
         """Prepare for a pair of spaces; return its name."""
+        ...
+
+    def begin(self) -> None:
+        """Hear that an experience begins; who is not told boundaries makes nothing of it."""
         ...
 
     def update(

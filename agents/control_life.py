@@ -11,17 +11,20 @@ from typing import Any, NamedTuple
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
+from stillknows.agents.acting_arms import acting_plugins, expect_experience, lifelong
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.checkpoint import Checkpoints
 from stillknows.agents.configuration import expect_whole
 from stillknows.agents.container import write_tree
 from stillknows.agents.control_learner import ControlLearner
+from stillknows.agents.experience import Experience
 from stillknows.agents.keeping import KeptAgent
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import SCHEMA, LifetimeLog, part_of, versions
 from stillknows.agents.plugins import opened
 from stillknows.agents.progress import Progress
+from stillknows.agents.protocol import protocol_of
 from stillknows.agents.state import seed_all
 from stillknows.agents.stopping import Stop
 from stillknows.agents.trouble import through_of
@@ -37,7 +40,7 @@ KEPT = "stillknows control 1"
 _ASKING = [
     f"stillknows.agents.{name}"
     for name in ("penalties.MAS", "penalties.LwF", "gradient_memory.AGEM", "gradient_memory.GEM",
-                 "clear.CLEAR", "packnet.PackNet")
+                 "packnet.PackNet")
 ]  # fmt: skip
 
 
@@ -102,10 +105,8 @@ def check_acting(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Non
     if not tasks:
         raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
     expect_whole(config, "stream.exam_episodes")
-    if config.get("order", 0) or config.get("protocol") == "scratch":
-        raise ValueError(
-            "Among control tasks, stream.order arranges them, and none is lived alone."
-        )
+    if config.get("order", 0):
+        raise ValueError("Among control tasks, stream.order arranges them: leave orders=[0].")
     if config.anatomy:
         raise ValueError("anatomy=true swaps the memories of questions: not among control tasks.")
     budgets_of(config, tasks)
@@ -113,16 +114,16 @@ def check_acting(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Non
     _check_order(config, len(tasks), texts)
     if not 0 <= config.stream.blur <= 1:
         raise ValueError(f"stream.blur={config.stream.blur}: give a share between 0 and 1.")
-    if config.episodic_memory and not texts:
+    if texts and config.get("protocol") == "scratch":
         raise ValueError(
-            f"arm={config.arm} has a lifelong store for questions, and nothing is asked here: "
-            "arms=[none], or learner=nec, whose agent acts by a store of its own."
+            f"{texts[0].name} is a task of questions: among control tasks it is not lived alone."
         )
+    expect_experience(config, texts)
     foreign = [str(each["_target_"]) for each in config.plugins if each["_target_"] in _ASKING]
     if foreign:
         raise ValueError(
             f"arm={config.arm} keeps what belongs to questions ({foreign[0]}): among control tasks "
-            "arms=[none,l2,si,ewc,joint]."
+            "arms=[none,both,recall,rehearse,replay,clear,l2,si,ewc,joint,scratch]."
         )
     build_control(config, tasks)
     _build_text(config, texts)
@@ -146,6 +147,7 @@ def build_control(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Co
     """Return the control learner of a configuration, which has met the spaces of its tasks."""
     new = hydra.utils.instantiate
     options = {name: part for name, part in config.learner.items() if name != "text"}
+    options |= lifelong(config)
     if issubclass(hydra.utils.get_class(options["_target_"]), QuestionLearner):
         raise ValueError(
             "This learner learns to answer, not to act: learner=recurrent_ppo or learner=nec."
@@ -162,6 +164,9 @@ def build_control(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Co
     for task in tasks:
         if isinstance(task, ControlTask):
             learner.meet(*spaces_of(task))
+    experience: Experience | None = getattr(learner, "experience", None)
+    if experience is not None:
+        experience.open()
     return learner
 
 
@@ -194,7 +199,7 @@ def live_control_lifetime(
     through = through_of(config, stop)
     opening = (
         closing(LifetimeLog(folder, resume, part_of(config), through)),
-        opened(config, folder),
+        opened(acting_plugins(config), folder),
     )
     with opening[0] as log, stop, opening[1] as plugins:
         strategy = ControlLifetime(
@@ -207,6 +212,7 @@ def live_control_lifetime(
             exam_episodes=_exam_episodes(config, tasks),
             seed=config.seed,
             plugins=plugins,
+            alone=protocol_of(config) == "scratch",
             progress=progress,
             retries=config.stream.retries,
             blur=config.stream.blur,
@@ -331,14 +337,16 @@ def _account(strategy: Any) -> dict[str, Any]:
 def _describe(
     config: DictConfig, tasks: Sequence[Task | ControlTask], learner: ControlLearner
 ) -> dict[str, Any]:
-    told = "boundaries told" if learner.told_boundaries else "identity hidden"
+    protocol = protocol_of(config)
+    if learner.told_boundaries and protocol == "identity hidden":
+        protocol = "boundaries told"
     return {
         "schema": SCHEMA,
         "name": config.name,
         "seed": config.seed,
         "tasks": [task.name for task in tasks],
         "sources": [task.source for task in tasks],
-        "protocol": "joint" if config.stream.joint else told,
+        "protocol": protocol,
         "config": _plain(config),
         "versions": versions(),
     }

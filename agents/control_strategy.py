@@ -4,6 +4,7 @@ Importing this module imports Avalanche. A text task of the stream is lived by t
 ever (`strategy.py`), every other one by a control learner. Neither is told which task it is in.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ from stillknows.agents.strategy import Lifetime, Position, Progress
 from stillknows.envs.control import ControlTask, Fault, spaces_of
 from stillknows.envs.streams import ActingExperience, EpisodeExperience, one_at_a_time
 
+_COLUMNS = ("entries", "rehearsed_loss")  # of an update, whatever is lived
+
 
 class ControlLifetime(Lifetime):
     """Trains a control learner, and a memory agent where there are text tasks, and examines both.
@@ -47,6 +50,7 @@ class ControlLifetime(Lifetime):
         blur: share of an experience, its last, in which batches of the next task are mixed in,
             ever more of them.
         sampled: whether actions are drawn in examinations; else they are the likeliest.
+        alone: whether every experience begins as the first one did, and nothing lives on.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class ControlLifetime(Lifetime):
         retries: int = 3,
         blur: float = 0.0,
         sampled: bool = False,
+        alone: bool = False,
     ) -> None:
         moving = [each for each in plugins if not isinstance(each, EvaluationPlugin)]
         if moving and (agent is not None or control.optimizer is None):
@@ -88,6 +93,7 @@ class ControlLifetime(Lifetime):
             self.fresh = None
             self.passed = lambda whole=False, best=False: None
         self.control, self.retries, self.blur, self.sampled = control, retries, blur, sampled
+        self.newborn = copy.deepcopy(control.state()) if alone else None
         self.steps = 0
         self._done: list[int] = []  # of each task of the experience that is lived
         self._stages: dict[int, Stage] = {}
@@ -159,7 +165,10 @@ class ControlLifetime(Lifetime):
         self.dataloader = range(-(-sum(experience.budgets) // each))
         if not self.position.updates:
             trigger(self, "before_training_epoch")
-            self._done = [0] * len(experience.tasks)
+            self._done, self._late = [0] * len(experience.tasks), 0.0
+            if self.newborn is not None and self.clock.train_exp_counter:
+                self.control.restore(copy.deepcopy(self.newborn))
+            self.control.begin()
         while (turn := next_turn(self._done, experience.budgets)) is not None:
             trigger(self, "before_training_iteration")
             share = self._done[turn] / experience.budgets[turn]
@@ -323,17 +332,17 @@ class ControlLifetime(Lifetime):
             experience=self.clock.train_exp_counter,
             update=update,
             task=number,
-            rehearsed_loss=0.0,
+            rehearsed_loss=lived.numbers.get("rehearsed_loss", 0.0),
             accuracy=self._late,
             trust=0.0,
             entries=self.control.entries,
-            actions="",
-            written=[],
-            evicted=[],
+            actions="".join("saum"[each.action] for each in lived.written),
+            written=[each.entry for each in lived.written],
+            evicted=[each.evicted for each in lived.written],
             steps=lived.steps,
             returns=[each.total for each in lived.ended],
             lengths=[each.length for each in lived.ended],
-            **{name: value for name, value in lived.numbers.items() if name != "entries"},
+            **{name: x for name, x in lived.numbers.items() if name not in _COLUMNS},
         )
         name = task.name if len(experience.tasks) == 1 else "all tasks"
         self.progress(name, self.clock.train_iterations, self._late)

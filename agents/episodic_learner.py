@@ -126,6 +126,9 @@ class EpisodicLearner:
             )  # fmt: skip
         return signature
 
+    def begin(self) -> None:
+        """Make nothing of it that an experience begins."""
+
     def update(
         self,
         signature: str,

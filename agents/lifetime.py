@@ -179,7 +179,7 @@ def begun(
     store = kept_memory(agent.episodic_memory, config, folder, resume, through)
     opening = (
         closing(LifetimeLog(folder, resume, part_of(config), through)),
-        opened(config, folder),
+        opened(config.plugins, folder),
     )
     with opening[0] as log, stop, store, opening[1] as own:
         plugins = [*plugins, *own]

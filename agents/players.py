@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from stillknows.agents.control_agent import ControlAgent
 
@@ -49,9 +50,14 @@ class CorePlayer:
         seen_BO = torch.tensor(observation_BO, device=self.agent.device)
         self._state, thoughts = self.agent.step(self.signature, seen_BO, self._state)
         actions = self.agent.body(self.signature).actions
+        parameters_BS = self.distribution(thoughts.parameters_BS, observation_BO)
         if self.sampled:
-            return actions.native(actions.sample(thoughts.parameters_BS, self.generator))
-        return actions.native(actions.best(thoughts.parameters_BS))
+            return actions.native(actions.sample(parameters_BS, self.generator))
+        return actions.native(actions.best(parameters_BS))
+
+    def distribution(self, parameters_BS: Tensor, observation_BO: np.ndarray) -> Tensor:
+        """Return the parameters of what is acted by: those of the agent."""
+        return parameters_BS
 
 
 class RandomPlayer:

@@ -3,30 +3,29 @@
 This module does not import Avalanche: that takes seconds, and is done by what is named.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
-from omegaconf import DictConfig
 
 
-def plugins_of(config: DictConfig) -> list[Any]:
-    """Return the plugins of a configuration."""
-    plugins: list[Any] = hydra.utils.instantiate(config.plugins, _convert_="all")
+def plugins_of(named: Sequence[Any]) -> list[Any]:
+    """Return the plugins that a configuration names."""
+    plugins: list[Any] = hydra.utils.instantiate(named, _convert_="all")
     return plugins
 
 
 @contextmanager
-def opened(config: DictConfig, folder: Path) -> Iterator[list[Any]]:
+def opened(named: Sequence[Any], folder: Path) -> Iterator[list[Any]]:
     """Give a life the plugins of its configuration, for as long as it lasts.
 
     Args:
-        config: of the life.
+        named: by the configuration.
         folder: of the life; a plugin that has `write_into` is told it, and closed in the end.
     """
-    plugins = plugins_of(config)
+    plugins = plugins_of(named)
     writing = [plugin for plugin in plugins if hasattr(plugin, "write_into")]
     try:
         for plugin in writing:

@@ -9,8 +9,7 @@ lives in, nor when another one begins.
 Letters: T steps, B rows, L steps of a stretch, M stretches of a minibatch.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +20,15 @@ from stillknows.agents.container import as_state, as_tree
 from stillknows.agents.control_agent import ControlAgent
 from stillknows.agents.control_learner import NO_HOOKS, Hooks, Lived
 from stillknows.agents.core import build_core
+from stillknows.agents.experience import Experience
 from stillknows.agents.players import CorePlayer
-from stillknows.agents.rollout import Rollout, Stage, advantages, collect
+from stillknows.agents.recollection import Recall, RecallingPlayer
+from stillknows.agents.rehearsal import Rehearsal
+from stillknows.agents.rollout import Rollout, Stage, advantages, collect, cut, stretches_of
+from stillknows.agents.spread import Spread
+from stillknows.memory.episodic import Written
 from stillknows.memory.interface import Policy, WorkingMemory, map_state
+from stillknows.memory.nec import NEC
 
 
 class Losses(NamedTuple):
@@ -42,54 +47,6 @@ class Losses(NamedTuple):
     entropy: Tensor
     divergence: Tensor
     clipped: Tensor
-
-
-class Spread:
-    """The running deviation of discounted returns, by which rewards are made comparable.
-
-    One for each pair of spaces. The variance is of all that was seen, by the parallel update of
-    Chan et al. 1979.
-    """
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0.0, 0.0, 0.0
-        self.returns_B: Tensor | None = None
-
-    def scale(self, reward_TB: Tensor, ended_TB: Tensor, discount: float) -> Tensor:
-        """Take the rewards of T steps, and return them over the deviation of returns."""
-        return_B = reward_TB.new_zeros(reward_TB.shape[1])
-        if self.returns_B is not None and len(self.returns_B) == len(return_B):
-            return_B = self.returns_B
-        seen = []
-        for reward_B, ended_B in zip(reward_TB, ended_TB, strict=True):
-            return_B = return_B * discount + reward_B
-            seen.append(return_B)
-            return_B = return_B * ~ended_B
-        self.returns_B = return_B
-        self._take(torch.stack(seen))
-        return reward_TB / self.deviation
-
-    @property
-    def deviation(self) -> float:
-        """The deviation of the returns so far, 1 as long as there is none."""
-        variance = self.squares / self.count if self.count else 0.0
-        return math.sqrt(variance) if variance > 1e-8 else 1.0
-
-    def state(self) -> dict[str, Any]:
-        """Return the statistics as a tree."""
-        return dict(vars(self))
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` returned."""
-        vars(self).update(state)
-
-    def _take(self, values: Tensor) -> None:
-        count, mean = values.numel(), values.mean().item()
-        squares = (values - mean).square().sum().item()
-        total, far = self.count + count, mean - self.mean
-        self.squares += squares + far * far * self.count * count / total
-        self.mean += far * count / total
-        self.count = total
 
 
 class RecurrentPPO:
@@ -117,6 +74,15 @@ class RecurrentPPO:
         largest_divergence: an update ends with the epoch in which the policy moved further than
             this, in nats; None never.
         scale_rewards: by the running deviation of returns, one for each pair of spaces.
+        store_of: makes a lifelong store of vectors of so many numbers; None: nothing is kept
+            beyond an episode.
+        offered: stretches of an update that ask to be remembered.
+        refresh: stretches that are renewed after every update.
+        boundaries: whether what is to be rehearsed is told when an experience begins; else
+            something else begins where the spaces change.
+        rehearse: stretches that are rehearsed beside every minibatch; 0: none.
+        rehearsal: how.
+        recall: how what was done is recalled in examinations; None: not at all.
         seed: of weights, actions and minibatches.
         device: where it computes.
 
@@ -146,6 +112,13 @@ class RecurrentPPO:
         largest_gradient: float = 0.5,
         largest_divergence: float | None = None,
         scale_rewards: bool = True,
+        store_of: Callable[[int], NEC] | None = None,
+        offered: int = 32,
+        refresh: int = 512,
+        boundaries: bool = True,
+        rehearse: int = 0,
+        rehearsal: Rehearsal | None = None,
+        recall: Recall | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -168,7 +141,12 @@ class RecurrentPPO:
         self.optimizer = torch.optim.Adam([core_group], learning_rate, eps=1e-5)
         self.generator = torch.Generator().manual_seed(seed)
         self.spreads: dict[str, Spread] = {}
-        self.updates = 0
+        self.updates = self.moves = 0
+        self.experience = Experience(self.agent, store_of, self.chunk) if store_of else None
+        self.offered, self.rehearse, self.recall = offered, rehearse, recall
+        self.refresh, self.rehearsal = refresh, rehearsal or Rehearsal()
+        self.told_boundaries |= boundaries and bool(store_of) and self.rehearsal.kind == "clone"
+        self.boundaries, self._lived = boundaries, ""
 
     def meet(self, observations: spaces.Space[Any], actions: spaces.Space[Any]) -> str:
         """Prepare for a pair of spaces; return its name."""
@@ -179,6 +157,11 @@ class RecurrentPPO:
             self.optimizer.add_param_group({"params": parameters})
             self.spreads[signature] = Spread()
         return signature
+
+    def begin(self) -> None:
+        """Hear that an experience begins."""
+        if self.experience is not None and self.boundaries:
+            self.experience.begin()
 
     def update(
         self,
@@ -195,6 +178,9 @@ class RecurrentPPO:
             share: of the experience that is over; only `anneal` looks at it.
             hooks: hear of every move of the weights (Avalanche's regularisers do).
         """
+        if self.experience is not None and not self.boundaries and signature != self._lived:
+            self.experience.begin()
+        self._lived = signature
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * (1 - share if self.anneal else 1)
         rollout = collect(self.agent, signature, stage, self.horizon, self.chunk, self.generator)
@@ -203,12 +189,22 @@ class RecurrentPPO:
                 rollout.reward_TB, rollout.ended_TB, self.discount
             )
             rollout = rollout._replace(reward_TB=scaled)
-        numbers = self._learn(rollout, hooks)
+        advantage_TB = advantages(
+            rollout.reward_TB, rollout.value_TB, rollout.next_value_TB, rollout.ended_TB,
+            self.discount, self.trace,
+        )  # fmt: skip
+        numbers = self._learn(rollout, advantage_TB, hooks)
+        written = self._remember(rollout, advantage_TB)
         self.updates += 1
-        return Lived(rollout.reward_TB.numel(), stage.take_ended(), stage.take_faults(), numbers)
+        steps = rollout.reward_TB.numel()
+        return Lived(steps, stage.take_ended(), stage.take_faults(), numbers, written)
 
     def player(self, signature: str, sampled: bool = False, seed: int = 0) -> CorePlayer:
         """Return who acts in examinations: by the likeliest action, or by drawing."""
+        if self.recall is not None and self.experience is not None:
+            known = self.recall.recollect(self.agent, self.experience.of(signature))
+            if known is not None:
+                return RecallingPlayer(self.agent, signature, known, sampled, seed)
         return CorePlayer(self.agent, signature, sampled, seed)
 
     def surprises(self, signature: str, stage: Stage, batches: int) -> Iterator[Tensor]:
@@ -228,13 +224,13 @@ class RecurrentPPO:
 
     @property
     def entries(self) -> int:
-        """How many memories are kept beyond an episode: none."""
-        return 0
+        """How many memories are kept beyond an episode."""
+        return 0 if self.experience is None else len(self.experience)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept beyond an episode, beside the weights: none."""
-        return 0
+        """Bytes of what is kept beyond an episode, beside the weights."""
+        return 0 if self.experience is None else self.experience.nbytes
 
     def state(self) -> dict[str, Any]:
         """Return all that another update depends on, as a tree of tensors and numbers."""
@@ -244,6 +240,9 @@ class RecurrentPPO:
             "generator": self.generator.get_state(),
             "spreads": {name: spread.state() for name, spread in self.spreads.items()},
             "updates": self.updates,
+            "moves": self.moves,
+            "lived": self._lived,
+            "experience": {} if self.experience is None else self.experience.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -253,7 +252,10 @@ class RecurrentPPO:
         self.generator.set_state(state["generator"])
         for name, kept in state["spreads"].items():
             self.spreads[name].restore(kept)
-        self.updates = state["updates"]
+        self.updates, self.moves = state["updates"], state.get("moves", 0)
+        self._lived = state.get("lived", "")
+        if self.experience is not None:
+            self.experience.restore(state.get("experience", {}))
 
     def pack(self, carried: Any) -> Any:
         """Return what is carried from step to step as a tree."""
@@ -263,26 +265,54 @@ class RecurrentPPO:
         """Return what `pack` made a tree of."""
         return map_state(Tensor.clone, as_state(self.agent.initial_state(rows), tree))
 
-    def _learn(self, rollout: Rollout, hooks: Hooks) -> dict[str, float]:
+    def _learn(self, rollout: Rollout, advantage_TB: Tensor, hooks: Hooks) -> dict[str, float]:
         """Learn from what was lived; return means over the minibatches."""
-        advantage_TB = advantages(
-            rollout.reward_TB, rollout.value_TB, rollout.next_value_TB, rollout.ended_TB,
-            self.discount, self.trace,
-        )  # fmt: skip
         seen: list[tuple[float, ...]] = []
         for _ in range(self.epochs):
             first = len(seen)
             for stretches, advantage_LM in self._minibatches(rollout, advantage_TB):
                 losses = self.losses(stretches, advantage_LM)
                 total = losses.policy + self.value * losses.value - self.entropy * losses.entropy
-                self._move(hooks.before_backward(total), hooks)
-                seen.append(tuple(part.item() for part in (total, *losses)))
+                rehearsed = self._rehearsed()
+                self._move(hooks.before_backward(total + rehearsed), hooks)
+                seen.append(tuple(part.item() for part in (total, *losses, rehearsed)))
             moved = [numbers[4] for numbers in seen[first:]]
             if self.largest_divergence and sum(moved) / len(moved) > self.largest_divergence:
                 break
-        names = ("loss", "policy_loss", "value_loss", "entropy", "divergence", "clipped")
+        names = ("loss", "policy_loss", "value_loss", "entropy", "divergence", "clipped",
+                 "rehearsed_loss")  # fmt: skip
         means = (sum(column) / len(seen) for column in zip(*seen, strict=True))
         return dict(zip(names, means, strict=True))
+
+    def _rehearsed(self) -> Tensor:
+        """Return the loss of stretches drawn from the store, 0 where nothing is rehearsed."""
+        self.moves += 1
+        if self.experience is None or not self.rehearse:
+            return torch.zeros((), device=self.agent.device)
+        drawn = self.experience.draw(self.rehearse, self.moves, old=self.rehearsal.kind == "clone")
+        if not drawn:
+            return torch.zeros((), device=self.agent.device)
+        return self.rehearsal.loss(self.agent, drawn, self._unit, self.discount)
+
+    def _remember(self, rollout: Rollout, advantage_TB: Tensor) -> Sequence[Written]:
+        """Offer some of what was lived to the store."""
+        if self.experience is None:
+            return ()
+        stretches = len(rollout.states) * rollout.ended_TB.shape[1]
+        draws = torch.Generator().manual_seed(self.updates)
+        places = torch.randperm(stretches, generator=draws)[: self.offered]
+        written = self.experience.remember(
+            stretches_of(rollout, places),
+            cut(advantage_TB, rollout.chunk)[:, places],
+            self._unit(rollout.signature),
+        )
+        if self.rehearsal.kind == "clone":
+            self.experience.refresh(self._unit, self.refresh, self.updates)
+        return written
+
+    def _unit(self, signature: str) -> float:
+        """Return what rewards of a pair of spaces are divided by."""
+        return self.spreads[signature].deviation if self.scale_rewards else 1.0
 
     def losses(self, rollout: Rollout, advantage_TB: Tensor) -> Losses:
         """Return the losses of stretches, which are a rollout whose rows are M stretches."""
@@ -312,7 +342,7 @@ class RecurrentPPO:
         stretches = len(rollout.states) * rows
         order = torch.randperm(stretches, generator=self.generator)
         for places in order.tensor_split(min(self.minibatches, stretches)):
-            yield stretches_of(rollout, places), _cut(advantage_TB, rollout.chunk)[:, places]
+            yield stretches_of(rollout, places), cut(advantage_TB, rollout.chunk)[:, places]
 
     def _move(self, loss: Tensor, hooks: Hooks) -> None:
         self.optimizer.zero_grad()
@@ -338,36 +368,6 @@ def value_loss(
         near_TB = old_TB + (value_TB - old_TB).clamp(-clip, clip)
         error_TB = torch.maximum(error_TB, (near_TB - target_TB).square())
     return 0.5 * error_TB.mean()
-
-
-def stretches_of(rollout: Rollout, places: Tensor) -> Rollout:
-    """Return some stretches of a rollout, side by side as its rows.
-
-    Args:
-        rollout: of T steps and B rows: T / L stretches of each row, counted row by row within each
-            L steps.
-        places: which of them, `[M]`.
-    """
-    columns: dict[str, Any] = {
-        name: _cut(part, rollout.chunk)[:, places]
-        for name, part in rollout._asdict().items()
-        if isinstance(part, Tensor)
-    }
-    state = _joined(rollout.states)
-    return rollout._replace(**columns, states=(map_state(lambda part: part[places], state),))
-
-
-def _cut(part_TB: Tensor, chunk: int) -> Tensor:
-    """Return `[T, B, ...]` as `[L, T / L * B, ...]`."""
-    pieces = part_TB.view(-1, chunk, *part_TB.shape[1:]).transpose(0, 1)
-    return pieces.flatten(1, 2)
-
-
-def _joined(states: Sequence[Any]) -> Any:
-    """Return states as one, their rows one after the other."""
-    if isinstance(states[0], Tensor):
-        return torch.cat(list(states))
-    return type(states[0])(*(_joined(parts) for parts in zip(*states, strict=True)))
 
 
 def _learning(module: nn.Module) -> list[nn.Parameter]:

@@ -5,10 +5,11 @@ every step that is kept was taken by the agent. An episode that is cut (truncate
 expectation: what comes after is worth what the critic says of the observation it was cut at. One
 that is over (terminated) is worth nothing more.
 
-Letters: T steps, B rows, O numbers of an observation, A parts of an action.
+Letters: T steps, B rows, L steps of a stretch, M stretches, O numbers of an observation, A parts of
+an action, W numbers that describe a distribution of actions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +132,7 @@ class Rollout(NamedTuple):
         observation_TBO: what was seen.
         action_TBA: what was done.
         log_prob_TB: of it.
+        policy_TBW: the distribution that it was drawn from, as `actions.whole` describes it.
         reward_TB: what it gave.
         value_TB: what the critic expected.
         next_value_TB: what it expected after the step: 0 where the episode was over, the value of
@@ -146,6 +148,7 @@ class Rollout(NamedTuple):
     observation_TBO: Tensor
     action_TBA: Tensor
     log_prob_TB: Tensor
+    policy_TBW: Tensor
     reward_TB: Tensor
     value_TB: Tensor
     next_value_TB: Tensor
@@ -195,19 +198,19 @@ def collect(
         ended_B = torch.from_numpy(moved.terminated_B | moved.truncated_B).to(device)
         reward_B = torch.from_numpy(moved.reward_B).float().to(device)
         columns.append(
-            (seen_BO, action_BA, log_prob_B, reward_B, thoughts.value_B, cut_B, ended_B,
-             started_B, key_B)
+            (seen_BO, action_BA, log_prob_B, body.actions.whole(thoughts.parameters_BS), reward_B,
+             thoughts.value_B, cut_B, ended_B, started_B, key_B)
         )  # fmt: skip
     seen_BO, started_B, key_B = _here(stage, device)
     state = agent.begin_rows(stage.carried, started_B, key_B)
     last_B = agent.step(signature, seen_BO, state)[1].value_B
-    seen, action, log_prob, reward, value, cut, ended, started, key = (
+    seen, action, log_prob, policy, reward, value, cut, ended, started, key = (
         torch.stack(column) for column in zip(*columns, strict=True)
     )
     going_on_TB = torch.cat([value[1:], last_B[None]])
     next_value = torch.where(ended, cut, going_on_TB)
-    return Rollout(signature, seen, action, log_prob, reward, value, next_value, ended, started,
-                   key, tuple(states), chunk)  # fmt: skip
+    return Rollout(signature, seen, action, log_prob, policy, reward, value, next_value, ended,
+                   started, key, tuple(states), chunk)  # fmt: skip
 
 
 def advantages(
@@ -243,6 +246,36 @@ def advantages(
         after_B = error_TB[t] + going_on_TB[t] * after_B
         advantage_TB[t] = after_B
     return advantage_TB
+
+
+def stretches_of(rollout: Rollout, places: Tensor) -> Rollout:
+    """Return some stretches of a rollout, side by side as its rows.
+
+    Args:
+        rollout: of T steps and B rows: T / L stretches of each row, counted row by row within each
+            L steps.
+        places: which of them, `[M]`.
+    """
+    columns: dict[str, Any] = {
+        name: cut(part, rollout.chunk)[:, places]
+        for name, part in rollout._asdict().items()
+        if isinstance(part, Tensor)
+    }
+    state = joined(rollout.states)
+    return rollout._replace(**columns, states=(map_state(lambda part: part[places], state),))
+
+
+def cut(part_TB: Tensor, chunk: int) -> Tensor:
+    """Return `[T, B, ...]` as `[L, T / L * B, ...]`."""
+    pieces = part_TB.view(-1, chunk, *part_TB.shape[1:]).transpose(0, 1)
+    return pieces.flatten(1, 2)
+
+
+def joined(states: Sequence[Any]) -> Any:
+    """Return states as one, their rows one after the other."""
+    if isinstance(states[0], Tensor):
+        return torch.cat(list(states))
+    return type(states[0])(*(joined(parts) for parts in zip(*states, strict=True)))
 
 
 def _worth_of_cut(agent: ControlAgent, signature: str, stage: Stage, moved: Moved) -> Tensor:

@@ -153,7 +153,7 @@ def check_life(config: DictConfig) -> None:
         learner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
         operations_of(config, agent, Path())
         inquiry_of(config, agent, Path(), tasks)
-        plugins = plugins_of(config)
+        plugins = plugins_of(config.plugins)
         if intervals_of(config)[0]:
             learner.begin(1)
             kept = {type(each).__name__: keepable(each) for each in plugins}

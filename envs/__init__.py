@@ -89,3 +89,10 @@ gymnasium.register(
     entry_point="stillknows.envs.compositional:Composed",
     vector_entry_point="stillknows.envs.compositional:ComposedVectorEnv",
 )
+
+gymnasium.register(
+    "stillknows/CartPole-v0",
+    entry_point="stillknows.envs.cart_pole:CartPole",
+    max_episode_steps=200,
+    reward_threshold=195.0,
+)

@@ -1,5 +1,6 @@
 """Lifetimes with control tasks: the log, the report, orders, blurred boundaries, and no trace."""
 
+import copy
 import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -133,6 +134,8 @@ def live_until(folder: Path, options: Sequence[str], events: int) -> bool:
         (BOTH, *PPO, "arm=ewc", "stream.blur=0.5", "learner.anneal=true"),
         (BOTH, *PPO, "working_memory=slots", "working_memory.slots=4", "stream.order=[0,1,0]"),
         (ONE, "learner=nec", "stream.sampled=true"),
+        (BOTH, *PPO, "arm=both", "episodic_memory.bytes=40000"),
+        (BOTH, *PPO, "arm=clear", "episodic_memory.bytes=40000", "protocol=scratch"),
     ],
 )
 def test_a_life_of_acting_that_was_cut_ends_as_one_that_was_not(
@@ -340,6 +343,65 @@ def test_joint_and_ewc_are_arms(tmp_path: Path) -> None:
     assert losses[0][3] != losses[1][3]
 
 
+def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: Path) -> None:
+    told = {}
+    small = "episodic_memory.bytes=40000"
+    for arm, *options in (("both", small), ("recall", small), ("replay", small),
+                          ("clear", small, "cloning=2"), ("ewc",), ("scratch",)):  # fmt: skip
+        events = live(tmp_path / arm, f"arm={arm}", BOTH, *PPO, *options)
+        updates = [e for e in events if e["event"] == "update"]
+        told[arm] = events[0]["protocol"]
+        rehearsed = [e["rehearsed_loss"] != 0 for e in updates]
+        expected = {"both": [0, 0, 1, 1], "replay": [0, 1, 1, 1], "clear": [0, 1, 1, 1]}
+        assert rehearsed == [bool(each) for each in expected.get(arm, [0, 0, 0, 0])]
+        kept = small in options
+        assert all(len(e["written"]) == (kept and len(e["actions"])) for e in updates)
+        assert (updates[-1]["entries"] > 0) == kept
+        end = next(e for e in events if e["event"] == "end")
+        assert (35_000 < end["memory_bytes"] <= 40_000) if kept else (end["memory_bytes"] >= 0)
+    boundaries = dict.fromkeys(("both", "recall", "ewc"), "boundaries told")
+    hidden = dict.fromkeys(("replay", "clear"), "identity hidden")
+    assert told == {**boundaries, **hidden, "scratch": "scratch"}
+
+
+def test_alone_every_experience_begins_as_the_first_did(tmp_path: Path) -> None:
+    from stillknows.agents.recurrent_ppo import RecurrentPPO
+
+    begun: list[Any] = []
+    update = RecurrentPPO.update
+
+    def watched(self: RecurrentPPO, *arguments: Any) -> Any:
+        if self.updates in (0, 2):
+            begun.append(copy.deepcopy(self.state()))
+        return update(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecurrentPPO, "update", watched)
+        options = (BOTH, *PPO, "protocol=scratch", "arm=both", "episodic_memory.bytes=40000")
+        alone = live(tmp_path / "alone", *options)
+        assert len(begun) == 2
+        assert tree_equal(begun[0], begun[1])
+        together = live(tmp_path / "together", BOTH, *PPO, "arm=both")
+        assert len(begun) == 4
+        assert not tree_equal(begun[2], begun[3])
+    life = summarise(alone)
+    assert life.metrics["average_accuracy"] == pytest.approx(
+        np.mean([life.matrix[1, 0], life.matrix[2, 1]])
+    )
+    assert alone[0]["protocol"] == "scratch"
+    losses = [[e["loss"] for e in log if e["event"] == "update"] for log in (alone, together)]
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][2] != losses[1][2]
+
+
+def test_a_curve_begins_at_the_floor_until_an_episode_has_ended(tmp_path: Path) -> None:
+    short = ("learner.horizon=2", "learner.sequence=2", "stream.steps=[64,16]")
+    updates = [e for e in live(tmp_path, BOTH, *short) if e["event"] == "update"]
+    dial = [e for e in updates if e["task"] == 1]
+    assert [len(e["returns"]) for e in dial] == [0, 4]
+    assert dial[0]["accuracy"] == 0.0 != dial[1]["accuracy"]
+
+
 def test_boundaries_are_told_only_if_the_rate_falls(tmp_path: Path) -> None:
     events = live(tmp_path, ONE, *PPO, "learner.anneal=true")
     assert events[0]["protocol"] == "boundaries told"
@@ -417,7 +479,10 @@ def test_a_stream_without_end_grows_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("arm=both", ONE), "has a lifelong store for questions"),
+        (("arm=both", ONE, "learner=nec"), "has a lifelong store beside the learner's own"),
+        (("arm=both", ONE, *PPO, "episodic_memory.store=sqlite"), "kept in tensors"),
+        (("arm=both", ONE, *PPO, "episodic_policy=novelty"), "compares questions"),
+        (("arm=both", ONE, *PPO, "episodic_memory.bytes=100"), "give the store more"),
         (("arm=mas", ONE, *PPO), "keeps what belongs to questions"),
         (("learner=questions", ONE), "learns to answer, not to act"),
         (
