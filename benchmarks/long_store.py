@@ -6,9 +6,10 @@
 Each store lives by itself, in a process of its own, as an agent with it does: a step recalls for 32
 questions and remembers 32 answers in a store that is full, every 50 steps all keys are computed
 anew, every 500 steps there is a checkpoint, every step a line in the log. An operation is an entry
-that was offered (and took the place of one that left) or a question that was recalled, so a step
-has 64. The curves go into a figure, and what they end with into a table. PostgreSQL is there if
-libpq's variables (PGHOST ...) lead to a server; of its server only the size of the tables is seen.
+that was offered, one that left for it, or one whose use a question changed (8 a question): 320 a
+step, all of which a database keeps. The curves go into a figure, and what they end with into a
+table. PostgreSQL is there if libpq's variables (PGHOST ...) lead to a server, of which only the
+size of the tables is seen.
 """
 
 import argparse
@@ -110,14 +111,14 @@ def live(kind: str, life: Path, given: argparse.Namespace) -> Iterator[dict[str,
     config = OmegaConf.create({"checkpoint": {"every": 1, "seconds": 0, "keep": 2}})
     saved: dict[str, Any] = {"agent": KeptMemory(memory), "log": log}
     checkpoints = Checkpoints(life, config, saved, Stop())
-    begun, operations, seen = time.monotonic(), 0, 0
+    begun, number, operations, seen = time.monotonic(), 0, 0, 0
     while operations < given.operations and time.monotonic() - begun < 60 * given.minutes:
-        number = operations // (2 * ROWS)
         written, evicted = step(memory, number, random)
         log.append("update", update=number, written=written, evicted=evicted)
-        operations += 2 * ROWS
+        operations += len(written) + sum(gone >= 0 for gone in evicted) + ROWS * memory.neighbours
         if number % SAVE == SAVE - 1:
             checkpoints.save()
+        number += 1
         if operations >= seen + given.every or operations >= given.operations:
             seen = operations
             minutes = (time.monotonic() - begun) / 60
@@ -139,13 +140,12 @@ def figure(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
     _, panels = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.6), squeeze=False)
     for panel, (kind, points) in zip(panels[0], curves.items(), strict=True):
         x = [point["operations"] / 1e6 for point in points]
-        for name in points[0]:
-            if name in ("operations", "minutes", "open files"):
-                continue
+        drawn = [name for name in points[0] if name not in ("operations", "minutes", "open files")]
+        for place, name in enumerate(drawn):
             y = [point[name] / _MIB for point in points]
             if max(y):
                 dashed = "--" if name == "log, all files" else "-"
-                panel.plot(x, y, dashed, label=name, linewidth=1.4)
+                panel.plot(x, y, dashed, color=f"C{place}", label=name, linewidth=1.4)
         panel.set_yscale("log")
         panel.set_title(kind)
         panel.set_xlabel("memory operations, millions")

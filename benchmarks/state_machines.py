@@ -79,6 +79,18 @@ def candidate(name: int, answer: int, episode: int, number: int) -> Candidates:
     )
 
 
+def recalled(memory: NEC, slot: int, model: Model) -> int:
+    """Recall the entry in a slot by its key; return its slot, or that of one with the same key."""
+    key_BD = memory.columns["keys_ND"][slot][None]
+    recall = memory.recall(key_BD.clone())
+    found = int(recall.slots_BK[0, 0])
+    held = model.slots[found]
+    assert held is not None
+    assert recall.answers_BKA[0, 0, 0] == held.answer
+    assert torch.equal(memory.columns["keys_ND"][found], key_BD[0])
+    return found
+
+
 class Machine(RuleBasedStateMachine):
     """A memory, its checkpoints and log, and a second one that shares it, against the model."""
 
@@ -168,11 +180,8 @@ class Machine(RuleBasedStateMachine):
     @rule(place=PLACES, times=st.integers(1, 2))
     def read(self, place: int, times: int) -> None:
         """Recall an entry by its key; that it was used is not kept yet."""
-        slot, held = self._pick(place)
         for _ in range(times):
-            recall = self.memory.recall(self.memory.columns["keys_ND"][slot][None])
-            assert recall.answers_BKA[0, 0, 0] == held.answer
-        self.model = self.model.put(slot, held._replace(uses=held.uses + times))
+            self.model = self.model.used(recalled(self.memory, self._pick(place)[0], self.model))
 
     @rule()
     def flush(self) -> None:
@@ -300,12 +309,9 @@ class Machine(RuleBasedStateMachine):
         assert contents(self.second) == self.kept
         slots = self.kept.holding(name)
         if reads and slots:
-            held = self.kept.slots[slots[0]]
-            assert held is not None
-            self.second.recall(self.second.columns["keys_ND"][slots[0]][None])
+            slot = recalled(self.second, slots[0], self.kept)
             self.second.flush()
-            self.kept = self.kept.used(slots[0])
-            self.model = self.model.used(slots[0])
+            self.kept, self.model = self.kept.used(slot), self.model.used(slot)
         else:
             (written,) = self.second.remember(candidate(name, answer, 2, self._next()))
             self.kept, told = self.kept.written(name, answer, 2)

@@ -2,7 +2,8 @@
 
 Several processes and machines may live with one memory. Each has a device copy and follows the
 others by the numbers of operations; a write that comes second is decided again. Reads ask the
-device copy alone: they see what was there at the last write, or `follow`.
+device copy alone: they see what was there at the last write, or `follow`. A write is one statement,
+so that it takes two messages to the server: what have the others done, and this is mine.
 
 Where the server is, who asks and with which password is told to libpq, by its own environment
 variables and files (PGHOST, PGDATABASE, PGUSER, PGSERVICE, PGPASSFILE ...): nothing of it passes
@@ -20,13 +21,51 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
-from stillknows.memory.database import Conflict, Database
-from stillknows.memory.schema import COLUMNS
+from stillknows.memory.database import Change, Conflict, Database
+from stillknows.memory.schema import APPEND, COLUMNS
 from stillknows.memory.store import TensorStore
 
 _LONGEST = 63  # bytes of an identifier
 _PARTS = {"uses": "CAST(r->>{} AS float8)", "name": "r->>{}", "value": "r->>{}"} | dict.fromkeys(
     ("vector", "answer", "story", "key", "accounts"), "decode(r->>{}, 'hex')"
+)
+
+
+def _insertion(table: str, key: str = "", rows: str = "rows", where: str = "true") -> str:
+    """Return a statement that inserts rows from a text of JSON.
+
+    One text for all rows: an array of each column is adapted ten times more slowly.
+
+    Args:
+        table: of the rows.
+        key: a column; a row that has the same is replaced.
+        rows: the name of the bound text.
+        where: a condition.
+    """
+    columns = COLUMNS[table]
+    parts = [_PARTS.get(name, "CAST(r->>{} AS bigint)") for name in columns]
+    taken = ", ".join(part.format(place) for place, part in enumerate(parts))
+    statement = (
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {taken} "
+        f"FROM json_array_elements(CAST(:{rows} AS json)) r WHERE {where}"
+    )
+    if not key:
+        return statement
+    new = ", ".join(f"{name} = EXCLUDED.{name}" for name in columns if name != key)
+    return f"{statement} ON CONFLICT ({key}) DO UPDATE SET {new}"
+
+
+def _bound(rows: Sequence[tuple[Any, ...]]) -> str:
+    return json.dumps(rows, default=bytes.hex)
+
+
+_IF = "EXISTS (SELECT 1 FROM appended)"
+_WRITE = (  # an operation with all its rows; nothing, where the memory was rewound
+    f"WITH appended AS ({APPEND} RETURNING number), "
+    f"e AS ({_insertion('entries', rows='entries', where=_IF)}), "
+    f"k AS ({_insertion('keys', rows='keys', where=_IF)}), "
+    f"u AS ({_insertion('uses', 'slot', 'uses', _IF)}) "
+    "SELECT count(*) FROM appended"
 )
 
 
@@ -116,18 +155,16 @@ class PostgreSQL(Database):
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]], key: str = "") -> None:
         if not rows:
             return
-        columns = COLUMNS[table]
-        parts = [_PARTS.get(name, "CAST(r->>{} AS bigint)") for name in columns]
-        taken = ", ".join(part.format(place) for place, part in enumerate(parts))
-        statement = (
-            f"INSERT INTO {table} ({', '.join(columns)}) SELECT {taken} "
-            "FROM json_array_elements(CAST(:rows AS json)) r"
-        )
-        if key:
-            new = ", ".join(f"{name} = EXCLUDED.{name}" for name in columns if name != key)
-            statement += f" ON CONFLICT ({key}) DO UPDATE SET {new}"
-        # One text for all rows: an array of each column is adapted ten times more slowly.
-        self._execute(statement, rows=json.dumps(rows, default=bytes.hex))
+        self._execute(_insertion(table, key), rows=_bound(rows))
+
+    def _commit(self, change: Change) -> None:
+        """Write a change in one statement; one that erases, in a transaction of several."""
+        if change.erased:
+            super()._commit(change)
+            return
+        rows = {name: _bound(getattr(change, name)) for name in ("entries", "keys", "uses")}
+        if not self._query(_WRITE, **change.operation, **rows)[0][0]:
+            raise Conflict
 
     def _writing(self) -> AbstractContextManager[None]:
         return self._transaction("BEGIN")

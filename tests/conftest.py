@@ -1,11 +1,12 @@
 """What all tests share: one thread, so that runs are equal, and properties without a clock."""
 
+import importlib.util
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,29 +99,51 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, build_model: Callable[.
     return build_model(tmp_path_factory.mktemp("llama"), chat=True)
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def benchmark_module(name: str) -> Any:
+    """Return a benchmark as a module."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def running_server() -> Iterator[Any]:
     """Run a PostgreSQL server in a temporary folder and tell libpq of it; skip without one."""
     pytest.importorskip("psycopg", reason="needs the extra `postgres`")
     pytest.importorskip("sqlalchemy", reason="needs the extra `postgres`")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = shutil.which("initdb") or (found and str(found[-1]))
-    if not initdb:
+    module = benchmark_module("postgres_server")
+    if module.initdb() is None:
         pytest.skip("needs a PostgreSQL server: make test-postgres")
     with tempfile.TemporaryDirectory(prefix="pg") as name, pytest.MonkeyPatch.context() as patch:
-        folder, drop = Path(name), []
-        if os.getuid() == 0:  # the server does not run as root
-            shutil.chown(folder, "postgres")
-            drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        control = [*drop, str(Path(initdb).with_name("pg_ctl")), "-D", f"{name}/data", "-w"]
-        quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": name}
-        new = [*drop, initdb, "-D", f"{name}/data", "-U", "stillknows", "-A", "trust", "-N"]
-        subprocess.run(new, **quiet)
-        options = f"-k {name} -c listen_addresses= -c fsync=off"
-        subprocess.run([*control, "-o", options, "-l", f"{name}/log", "start"], **quiet)
+        server = module.Server(Path(name), fsync=False)
+        server.start()
         for variable in [each for each in os.environ if each.startswith("PG")]:
             patch.delenv(variable)
-        for variable, value in (("HOST", name), ("USER", "stillknows"), ("DATABASE", "postgres")):
-            patch.setenv(f"PG{variable}", value)
+        for variable, value in server.variables.items():
+            patch.setenv(variable, value)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[None]:
+    """Run a PostgreSQL server for all tests; skip without one."""
+    with running_server():
         yield
-        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+
+
+@pytest.fixture
+def server(postgres: None) -> Iterator[Any]:
+    """Run another PostgreSQL server, which may be stopped and killed."""
+    with running_server() as own:
+        yield own
+
+
+@pytest.fixture(scope="session")
+def load_benchmark() -> Callable[[str], Any]:
+    """Return what loads a benchmark as a module."""
+    return benchmark_module

@@ -1,7 +1,7 @@
 """Memories in databases when things go wrong: killed, broken, foreign, locked, cut off, crowded."""
 
-import importlib.util
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -52,20 +52,11 @@ def kept(path: Path, names: range) -> NEC:
     return memory
 
 
-def durability() -> Any:
-    """Return the benchmark as a module."""
-    path = ROOT / "benchmarks" / "store_durability.py"
-    spec = importlib.util.spec_from_file_location("store_durability", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork where threads are
-def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
-    benchmark, path = durability(), tmp_path / "memory.sqlite"
+def test_what_was_acknowledged_is_there_after_a_kill(
+    tmp_path: Path, load_benchmark: Callable[[str], Any]
+) -> None:
+    benchmark, path = load_benchmark("store_durability"), tmp_path / "memory.sqlite"
     counts, plain = [], benchmark.new_memory()
     for seconds in (0.02, 0.05, 0.11):
         acknowledged = benchmark.one_round(path, seconds)
@@ -312,6 +303,28 @@ def test_a_lost_connection_is_one_sentence_and_nothing_is_lost(postgres: None) -
         store.close()
 
 
+def test_a_write_takes_two_messages(postgres: None) -> None:
+    from sqlalchemy import event
+
+    from stillknows.memory.postgres import PostgreSQL
+
+    memory, store = new(), PostgreSQL(uuid.uuid4().hex)
+    memory.keep_in(store)
+    sent: list[str] = []
+    event.listen(
+        store._engine, "before_cursor_execute", lambda *said: sent.append(said[2].split()[0])
+    )
+    for name in range(7):
+        memory.recall(torch.zeros(2, 4))
+        memory.remember(rows(name))
+    assert sent == ["SELECT", "WITH"] * 7
+    sent.clear()
+    memory.recall(torch.zeros(2, 4))
+    memory.flush()
+    assert sent == ["SELECT", "WITH"]
+    store.close()
+
+
 def test_names_and_contents_are_bound_not_pasted(postgres: None) -> None:
     from stillknows.memory.postgres import PostgreSQL
 
@@ -379,3 +392,13 @@ def test_four_processes_share_a_memory_and_one_is_killed(postgres: None) -> None
     # What was killed between its commit and its word may have written once more than it said.
     assert memory.seen in (240, 241)
     memory.store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork where threads are
+def test_a_server_is_killed_while_four_processes_write_and_nothing_is_lost_or_twice(
+    server: Any, load_benchmark: Callable[[str], Any]
+) -> None:
+    benchmark = load_benchmark("store_durability")
+    entries, operations = benchmark.kill_server(server, 4, 0.6, random.Random(0))
+    assert operations == entries > 12

@@ -68,8 +68,15 @@ CONFIGURATIONS = {
         "learner.rekey_every=4",
         "episodic_memory.store=sqlite",
         "episodic_memory.past=3",
+        "log.part=1500",
     ],
-    "actor": [STORE, "working_policy=actor", "working_memory.slots=3", "operations=2"],
+    "actor": [
+        STORE,
+        "working_policy=actor",
+        "working_memory.slots=3",
+        "operations=2",
+        "operations_keep=3",
+    ],
     "critic": ["arm=none", "working_policy=critic", "working_memory.slots=3", "learner.horizon=4"],
     "sgd": [
         STORE,
@@ -220,6 +227,7 @@ def test_operations_are_rewound_too(straight: Callable[[str], Path], tmp_path: P
     assert aside == ["0000004.safetensors"]
     files = [find_operations([each]) for each in (tmp_path, straight("actor"))]
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    assert [int(path.stem) for path in files[0]] == [6, 8, 10]  # operations_keep=3
     for mine, theirs in zip(*files, strict=True):
         for one, other in zip(load_operations(mine), load_operations(theirs), strict=True):
             if isinstance(one, torch.Tensor):

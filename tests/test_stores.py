@@ -4,26 +4,16 @@ import copy
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from stillknows.memory.check import run_check
 from stillknows.memory.check_bench import Bench
 from stillknows.memory.check_store import CHECKS
 from stillknows.memory.episodic import Candidates
-from stillknows.memory.interface import ADD, UPDATE
+from stillknows.memory.interface import ADD
 from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.merging import merge
 from stillknows.memory.nec import NEC
@@ -507,161 +497,16 @@ def test_merging_joins_what_is_known_and_keeps_what_was_used_most(opener: Opener
     one.store.close()
 
 
-class Held(NamedTuple):
-    """An entry of the plain model."""
-
-    entry: int
-    name: int
-    answer: int
-    episode: int
-    uses: float
-
-
-class Machine(RuleBasedStateMachine):
-    """A memory against a list: first in, first out, facts that hold are refreshed."""
-
-    capacity = 3
-
-    @initialize()
-    def begin(self) -> None:
-        self.memory = self._opened(self.open_new())
-        self.model: list[Held] = []  # the oldest first
-        self.past: dict[int, list[Held]] = {0: []}
-        self.erased: set[int] = set()
-        self.entries = self.seed = 0
-
-    def _opened(self, store: Store) -> NEC:
-        memory = new(capacity=self.capacity, neighbours=1)
-        memory.keep_in(store)
-        return memory
-
-    def _done(self) -> None:
-        self.past[self.memory.flush()] = list(self.model)
-
-    @rule(name=st.integers(0, 4), answer=st.integers(5, 6), episode=st.integers(0, 2))
-    def write(self, name: int, answer: int, episode: int) -> None:
-        self.seed += 1
-        (written,) = self.memory.remember(rows((name, answer), episode=episode, seed=self.seed))
-        alike = [held for held in self.model if held.name == name]
-        if alike and all(held.answer == answer for held in alike):
-            newest = max(alike, key=lambda held: held.entry)
-            place = self.model.index(newest)
-            self.model[place] = newest._replace(episode=episode)
-            assert written == (UPDATE, newest.entry, -1)
-        else:
-            gone = self.model.pop(0).entry if len(self.model) == self.capacity else -1
-            self.model.append(Held(self.entries, name, answer, episode, 0.0))
-            assert written == (ADD, self.entries, gone)
-            self.entries += 1
-        self._done()
-
-    @precondition(lambda self: self.model)
-    @rule(place=st.integers(0, 2))
-    def read(self, place: int) -> None:
-        held = self.model[place % len(self.model)]
-        slot = self.memory.provenance("id").tolist().index(held.entry)
-        recall = self.memory.recall(self.memory.columns["keys_ND"][slot][None])
-        assert recall.answers_BKA[0, 0, 0] == held.answer
-        self.model[place % len(self.model)] = held._replace(uses=held.uses + 1)
-        self._done()
-
-    @precondition(lambda self: self.model)
-    @rule(place=st.integers(0, 2))
-    def delete(self, place: int) -> None:
-        held = self.model.pop(place % len(self.model))
-        assert self.memory.delete([held.entry]) == [held.entry]
-        self.past = {
-            number: [one for one in then if one.entry != held.entry]
-            for number, then in self.past.items()
-        }
-        self._done()
-
-    @rule()
-    def rekey(self) -> None:
-        keys = torch.randn(self.capacity, 4, generator=torch.Generator().manual_seed(self.seed))
-        self.memory.rekey(lambda story_BTL: keys[: len(story_BTL)])
-        self._done()
-
-    @rule(name=st.integers(0, 4))
-    def come_back(self, name: int) -> None:
-        snapshot, entries = self.memory.snapshot(), self.entries
-        self.memory.remember(rows((name, 9), seed=77))
-        self.memory.restore(snapshot)
-        self.entries = entries
-        self._done()
-
-    @precondition(lambda self: not isinstance(self.memory.store, TensorStore))
-    @rule()
-    def open_again(self) -> None:
-        self.memory.flush()
-        self.memory.store.close()
-        self.memory = self._opened(self.reopen())
-
-    @precondition(lambda self: not isinstance(self.memory.store, TensorStore))
-    @rule(place=st.integers(0, 50))
-    def look_back(self, place: int) -> None:
-        number = sorted(self.past)[place % len(self.past)]
-        assert contents(self.memory.at(number)) == sorted(self.past[number])
-
-    @precondition(lambda self: not isinstance(self.memory.store, TensorStore))
-    @rule(place=st.integers(0, 50))
-    def go_back(self, place: int) -> None:
-        number = sorted(self.past)[place % len(self.past)]
-        assume(number)
-        self.memory.rewind(number)
-        self.model = list(self.past[number])
-        self.entries = self.memory.next_id
-        self.past = {other: then for other, then in self.past.items() if other <= number}
-
-    @invariant()
-    def agrees(self) -> None:
-        if hasattr(self, "memory"):
-            assert contents(self.memory) == sorted(self.model)
-            assert len(self.memory) == len(self.model)
-
-    def open_new(self) -> Store:
-        """Open a store that is not there yet."""
-        raise NotImplementedError
-
-    def reopen(self) -> Store:
-        """Open the same again."""
-        raise NotImplementedError
-
-    def teardown(self) -> None:
-        if hasattr(self, "memory"):
-            self.memory.store.close()
-
-
-def contents(memory: NEC) -> list[Held]:
-    """Return what a memory holds as the model has it."""
-    slots = memory.columns["filled_N"].nonzero()[:, 0].tolist()
-    parts = (memory.provenance(name).tolist() for name in ("id", "hash", "episode"))
-    ids, names, episodes = parts
-    answers, uses = memory.columns["answers_NA"][:, 0].tolist(), memory.columns["uses_N"].tolist()
-    return sorted(
-        Held(ids[slot], names[slot], answers[slot], episodes[slot], round(uses[slot], 4))
-        for slot in slots
-    )
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_life_of_a_memory_is_that_of_a_list(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    load_benchmark: Callable[[str], Any],
 ) -> None:
     if kind == "postgres":
         request.getfixturevalue("postgres")
-
-    class Here(Machine):
-        def open_new(self) -> Store:
-            self.reopen = new_store(kind, tmp_path)  # type: ignore[method-assign]
-            return self.reopen()
-
-    run_state_machine_as_test(
-        Here,
-        settings=settings(
-            max_examples={"tensor": 30, "sqlite": 25, "postgres": 6}[kind],
-            stateful_step_count=20,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    machines = load_benchmark("state_machines")
+    here = machines.machine(kind, tmp_path)
+    machines.run(here, {"tensor": 30, "sqlite": 30, "postgres": 8}[kind], 20)
+    assert here.steps > 8 * 10
