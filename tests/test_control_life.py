@@ -26,6 +26,7 @@ from stillknows.agents.lives import summarise
 from stillknows.agents.report import write_report
 from stillknows.agents.rollout import Stage
 from stillknows.agents.train import check_life
+from stillknows.agents.trust import refuse_foreign
 from stillknows.agents.verify import differences
 from stillknows.envs.control import ControlTask, control_tasks, spaces_of
 
@@ -400,6 +401,18 @@ def test_a_curve_begins_at_the_floor_until_an_episode_has_ended(tmp_path: Path) 
     dial = [e for e in updates if e["task"] == 1]
     assert [len(e["returns"]) for e in dial] == [0, 4]
     assert dial[0]["accuracy"] == 0.0 != dial[1]["accuracy"]
+
+
+def test_a_plan_of_acting_may_go_on_and_names_no_module_of_others() -> None:
+    plain = OmegaConf.to_container(
+        compose_config(["experiment=leaderboard_control", "arm=both"]), resolve=True
+    )
+    refuse_foreign(plain, run=True)
+    assert isinstance(plain, dict)
+    for foreign in ("evil_module:X-v0", {"id": "evil_module:X-v0", "name": "x"}):
+        plain["stream"]["tasks"]["ids"] = [foreign]
+        with pytest.raises(ValueError, match=r"allow its module \('evil_module'\)"):
+            refuse_foreign(plain, run=True)
 
 
 def test_boundaries_are_told_only_if_the_rate_falls(tmp_path: Path) -> None:
