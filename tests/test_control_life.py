@@ -348,7 +348,8 @@ def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: P
     told = {}
     small = "episodic_memory.bytes=40000"
     for arm, *options in (("both", small), ("recall", small), ("replay", small),
-                          ("clear", small, "cloning=2"), ("ewc",), ("scratch",)):  # fmt: skip
+                          ("clear", small, "cloning=2"), ("ewc",), ("shrink_and_perturb",),
+                          ("scratch",)):  # fmt: skip
         events = live(tmp_path / arm, f"arm={arm}", BOTH, *PPO, *options)
         updates = [e for e in events if e["event"] == "update"]
         told[arm] = events[0]["protocol"]
@@ -360,7 +361,7 @@ def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: P
         assert (updates[-1]["entries"] > 0) == kept
         end = next(e for e in events if e["event"] == "end")
         assert (35_000 < end["memory_bytes"] <= 40_000) if kept else (end["memory_bytes"] >= 0)
-    boundaries = dict.fromkeys(("both", "recall", "ewc"), "boundaries told")
+    boundaries = dict.fromkeys(("both", "recall", "ewc", "shrink_and_perturb"), "boundaries told")
     hidden = dict.fromkeys(("replay", "clear"), "identity hidden")
     assert told == {**boundaries, **hidden, "scratch": "scratch"}
 
