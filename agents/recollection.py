@@ -76,10 +76,10 @@ class Recollection:
         keys_LMD, whole_LM = windows(
             then.observation_LMO / self.unit_O, then.started_LM, how.window
         )
-        stretch_LM = torch.arange(whole_LM.shape[1]).expand_as(whole_LM)
+        stretch_LM = torch.arange(whole_LM.shape[1], device=seen_XO.device).expand_as(whole_LM)
         self.keys_ND, self.policy_NW = keys_LMD[whole_LM], then.policy_LMW[whole_LM]
         self.stretch_N, self.known_LM = stretch_LM[whole_LM], whole_LM
-        self.filled_N = torch.ones(len(self.keys_ND), dtype=torch.bool)
+        self.filled_N = torch.ones_like(self.stretch_N, dtype=torch.bool)
 
     def likely(self, key_BD: Tensor, without_B: Tensor | None = None) -> Tensor:
         """Return how likely each choice was in the nearest states, `[B, W]`.
@@ -143,12 +143,12 @@ class RecallingPlayer(CorePlayer):
         """Begin with a fresh core, and with nothing seen."""
         super().begin(rows, key_B)
         known = self.recollection
-        self._last_BHO = torch.zeros(rows, known.how.window, len(known.unit_O))
+        self._last_BHO = known.unit_O.new_zeros(rows, known.how.window, len(known.unit_O))
 
     def distribution(self, parameters_BS: Tensor, observation_BO: np.ndarray) -> Tensor:
         """Return the mixture of what the weights and the neighbours say."""
         known, actions = self.recollection, self.agent.body(self.signature).actions
-        seen_B1O = torch.tensor(observation_BO)[:, None] / known.unit_O
+        seen_B1O = torch.tensor(observation_BO, device=known.unit_O.device)[:, None] / known.unit_O
         self._last_BHO = torch.cat([self._last_BHO[:, 1:], seen_B1O], dim=1)
         own_BW = actions.whole(parameters_BS).exp()
         return torch.lerp(own_BW, known.likely(self._last_BHO.flatten(1)), known.trust).log()
@@ -172,7 +172,7 @@ def windows(observation_LMO: Tensor, started_LM: Tensor, size: int) -> Windows:
         started_LM: where an episode began.
         size: observations of a key (H).
     """
-    steps = torch.arange(len(started_LM))
+    steps = torch.arange(len(started_LM), device=started_LM.device)
     began_LM = torch.where(started_LM, steps[:, None], -1).cummax(dim=0).values
     shown = []
     for back in reversed(range(size)):

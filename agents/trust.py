@@ -19,6 +19,7 @@ from stillknows.agents.controller import Controller
 
 _AGENT = ("stillknows.memory", "stillknows.agents.fuse", "stillknows.agents.adaptation")
 _PLUGINS = ("avalanche.core", "avalanche.training.plugins.evaluation")
+_ACTING = ("recurrent_ppo.RecurrentPPO", "rehearsal.Rehearsal", "recollection.Recall")
 _FREE = 1 << 28  # bytes that any file may ask for
 
 
@@ -82,7 +83,8 @@ def _refuse_target(target: str, allow: Sequence[str], run: bool) -> None:
 
 def _refuse_modules(ids: Any, allow: Sequence[str]) -> None:
     """Refuse Gymnasium ids that would import a module, `module:Name-v0`."""
-    for id in ids if isinstance(ids, list | tuple) else ():
+    for entry in ids if isinstance(ids, list | tuple) else ():
+        id = entry.get("id") if isinstance(entry, dict) else entry
         module = id.partition(":")[0] if isinstance(id, str) and ":" in id else ""
         if module and not _below(module, ("stillknows", *allow)):
             raise ValueError(
@@ -111,8 +113,9 @@ def _is_part(target: str, allow: Sequence[str], run: bool) -> bool:
 def _lives(kind: type) -> bool:
     """Return whether this is one of the project's learners, or plugins of Avalanche's."""
     plugin = any(base.__module__ in _PLUGINS for base in kind.__mro__)
+    acting = f"{kind.__module__}.{kind.__name__}" in [f"stillknows.agents.{a}" for a in _ACTING]
     return _below(kind.__module__, ("stillknows.agents",)) and (
-        plugin or kind.__name__.endswith("Learner")
+        plugin or acting or kind.__name__.endswith("Learner")
     )
 
 

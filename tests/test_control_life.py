@@ -26,6 +26,7 @@ from stillknows.agents.lives import summarise
 from stillknows.agents.report import write_report
 from stillknows.agents.rollout import Stage
 from stillknows.agents.train import check_life
+from stillknows.agents.trust import refuse_foreign
 from stillknows.agents.verify import differences
 from stillknows.envs.control import ControlTask, control_tasks, spaces_of
 
@@ -347,7 +348,8 @@ def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: P
     told = {}
     small = "episodic_memory.bytes=40000"
     for arm, *options in (("both", small), ("recall", small), ("replay", small),
-                          ("clear", small, "cloning=2"), ("ewc",), ("scratch",)):  # fmt: skip
+                          ("clear", small, "cloning=2"), ("ewc",), ("shrink_and_perturb",),
+                          ("scratch",)):  # fmt: skip
         events = live(tmp_path / arm, f"arm={arm}", BOTH, *PPO, *options)
         updates = [e for e in events if e["event"] == "update"]
         told[arm] = events[0]["protocol"]
@@ -359,7 +361,7 @@ def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: P
         assert (updates[-1]["entries"] > 0) == kept
         end = next(e for e in events if e["event"] == "end")
         assert (35_000 < end["memory_bytes"] <= 40_000) if kept else (end["memory_bytes"] >= 0)
-    boundaries = dict.fromkeys(("both", "recall", "ewc"), "boundaries told")
+    boundaries = dict.fromkeys(("both", "recall", "ewc", "shrink_and_perturb"), "boundaries told")
     hidden = dict.fromkeys(("replay", "clear"), "identity hidden")
     assert told == {**boundaries, **hidden, "scratch": "scratch"}
 
@@ -400,6 +402,18 @@ def test_a_curve_begins_at_the_floor_until_an_episode_has_ended(tmp_path: Path) 
     dial = [e for e in updates if e["task"] == 1]
     assert [len(e["returns"]) for e in dial] == [0, 4]
     assert dial[0]["accuracy"] == 0.0 != dial[1]["accuracy"]
+
+
+def test_a_plan_of_acting_may_go_on_and_names_no_module_of_others() -> None:
+    plain = OmegaConf.to_container(
+        compose_config(["experiment=leaderboard_control", "arm=both"]), resolve=True
+    )
+    refuse_foreign(plain, run=True)
+    assert isinstance(plain, dict)
+    for foreign in ("evil_module:X-v0", {"id": "evil_module:X-v0", "name": "x"}):
+        plain["stream"]["tasks"]["ids"] = [foreign]
+        with pytest.raises(ValueError, match=r"allow its module \('evil_module'\)"):
+            refuse_foreign(plain, run=True)
 
 
 def test_boundaries_are_told_only_if_the_rate_falls(tmp_path: Path) -> None:
