@@ -206,7 +206,7 @@ class Expecting:
         own_B = need_BT.gather(1, seen_B[:, None].clamp(max=items - 1))[:, 0]
         full_B = features.filled_BN.all(dim=1)
         kept_B = ~full_B | (own_B >= held_BN.amin(dim=1))
-        return written(features, kept_B, held_BN.argmin(dim=1))
+        return written(features, kept_B, -held_BN)
 
 
 class Clairvoyant:
@@ -234,6 +234,5 @@ class Clairvoyant:
         wanted_B = until_BT.gather(1, seen_B1)[:, 0] > features.seen_B
         born_BN = (seen_B1 - features.age_BN.long()).clamp(min=0)
         until_BN = until_BT.gather(1, born_BN)
-        until_BN = until_BN.masked_fill(~features.filled_BN, until_BT.shape[1] + 1)
         full_B = features.filled_BN.all(dim=1)
-        return written(features, wanted_B | ~full_B, until_BN.argmin(dim=1))
+        return written(features, wanted_B | ~full_B, -until_BN.float())

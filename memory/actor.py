@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory.interface import ACTIONS, ADD, SKIP, Decision, Features, one_hot, written
-from stillknows.memory.scorer import Scorer
+from stillknows.memory.scorer import Noted, Scorer
 
 _NEVER = -1e9  # the logit of what cannot be
 _LEAVING, _MET = 4, 5  # outputs of the scorer, after the four actions
@@ -36,6 +36,7 @@ class ActorPolicy(nn.Module):
         ValueError: if an action is unknown.
     """
 
+    mix_XO: Tensor
     needs_similarity = False
     needs_content = True
     learns_by = "log_prob"
@@ -56,6 +57,9 @@ class ActorPolicy(nn.Module):
         self.scorer = Scorer(word_size, hidden, outputs=6)
         self.allowed = [name in ("skip", "add", *actions) for name in ACTIONS]
         self.saves = saves
+        mix_XO = torch.zeros(2, 6)  # all that the likeliest decision needs: add before skip, and
+        mix_XO[0, ADD], mix_XO[0, SKIP], mix_XO[1, _LEAVING] = 1, -1, 1  # who leaves
+        self.register_buffer("mix_XO", mix_XO, persistent=False)
         last = self.scorer.network[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
@@ -72,14 +76,23 @@ class ActorPolicy(nn.Module):
     @property
     def fills_room(self) -> bool:
         """Whether it need not be asked while there is room."""
-        greedy = not (self.saves or self.explores)
-        return greedy and self.allowed == [True, True, False, False]
+        return self._greedy and not self.saves
+
+    @property
+    def _greedy(self) -> bool:
+        """Whether it does the likeliest of skip and add: what it does all its life."""
+        return not self.explores and self.allowed == [True, True, False, False]
+
+    def note(self, content_BPW: Tensor) -> Noted:
+        """Return what its network makes of contents; with a gradient only where it samples."""
+        with torch.set_grad_enabled(self.explores and torch.is_grad_enabled()):
+            return self.scorer.note(content_BPW, self.mix_XO if self._greedy else None)
 
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; where it samples, their log-probabilities, with a gradient."""
+        if self._greedy:
+            return self._likeliest(features)
         scores_BM6 = self.scorer(features)
-        if not self.explores and self.allowed == [True, True, False, False]:
-            return self._likeliest(features, scores_BM6)
         filled_BN = features.filled_BN
         full_B = filled_BN.all(dim=1)
         may_B4 = self._may(filled_BN, full_B)
@@ -106,13 +119,16 @@ class ActorPolicy(nn.Module):
             log_prob_B,
         )
 
-    def _likeliest(self, features: Features, scores_BM6: Tensor) -> Decision:
-        """Return the likeliest of skip and add: what it does all its life, in few operations."""
-        wanted_B = scores_BM6[:, -1, ADD] > scores_BM6[:, -1, SKIP]
+    @torch.no_grad()
+    def _likeliest(self, features: Features) -> Decision:
+        """Return the likeliest decision, in few operations."""
+        scores_BMX = self.scorer(features)
+        if features.noted is None:
+            scores_BMX = scores_BMX @ self.mix_XO.t()
+        wanted_B = scores_BMX[:, -1, 0] > 0
         if not self.saves:
             wanted_B = wanted_B | ~features.filled_BN.all(dim=1)
-        leaving_BN = scores_BM6[:, :-1, _LEAVING].masked_fill(~features.filled_BN, _NEVER)
-        return written(features, wanted_B, leaving_BN.argmax(dim=1))
+        return written(features, wanted_B, scores_BMX[:, :-1, 1])
 
     def _may(self, filled_BN: Tensor, full_B: Tensor) -> Tensor:
         """Return which actions are open to it, bool `[B, 4]`."""

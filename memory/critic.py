@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory.interface import Decision, Features, written
-from stillknows.memory.scorer import Scorer
+from stillknows.memory.scorer import Noted, Scorer
 
 
 class CriticPolicy(nn.Module):
@@ -50,6 +50,11 @@ class CriticPolicy(nn.Module):
         """Whether it need not be asked while there is room."""
         return self.threshold == -float("inf")
 
+    @torch.no_grad()
+    def note(self, content_BPW: Tensor) -> Noted:
+        """Return what its network makes of contents."""
+        return self.scorer.note(content_BPW)
+
     def worth(self, features: Features) -> Tensor:
         """Return the worth of each slot and, last, of the candidate, `[B, M]`."""
         worth_BM: Tensor = self.scorer(features)[..., 0]
@@ -66,4 +71,4 @@ class CriticPolicy(nn.Module):
         full_B = features.filled_BN.all(dim=1)
         kept_B = ~full_B | (worth_BM[:, -1] >= held_BN.amin(dim=1))
         kept_B = kept_B & (worth_BM[:, -1] > self.threshold)
-        return written(features, kept_B, held_BN.argmin(dim=1))
+        return written(features, kept_B, -held_BN)

@@ -5,6 +5,7 @@ B rows of a batch, N slots, W word size, R reads (heads or hops), K slots a read
 T time steps, F outcome features.
 """
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -59,6 +60,10 @@ class Features(NamedTuple):
             candidate's, `[B, N + 1]`.
         content_BNW: what each slot holds, `[B, N, W]`; None for a policy that does not say
             `needs_content = True`, and in a lifelong store.
+        noted: what the policy made of all contents that it may meet (`noted_by`), None where it
+            looks at each itself.
+        place_BM: where among these each slot's content stands, and last the candidate's, int64
+            `[B, N + 1]`: what is empty before all others, and what came later stands later.
     """
 
     candidate_BW: Tensor
@@ -75,6 +80,8 @@ class Features(NamedTuple):
     namesakes_BM: Tensor | None = None
     peers_BM: Tensor | None = None
     content_BNW: Tensor | None = None
+    noted: Any = None
+    place_BM: Tensor | None = None
 
 
 class Decision(NamedTuple):
@@ -120,20 +127,34 @@ def decided(policy: Policy, features: Features, soft: bool = False) -> Decision:
     decision = policy.decide(features)
     rows, slots = features.filled_BN.shape
     wanted = ((rows, 4), (rows, slots), (rows, slots), (rows,))
-    if tuple(tuple(part.shape) for part in decision) != wanted:
+    if tuple(part.shape for part in decision) != wanted:
         raise ValueError(
             f"{type(policy).__name__} names slots or actions that are not there: its decision has "
             f"the shapes {[list(part.shape) for part in decision]} instead of "
             f"{[list(shape) for shape in wanted]}."
         )
     if features.filled_BN.device.type == "cpu":
-        empty_BN = ~features.filled_BN & (not soft)
-        _expect_possible(type(policy).__name__, decision, empty_BN, features.seen_B)
+        empty_BN = torch.zeros_like(features.filled_BN) if soft else ~features.filled_BN
+        told = Decision(*(part.detach() for part in decision))
+        if not _surely_possible(told, empty_BN):
+            _expect_possible(type(policy).__name__, told, empty_BN, features.seen_B)
     return decision
 
 
+def _surely_possible(decision: Decision, empty_BN: Tensor) -> bool:
+    """Return whether nothing can be wrong, by a look at the whole: most decisions pass."""
+    action_B4, slot_BN, victim_BN, log_prob_B = decision
+    numbers = torch.cat([action_B4, slot_BN, victim_BN, log_prob_B.abs()[:, None]], dim=1)
+    lowest, highest = (float(number) for number in numbers.aminmax())
+    if not (lowest >= 0 and highest < math.inf):  # of NaN neither is true
+        return False
+    if not empty_BN.any():
+        return True
+    return not (victim_BN * empty_BN).any() and not action_B4[:, UPDATE:].any()
+
+
 def _expect_possible(name: str, decision: Decision, empty_BN: Tensor, seen_B: Tensor) -> None:
-    action_B4, slot_BN, victim_BN, log_prob_B = (part.detach() for part in decision)
+    action_B4, slot_BN, victim_BN, log_prob_B = decision
     lowest_B = torch.cat([action_B4, slot_BN, victim_BN], dim=1).amin(dim=1)
     whole_B = action_B4.sum(1) + slot_BN.sum(1) + victim_BN.sum(1) + log_prob_B
     action_B = action_B4.argmax(dim=1)
@@ -144,8 +165,6 @@ def _expect_possible(name: str, decision: Decision, empty_BN: Tensor, seen_B: Te
         "lets an empty slot leave": evicts_B & ((victim_BN * empty_BN).sum(dim=1) > 0),
         "updates or merges an empty slot": meets_B & ((slot_BN * empty_BN).sum(dim=1) > 0),
     }
-    if not torch.stack(list(faults.values())).any():
-        return
     for fault, wrong_B in faults.items():
         if wrong_B.any():
             step = int(seen_B[wrong_B.nonzero()[0, 0]])
@@ -163,6 +182,21 @@ def needs(policy: Policy, feature: str) -> bool:
 def needs_content(policy: Policy) -> bool:
     """Return whether a policy looks at what the slots hold; it does not unless it says so."""
     return bool(getattr(policy, "needs_content", False))
+
+
+def noted_by(policy: Policy, content_BPW: Tensor) -> Any:
+    """Return what a policy makes of contents before it decides about them, None if it does not.
+
+    What can be worked out of contents alone need not be worked out at each decision: a policy may
+    have a method `note` for it, and finds what that returned in `Features.noted`.
+
+    Args:
+        policy: who decides.
+        content_BPW: what the slots hold, in the order in which it was written, what is empty first;
+            then what will be offered, in its order.
+    """
+    note = getattr(policy, "note", None)
+    return None if note is None else note(content_BPW.detach())
 
 
 def needs_peers(policy: Policy) -> bool:
@@ -237,23 +271,27 @@ def one_hot(index_B: Tensor, size: int) -> Tensor:
     return (index_B[:, None] == torch.arange(size, device=index_B.device)).float()
 
 
-def written(features: Features, kept_B: Tensor, leaver_B: Tensor) -> Decision:
+def written(features: Features, kept_B: Tensor, urgency_BN: Tensor) -> Decision:
     """Return one-hot decisions: where it is kept, the candidate is added, else it is skipped.
 
     Args:
         features: of the candidates.
         kept_B: which are kept; bool.
-        leaver_B: the slot that each takes where none is free, int64.
+        urgency_BN: who leaves where no slot is free: the most urgent, of equals the first.
     """
-    full_B = features.filled_BN.all(dim=1)
-    free_B = (~features.filled_BN).float().argmax(dim=1)
-    slots = features.filled_BN.shape[1]
-    return Decision(
-        one_hot(torch.where(kept_B, ADD, SKIP), 4),
-        one_hot(torch.where(full_B | ~kept_B, -1, free_B), slots),
-        one_hot(torch.where(full_B & kept_B, leaver_B, -1), slots),
-        torch.zeros_like(features.usage_BN[:, 0]),
-    )
+    action_B4 = one_hot(kept_B * ADD, 4)  # SKIP is 0
+    nothing_B = action_B4.new_zeros(len(kept_B))
+    return Decision(action_B4, *placed(features, kept_B, urgency_BN), nothing_B)
+
+
+def placed(features: Features, kept_B: Tensor, urgency_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the slots and the victims of decisions, as `written` has them."""
+    urgency_BN = urgency_BN.masked_fill(~features.filled_BN, torch.inf)  # what is free comes first
+    place_B1 = urgency_BN.argmax(dim=1, keepdim=True)
+    slots = torch.arange(urgency_BN.shape[1], device=kept_B.device)
+    place_BN = ((place_B1 == slots) & kept_B[:, None]).float()
+    victim_BN = place_BN * features.filled_BN.all(dim=1, keepdim=True)
+    return place_BN - victim_BN, victim_BN
 
 
 def map_state(function: Any, state: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.interface import ADD, SKIP, UPDATE, Decision, Features, one_hot
+from stillknows.memory.interface import ADD, SKIP, UPDATE, Decision, Features, one_hot, placed
 
 
 class RetentionPolicy(nn.Module):
@@ -64,24 +64,27 @@ class RetentionPolicy(nn.Module):
         """
         if features.strength_BN is None:
             raise ValueError("RetentionPolicy needs a memory that keeps strengths, such as slots.")
-        strength_B = torch.sigmoid(self.network(features.candidate_BW))[:, 0]
-        full_B = features.filled_BN.all(dim=1)
-        rank_BM = torch.cat([features.strength_BN, strength_B[:, None]], dim=1).logit(eps=1e-6)
+        if features.noted is not None and features.place_BM is not None:
+            strength_B1 = features.noted.gather(1, features.place_BM[:, -1:])
+        else:
+            strength_B1 = torch.sigmoid(self.network(features.candidate_BW))
+        full_B1 = features.filled_BN.all(dim=1, keepdim=True)
+        rank_BM = torch.cat([features.strength_BN, strength_B1], dim=1).logit(eps=1e-6)
         if self.training:
             rank_BM = rank_BM + self.exploration * features.noise_BM.logit(eps=1e-6)
+        rank_BM = rank_BM.detach()
         held_BN = rank_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
-        wanted_B = ~full_B | (rank_BM[:, -1] >= held_BN.amin(dim=1))
-        kept_B = (strength_B > self.threshold) & wanted_B
-        add_B4 = one_hot(torch.full_like(features.known_B, ADD), 4)
-        skip_B4 = one_hot(torch.full_like(features.known_B, SKIP), 4)
-        refused_B4 = skip_B4 + strength_B[:, None] * (add_B4 - skip_B4)
-        action_B4 = torch.where(kept_B[:, None], strength_B[:, None] * add_B4, refused_B4)
-        slots = features.filled_BN.shape[1]
-        free_B = (~features.filled_BN).float().argmax(dim=1)
-        free_B = torch.where(full_B | ~kept_B, -1, free_B)
-        victim_B = torch.where(full_B & kept_B, held_BN.argmin(dim=1), -1)
-        nothing_B = torch.zeros_like(strength_B)
-        return Decision(action_B4, one_hot(free_B, slots), one_hot(victim_B, slots), nothing_B)
+        wanted_B1 = ~full_B1 | (rank_BM[:, -1:] >= held_BN.amin(dim=1, keepdim=True))
+        kept_B1 = (strength_B1 > self.threshold) & wanted_B1
+        nothing_B2 = torch.zeros_like(strength_B1).expand(-1, 2)
+        action_B4 = torch.cat([(1 - strength_B1) * ~kept_B1, strength_B1, nothing_B2], dim=1)
+        slot_BN, victim_BN = placed(features, kept_B1[:, 0], -held_BN)
+        return Decision(action_B4, slot_BN, victim_BN, nothing_B2[:, 0])
+
+    def note(self, content_BPW: Tensor) -> Tensor:
+        """Return the strength of each content, `[B, P]`."""
+        strength_BP1: Tensor = torch.sigmoid(self.network(content_BPW))
+        return strength_BP1[..., 0]
 
 
 class UtilityPolicy(nn.Module):

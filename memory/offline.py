@@ -21,7 +21,7 @@ class OfflinePolicy(nn.Module):
         hidden: width of its network.
     """
 
-    needs_similarity = True
+    needs_similarity = fills_room = True
     needs_noise = False
 
     def __init__(self, hidden: int = 32) -> None:
@@ -42,19 +42,18 @@ class OfflinePolicy(nn.Module):
     @staticmethod
     def numbers(features: Features) -> Tensor:
         """Return what the network sees, `[B, M, 7]`."""
-        filled_BN = features.filled_BN.float()
-        nearest_B = features.similarity_BN.masked_fill(~features.filled_BN, -1.0).amax(dim=1)
-        new_BM = torch.zeros(filled_BN.shape[0], filled_BN.shape[1] + 1, device=filled_BN.device)
+        similarity_BN, filled_BN = features.similarity_BN, features.filled_BN
+        nearest_B1 = similarity_BN.masked_fill(~filled_BN, -1.0).amax(dim=1, keepdim=True)
+        past_3BN = torch.stack([features.age_BN, features.idle_BN, features.usage_BN]).log1p()
+        past_3BM = nn.functional.pad(past_3BN, (0, 1))
+        new_BM = torch.zeros_like(past_3BM[0])
         new_BM[:, -1] = 1
-        pad = nn.functional.pad
         columns = [
-            pad(features.age_BN.log1p(), (0, 1)),
-            pad(features.idle_BN.log1p(), (0, 1)),
-            pad(features.usage_BN.log1p(), (0, 1)),
-            torch.cat([features.similarity_BN, nearest_B[:, None]], dim=1),
-            nearest_B[:, None].expand_as(new_BM),
+            *past_3BM,
+            torch.cat([similarity_BN, nearest_B1], dim=1),
+            nearest_B1.expand_as(new_BM),
             new_BM,
-            filled_BN.mean(dim=1, keepdim=True).expand_as(new_BM),
+            filled_BN.float().mean(dim=1, keepdim=True).expand_as(new_BM),
         ]
         return torch.stack(columns, dim=2)
 
@@ -65,4 +64,4 @@ class OfflinePolicy(nn.Module):
         held_BN = use_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
         full_B = features.filled_BN.all(dim=1)
         kept_B = ~full_B | (use_BM[:, -1] >= held_BN.amin(dim=1))
-        return written(features, kept_B, held_BN.argmin(dim=1))
+        return written(features, kept_B, -held_BN)

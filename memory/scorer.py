@@ -4,13 +4,78 @@ The network that learned policies share: contents and ages are embedded, each is
 most alike of what came after it is, and attends to what did (a fact loses its worth to a later
 word), and a layer gives a number. It knows no task.
 
-Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size, H hidden size.
+What depends on contents alone, their embeddings and which is like which, is worked out once for all
+decisions of a sequence where the memory lets it (`note`), and products of weights with it; the
+function is the same, to rounding.
+
+Letters: B rows, N slots, M = N + 1 (the candidate is last), P places of contents, X any of these,
+W word size, H hidden size.
 """
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from stillknows.memory.interface import Features
+
+_FAR = 1e9  # what is taken from the logit of what cannot be attended to
+
+
+class Weights(NamedTuple):
+    """Products of a scorer's weights, with which it needs half as many products at a decision.
+
+    With C = 1 - 11'/H, which takes the mean away, y = C x, and g, b and e of the first norm, the
+    norm is sqrt(H) g z + b with z = y / sqrt(|y|^2 + H e). A query meets keys as (A z + a)' z, and
+    what is read moves y by U z + u, where A = sqrt(H) g K'Q g, a = g K'(Q b + q),
+    U = sqrt(H) C O V g and u = C (O (V b + v) + o). The bias of keys moves all logits of a query
+    alike and has no effect.
+
+    Attributes:
+        query_HH: A, transposed as all that follow.
+        query_H: a.
+        read_HH: U.
+        read_H: u.
+        layer_HH: the network's first layer after its norm.
+        layer_H: its bias.
+        last_HO: the network's last layer.
+        last_O: its bias.
+        alike_O: what likeness adds.
+        when_FH: C of what embeds age, fullness and likeness.
+        new_H: C of what embeds being new.
+        floor: H e.
+    """
+
+    query_HH: Tensor
+    query_H: Tensor
+    read_HH: Tensor
+    read_H: Tensor
+    layer_HH: Tensor
+    layer_H: Tensor
+    last_HO: Tensor
+    last_O: Tensor
+    alike_O: Tensor
+    when_FH: Tensor
+    new_H: Tensor
+    floor: Tensor
+
+
+class Noted(NamedTuple):
+    """What a scorer works out before it decides about some contents.
+
+    Attributes:
+        weights: of the scorer as it was.
+        embedded_XH: C of each content's embedding, those of a row together, X = B P.
+        later_XP: its cosine to each content of its row that came after it, 0 to the others.
+        first_B1: where those of each row begin.
+    """
+
+    weights: Weights
+    embedded_XH: Tensor
+    later_XP: Tensor
+    first_B1: Tensor
 
 
 class Scorer(nn.Module):
@@ -19,7 +84,7 @@ class Scorer(nn.Module):
     Args:
         word_size: width of a content (W).
         hidden: width of the network (H).
-        outputs: numbers for each.
+        outputs: numbers for each (O).
     """
 
     def __init__(self, word_size: int, hidden: int = 32, outputs: int = 1) -> None:
@@ -34,28 +99,26 @@ class Scorer(nn.Module):
         )
 
     def forward(self, features: Features) -> Tensor:
-        """Return the numbers, `[B, M, outputs]`; those of empty slots mean nothing.
+        """Return the numbers, `[B, M, O]`; those of empty slots mean nothing.
 
         Args:
-            features: with contents.
+            features: with contents, or with what `note` made of them.
 
         Raises:
-            ValueError: if the memory gives no contents.
+            ValueError: if the memory gives neither.
         """
+        if features.noted is not None:
+            return self._recalled(features.noted, features)
         if features.content_BNW is None:
             raise ValueError("This policy looks at contents: use it with a memory that shows them.")
         vectors_BMW = torch.cat([features.content_BNW, features.candidate_BW[:, None]], dim=1)
         here_BM = nn.functional.pad(features.filled_BN, (0, 1), value=True)
         age_BM = nn.functional.pad(features.age_BN, (0, 1))
-        new_BM = torch.zeros_like(age_BM)
-        new_BM[:, -1] = 1
-        full_BM = features.filled_BN.float().mean(dim=1, keepdim=True).expand_as(age_BM)
         later_BMM = (age_BM[:, None] < age_BM[:, :, None]) & here_BM[:, None]
         normal_BMW = nn.functional.normalize(vectors_BMW, dim=2)
         alike_BMM = (normal_BMW @ normal_BMW.transpose(1, 2)).masked_fill(~later_BMM, 0.0)
         alike_BM = alike_BMM.amax(dim=2)
-        when = [torch.log1p(age_BM), new_BM, full_BM, alike_BM]
-        x_BMH = self.content(vectors_BMW) + self.when(torch.stack(when, dim=2))
+        x_BMH = self.content(vectors_BMW) + self.when(_when(features, alike_BM))
         x_BMH = x_BMH + self.out(self._later(self.norm(x_BMH), later_BMM))
         scores: Tensor = self.network(x_BMH) + alike_BM[..., None] * self.alike
         return scores
@@ -68,3 +131,101 @@ class Scorer(nn.Module):
             query_BMH, key_BMH, value_BMH, later_BMM | own_MM
         )
         return read_BMH
+
+    def note(self, content_BPW: Tensor, mix_XO: Tensor | None = None) -> Noted:
+        """Return what can be worked out before decisions: see `interface.noted_by`.
+
+        Args:
+            content_BPW: what may be held or offered, in the order in which it came.
+            mix_XO: sums of the outputs that are told in their stead.
+        """
+        rows, places, _ = content_BPW.shape
+        content_WH = _centred(self.content.weight).t()
+        content_H = _centred(self.content.bias + self.when.bias)
+        normal_BPW = nn.functional.normalize(content_BPW, dim=2)
+        later_BPP = torch.bmm(normal_BPW, normal_BPW.transpose(1, 2)).triu_(1)
+        return Noted(
+            self._folded(mix_XO),
+            torch.addmm(content_H, content_BPW.flatten(0, 1), content_WH),
+            later_BPP.flatten(0, 1),
+            places * torch.arange(rows, device=content_BPW.device)[:, None],
+        )
+
+    def _folded(self, mix_XO: Tensor | None) -> Weights:
+        first, second, layer, last = self.norm, self.network[0], self.network[1], self.network[3]
+        assert isinstance(second, nn.LayerNorm)
+        assert isinstance(layer, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        query_HH, key_HH, value_HH = self.attend.weight.chunk(3)
+        query_H, _, value_H = self.attend.bias.chunk(3)
+        key_HH, out_HH = key_HH * first.weight, _centred(self.out.weight)
+        scale = math.sqrt(len(query_H))
+        age_H, new_H, full_H, alike_H = _centred(self.when.weight).t()
+        told = last.weight, last.bias, self.alike
+        last_OH, last_O, alike_O = told if mix_XO is None else (mix_XO @ part for part in told)
+        return Weights(
+            (query_HH * first.weight).t() @ key_HH * scale,
+            (query_HH @ first.bias + query_H) @ key_HH,
+            (out_HH @ (value_HH * first.weight)).t() * scale,
+            out_HH @ (value_HH @ first.bias + value_H) + _centred(self.out.bias),
+            (layer.weight * second.weight).t() * scale,
+            layer.weight @ second.bias + layer.bias,
+            last_OH.t(),
+            last_O,
+            alike_O,
+            torch.stack([age_H, full_H, alike_H]),
+            new_H,
+            query_H.new_tensor(first.eps * len(query_H)),
+        )
+
+    def _recalled(self, noted: Noted, features: Features) -> Tensor:
+        """Return the numbers from what was noted, in as few operations as can be."""
+        assert features.place_BM is not None
+        weights, place_BM = noted.weights, features.place_BM
+        place_X = (place_BM + noted.first_B1).flatten()
+        later_BMP = noted.later_XP.index_select(0, place_X).view(*place_BM.shape, -1)
+        held_BP = torch.zeros_like(later_BMP[:, 0]).scatter_(1, place_BM, 1.0)
+        alike_BM = (later_BMP * held_BP[:, None]).amax(dim=2)
+        age_BM = torch.cat([features.age_BN.log1p(), alike_BM[:, -1:]], dim=1)  # the candidate's 0
+        full_BM = features.filled_BN.float().mean(dim=1, keepdim=True).expand_as(alike_BM)
+        when_XF = torch.stack([age_BM, full_BM, alike_BM]).flatten(1).t()
+        embedded_XH = noted.embedded_XH.index_select(0, place_X)
+        y_XH = torch.addmm(embedded_XH, when_XF, weights.when_FH)
+        y_XH.view(*place_BM.shape, -1)[:, -1].add_(weights.new_H)
+        z_XH = _scaled(y_XH, weights.floor)
+        z_BMH = z_XH.view(*place_BM.shape, -1)
+        query_BMH = torch.addmm(weights.query_H, z_XH, weights.query_HH).view_as(z_BMH)
+        logits_BMM = torch.baddbmm(_earlier(place_BM), z_BMH, query_BMH.transpose(1, 2))
+        read_BMM = logits_BMM.softmax(dim=1).transpose(1, 2)  # keys stand first: it is faster
+        read_XH = torch.bmm(read_BMM, z_BMH).flatten(0, 1)
+        y_XH = torch.addmm(y_XH, read_XH, weights.read_HH).add_(weights.read_H)
+        z_XH = _scaled(y_XH, weights.floor)
+        layer_XH = gelu(torch.addmm(weights.layer_H, z_XH, weights.layer_HH))
+        scores_XO = torch.addmm(weights.last_O, layer_XH, weights.last_HO)
+        scores_BMO = scores_XO.view(*place_BM.shape, -1)
+        return torch.addcmul(scores_BMO, alike_BM[..., None], weights.alike_O)
+
+
+def _when(features: Features, alike_BM: Tensor) -> Tensor:
+    """Return age (logarithm), whether new, how full, and how alike, `[B, M, 4]`."""
+    age_BM = nn.functional.pad(features.age_BN, (0, 1)).log1p()
+    new_BM = nn.functional.pad(torch.zeros_like(features.age_BN), (0, 1), value=1.0)
+    full_BM = features.filled_BN.float().mean(dim=1, keepdim=True).expand_as(alike_BM)
+    return torch.stack([age_BM, new_BM, full_BM, alike_BM], dim=2)
+
+
+def _centred(weight: Tensor) -> Tensor:
+    """Return weights whose outputs have no mean."""
+    return weight - weight.mean(dim=0)
+
+
+def _scaled(y_XH: Tensor, floor: Tensor) -> Tensor:
+    """Return y / sqrt(|y|^2 + floor)."""
+    length_X1 = torch.linalg.vector_norm(y_XH, dim=1, keepdim=True)
+    return y_XH * torch.addcmul(floor, length_X1, length_X1).rsqrt_()
+
+
+def _earlier(place_BM: Tensor) -> Tensor:
+    """Return what keeps each query (last) from the keys of what came earlier, `[B, M, M]`."""
+    place_BM = place_BM * _FAR
+    return (place_BM[:, :, None] - place_BM[:, None]).clamp_(max=0)

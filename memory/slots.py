@@ -28,10 +28,9 @@ from stillknows.memory.interface import (
     Read,
     decided,
     fills_room,
-    needs,
-    needs_content,
     noise_for,
 )
+from stillknows.memory.pool import Pool, pick
 
 _FLOOR = 1e-6  # the least strength: log of it is finite
 
@@ -163,9 +162,9 @@ class Slots(nn.Module):
         """Take T items in their order, each as the policy decides.
 
         The scan moves no vectors: it keeps, for every slot, where in the pool of old slots and
-        items its content stands (`source_BN`, in a pool of M = N + T), and fetches them at the end.
-        Only a merge changes the pool: the item moves halfway to what it meets. A policy that
-        writes everything while there is room is not asked until there is none.
+        items its content stands, and fetches them at the end (`pool`). Only a merge changes the
+        pool: the item moves halfway to what it meets. A policy that writes everything while there
+        is room is not asked until there is none.
 
         Args:
             state: the memory before; it stays as it is.
@@ -182,31 +181,17 @@ class Slots(nn.Module):
         if fit:
             state = _append(state, items_BTW[:, :fit], present_BT[:, :fit])
             items_BTW, present_BT = items_BTW[:, fit:], present_BT[:, fit:]
-        batch, steps = present_BT.shape
-        if fit and not steps:
+        if not present_BT.shape[1]:
             return state
-        pool_BMW = torch.cat([state.values_BNW, items_BTW], dim=1)
-        similarity_BMT = _cosine(pool_BMW, items_BTW) if needs(policy, "similarity") else None
-        source_BN = torch.arange(self.slots, device=pool_BMW.device).expand(batch, -1)
-        for t, place in enumerate(range(self.slots, self.slots + steps)):
-            seen_BN = None
-            if similarity_BMT is not None:
-                seen_BN = similarity_BMT[..., t].gather(1, source_BN)
-            features = self._features(state, items_BTW[:, t], seen_BN, policy)
-            if needs_content(policy):
-                content_BNW = _pick(pool_BMW, source_BN).detach()
-                features = features._replace(content_BNW=content_BNW)
+        pool = Pool(state.values_BNW, state.birth_BN, items_BTW, policy)
+        for t, present_B in enumerate(present_BT.unbind(dim=1)):
+            features = self._features(state, items_BTW[:, t], pool.similarity(t), policy)
+            features = pool.show(features, t)
             target_BN, merge_B, strength_B = _resolve(decided(policy, features), features)
-            target_BN = target_BN & present_BT[:, t, None]
-            if on_gpu or merge_B.any():
-                met_B1 = source_BN.gather(1, target_BN.long().argmax(dim=1, keepdim=True))
-                merged_B1W = _merge(items_BTW[:, t], _pick(pool_BMW, met_B1)[:, 0], merge_B)
-                pool_BMW = torch.cat([pool_BMW[:, :place], merged_B1W, pool_BMW[:, place + 1 :]], 1)
-                if similarity_BMT is not None:
-                    similarity_BMT[:, place] = _cosine(merged_B1W, items_BTW)[:, 0]
-            source_BN = torch.where(target_BN, place, source_BN)
-            state = _bookkeeping(state, target_BN, strength_B, present_BT[:, t])
-        return state._replace(values_BNW=_pick(pool_BMW, source_BN))
+            target_BN = target_BN & present_B[:, None]
+            pool.put(t, target_BN, merge_B)
+            state = _bookkeeping(state, target_BN, strength_B, present_B)
+        return state._replace(values_BNW=pool.held())
 
     def read(self, state: SlotsState, query_BW: Tensor) -> tuple[SlotsState, Read]:
         """Return what `hops` hops find for the query, one read a hop, and count it as usage.
@@ -223,7 +208,7 @@ class Slots(nn.Module):
         order_BN, strength_BN = self._taking_part(state, query_BW)
         filled_BN = state.birth_BN.gather(1, order_BN) >= 0
         held = order_BN.shape[1]
-        values_BNW = _pick(state.values_BNW, order_BN)
+        values_BNW = pick(state.values_BNW, order_BN)
         bias_BHSS = self._bias(strength_BN, filled_BN)
         ages_N = torch.arange(held, 0, -1, device=query_BW.device).clamp(max=self.oldest)
         x_BSW = torch.cat(
@@ -313,32 +298,17 @@ def _append(state: SlotsState, items_BTW: Tensor, present_BT: Tensor) -> SlotsSt
     )
 
 
-def _pick(values_BNW: Tensor, order_BN: Tensor) -> Tensor:
-    return values_BNW.gather(1, order_BN[..., None].expand(-1, -1, values_BNW.shape[2]))
-
-
-def _cosine(pool_BMW: Tensor, items_BTW: Tensor) -> Tensor:
-    """Return the cosine of every vector of the pool to every item, `[B, M, T]`, no gradient."""
-    pool, items = pool_BMW.detach(), items_BTW.detach()
-    normal = nn.functional.normalize
-    return normal(pool, dim=-1) @ normal(items, dim=-1).transpose(1, 2)
-
-
-def _merge(item_BW: Tensor, met_BW: Tensor, merge_B: Tensor) -> Tensor:
-    """Return the item, in the rows that merge halfway to what it meets, `[B, 1, W]`."""
-    return torch.lerp(item_BW, met_BW, 0.5 * merge_B[:, None].to(item_BW))[:, None]
-
-
 def _resolve(decision: Decision, features: Features) -> tuple[Tensor, Tensor, Tensor]:
     """Turn probabilities into the slot that is written (bool `[B, N]`), merge `[B]`, strength."""
     action_B = decision.action_B4.detach().argmax(dim=1)
     add_B1 = (action_B == ADD)[:, None]
     roomless_B1 = features.filled_BN.all(dim=1, keepdim=True) & add_B1
     place_BN = torch.where(roomless_B1, decision.victim_BN, decision.slot_BN).detach()
-    best_BN = torch.nn.functional.one_hot(place_BN.argmax(dim=1), place_BN.shape[1]).bool()
+    slots = torch.arange(place_BN.shape[1], device=place_BN.device)
+    best_BN = place_BN.argmax(dim=1, keepdim=True) == slots
     target_BN = best_BN & (place_BN > 0) & (action_B != SKIP)[:, None]
     merge_B = (action_B == MERGE).float()
-    strength_B = decision.action_B4[:, ADD : MERGE + 1].sum(dim=1)
+    strength_B = decision.action_B4[:, ADD:].sum(dim=1)
     return target_BN, merge_B, strength_B
 
 

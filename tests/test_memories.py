@@ -27,6 +27,7 @@ from stillknows.memory.interface import (
 )
 from stillknows.memory.knn import inverse_distance_weights, nearest
 from stillknows.memory.nec import NEC
+from stillknows.memory.offline import OfflinePolicy
 from stillknows.memory.rules import (
     EvictIdle,
     EvictOldest,
@@ -142,6 +143,7 @@ class Asked:
 FILLING = (
     *(EvictOldest(), EvictIdle(), EvictRare(), EvictRead(), EvictUniformly(), Reservoir()),
     *(EvictAlike(), diversity.MergeAlike(), ActorPolicy(4), CriticPolicy(4)),
+    OfflinePolicy(),
 )
 
 
