@@ -25,7 +25,7 @@ from stillknows.memory.interface import placed
 
 _GROUP = 16  # keys of which the lowest score is kept
 _TILE = 128  # keys that are multiplied at once
-_SHAPE = {"SPAN": 8, "STAGES": 3, "num_warps": 8}  # tiles of a program, and how it takes them
+_SPAN = 8  # tiles of one program
 _MOST_NEIGHBOURS = 1024  # that one program keeps in order
 
 
@@ -93,7 +93,7 @@ def _lowest_scores(
     rows, groups = len(table_S3) * queries, tiles * (_TILE // _GROUP)
     lowest_RJ, coarse_RT = (query_BD.new_empty(rows, many) for many in (groups, tiles))
     block = min(64, max(16, triton.next_power_of_2(queries)))
-    spans = triton.cdiv(tiles, _SHAPE["SPAN"])
+    spans = triton.cdiv(tiles, _SPAN)
     _lowest_scores_kernel[(spans, triton.cdiv(queries, block), len(table_S3))](
         query_BD,
         table_S3,
@@ -107,8 +107,10 @@ def _lowest_scores(
         QUERIES=block,
         TILE=_TILE,
         GROUP=_GROUP,
+        SPAN=_SPAN,
+        STAGES=3 if size <= 64 else 1,  # tiles under way at once: they must fit
         PRECISION=precision,
-        **_SHAPE,
+        num_warps=8,
     )
     return lowest_RJ, coarse_RT
 
