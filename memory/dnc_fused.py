@@ -134,13 +134,13 @@ class Sizes(NamedTuple):
     def of_link(self) -> dict[str, int]:
         """What the kernels of the link are compiled for."""
         own = {"N": self.slots, "R": self.heads, "NP": self.padded[0], "ROWS": self.rows}
-        return {**own, "num_warps": 8}
+        return {**own, "num_warps": 4}
 
     @property
     def of_row(self) -> dict[str, int]:
         """What the kernels of a row of the batch are compiled for."""
         slots, word = self.padded
-        warps = 4 if slots * word <= 4096 else 8 if slots * word <= 16384 else 16
+        warps = 4 if slots * word <= 4096 else 8
         own = {"N": self.slots, "W": self.word, "R": self.heads, "X": self.asked}
         return {**own, "NP": slots, "WP": word, "num_warps": warps}
 

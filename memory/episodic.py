@@ -325,11 +325,9 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
 
 def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[int]:
     """Return the slots that do not hold the same in two sets of columns."""
-    differs = [(first[name] != second[name]).flatten(1) for name in first if first[name].dim() > 1]
-    differs_N = torch.stack([part.any(dim=1) for part in differs]).any(dim=0)
-    for name in ("uses_N", "filled_N"):
-        differs_N |= first[name] != second[name]
-    return differs_N.nonzero()[:, 0].tolist()
+    pairs = [(first[name].to(second[name].device), second[name]) for name in first]
+    differs = [(one != other)[:, None].flatten(1).any(dim=1) for one, other in pairs]
+    return torch.stack(differs).any(dim=0).nonzero()[:, 0].tolist()
 
 
 def fill(
@@ -374,7 +372,7 @@ def fill(
     columns["story_NTL"][at_S] = _sent(part.story_BTL, columns["story_NTL"])
     where_SC = torch.stack([part.task_B, part.episode_B, part.step_B], dim=1)
     columns["provenance_NC"][at_S, 1:4] = _sent(where_SC, at_S)
-    columns["provenance_NC"][at_S, PROVENANCE.index("last_use")] = clock
+    columns["provenance_NC"][:, PROVENANCE.index("last_use")].index_fill_(0, at_S, clock)
 
 
 def _sent(part: Tensor, like: Tensor) -> Tensor:

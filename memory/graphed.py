@@ -15,11 +15,12 @@ Letters: B rows, I item size, W word size, T items, C items of a chunk.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from stillknows.memory.interface import Policy, map_state
 
@@ -77,7 +78,8 @@ class Graphed:
             raise ValueError(f"steps={steps}: a chunk has at least one step.")
         self.memory, self.steps, self.policy = memory, steps, policy
         self._record = record
-        self.step = torch.compile(self._plain_step, dynamic=False) if compiled else self._plain_step
+        self._flat = torch.compile(self._flat_step, dynamic=False)
+        self.step: Take = self._compiled_step if compiled else self._plain_step
         self._take: Take = take or partial(_take, self.step)
         self._tapes: dict[Any, _Tape] = {}
 
@@ -106,44 +108,77 @@ class Graphed:
         state, read = self.memory.step(state, item_BI, self.policy)
         return state, read.values_BRW[:, -1]
 
+    def _compiled_step(self, state: Any, item_BI: Tensor) -> tuple[Any, Tensor]:
+        """Take `_plain_step` with a compiler that is shown tensors alone."""
+        *parts, value_BW = self._flat(_kinds(state), tuple(_tensors(state)), item_BI)
+        return _state_of(state, iter(parts)), value_BW
+
+    def _flat_step(self, kinds: Any, parts: tuple[Tensor, ...], item_BI: Tensor) -> list[Tensor]:
+        state, value_BW = self._plain_step(_state_from(kinds, list(parts)), item_BI)
+        return [*_leaves(state), value_BW]
+
     def _tape(self, place: int, state: Any, items_BCI: Tensor) -> "_Tape":
         """Return the buffers of the chunk at a place, recorded now if they are not yet."""
         modules = [each for each in (self.memory, self.policy) if isinstance(each, nn.Module)]
-        weights: list[Tensor] = [weight for each in modules for weight in each.parameters()]
+        work = _Work(self._take, modules)
+        weights = list(work.parameters())
         tensors = [*_tensors(state), items_BCI]
         shapes = tuple((tuple(each.shape), each.dtype, each.device) for each in tensors)
         where = tuple((weight.data_ptr(), weight.requires_grad) for weight in weights)
         key = (place, shapes, where, tuple(module.training for module in modules))
         if key not in self._tapes:
-            weights = [weight for weight in weights if weight.requires_grad]
-            self._tapes[key] = _Tape(self._take, state, items_BCI, weights, self._record or _graph)
+            self._tapes[key] = _Tape(work, state, items_BCI, self._record or _graph)
         return self._tapes[key]
+
+
+class _Work(nn.Module):
+    """What takes a chunk, and the modules whose weights it uses."""
+
+    def __init__(self, take: Take, modules: list[nn.Module]) -> None:
+        super().__init__()
+        self._take, self.users = take, nn.ModuleList(modules)
+
+    def forward(self, state: Any, items_BCI: Tensor) -> tuple[Any, Tensor]:
+        return self._take(state, items_BCI)
+
+
+class _Place(NamedTuple):
+    """Where a chunk is recorded: a stream, and what its graphs share of the memory."""
+
+    stream: torch.cuda.Stream
+    pool: Any
 
 
 class _Tape:
     """One chunk with buffers of its own: what goes in, what comes out, and both ways recorded.
 
+    A gradient is gathered on the stream where its weight was first used, and a recording must not
+    reach another stream; so what is recorded uses twins of the weights, which share their numbers.
+
     Args:
-        take: takes a chunk.
+        work: takes a chunk.
         state: like those that will come.
         items_BCI: like those that will come.
-        weights: that want a gradient.
         record: does work once and returns what does it again.
     """
 
-    def __init__(
-        self, take: Take, state: Any, items_BCI: Tensor, weights: list[Tensor], record: Record
-    ) -> None:
-        self._take, self._like, self.weights = take, state, weights
+    def __init__(self, work: _Work, state: Any, items_BCI: Tensor, record: Record) -> None:
+        self._work, self._like = work, state
+        self.weights: list[Tensor] = [each for each in work.parameters() if each.requires_grad]
+        self._twins = {
+            name: weight.detach().requires_grad_(weight.requires_grad)
+            for name, weight in work.named_parameters()
+        }
         self.inputs = [_buffer(each) for each in (*_tensors(state), items_BCI)]
-        self._learned = [each for each in self.inputs if each.requires_grad] + weights
+        leaves = *self.inputs, *self._twins.values()
+        self._learned = [each for each in leaves if each.requires_grad]
         self.outputs: list[Tensor] = []
         self.given: list[Tensor | None] = []
         self.gradients: list[Tensor | None] = []
         self.turn = 0
-        pool = self._warm(items_BCI.device)
-        self._forward = record(self._go_forward, pool)
-        self._backward = record(self._go_backward, pool)
+        place = self._warm(items_BCI.device)
+        self._forward = record(self._go_forward, place)
+        self._backward = record(self._go_backward, place)
 
     def play(self, state: Any, items_BCI: Tensor) -> tuple[Any, Tensor]:
         """Take a chunk of items; return the state after it and `[B, C, W]`."""
@@ -170,8 +205,8 @@ class _Tape:
         all_of = (next(found) if each.requires_grad else None for each in self.inputs)
         return [None if each is None else each.clone() for each in (*all_of, *found)]
 
-    def _warm(self, device: torch.device) -> Any:
-        """Run both ways aside, and return a place in memory for what is recorded."""
+    def _warm(self, device: torch.device) -> _Place | None:
+        """Run both ways aside, and return where to record."""
         if device.type != "cuda":
             self._both()
             return None
@@ -181,7 +216,8 @@ class _Tape:
             for _ in range(_WARM):
                 self._both()
         torch.cuda.current_stream(device).wait_stream(side)
-        return torch.cuda.graph_pool_handle()
+        self.outputs, self.gradients = [], []
+        return _Place(side, torch.cuda.graph_pool_handle())
 
     def _both(self) -> None:
         self._go_forward()
@@ -191,7 +227,8 @@ class _Tape:
     def _go_forward(self) -> None:
         *parts, items_BCI = self.inputs
         with torch.enable_grad():
-            state, values_BCW = self._take(_state_of(self._like, iter(parts)), items_BCI)
+            chunk = _state_of(self._like, iter(parts)), items_BCI
+            state, values_BCW = functional_call(self._work, self._twins, chunk)
         self.outputs = [*_tensors(state), values_BCW]
 
     def _go_backward(self) -> None:
@@ -231,10 +268,10 @@ class _Play(torch.autograd.Function):
         return (None, *ctx.tape.pull(given))
 
 
-def _graph(work: Callable[[], None], pool: Any) -> Recording:
+def _graph(work: Callable[[], None], place: Any) -> Recording:
     """Record work on a GPU."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=place.pool, stream=place.stream):
         work()
     return graph
 
@@ -269,3 +306,21 @@ def _tensors(state: Any) -> list[Tensor]:
 def _state_of(like: Any, tensors: Iterator[Tensor]) -> Any:
     """Return a state of the same kind as another with other tensors."""
     return map_state(lambda _: next(tensors), like)
+
+
+def _leaves(state: Any) -> list[Tensor]:
+    """Return what `_tensors` does, in a way that a compiler follows."""
+    return [state] if isinstance(state, Tensor) else [x for part in state for x in _leaves(part)]
+
+
+def _kinds(state: Any) -> Any:
+    """Return the types that a state is built of: of a NamedTuple its own and those of its parts."""
+    return None if isinstance(state, Tensor) else (type(state), tuple(map(_kinds, state)))
+
+
+def _state_from(kinds: Any, parts: list[Tensor]) -> Any:
+    """Return a state of these kinds; its tensors are taken from the front of the list."""
+    if kinds is None:
+        return parts.pop(0)
+    own, inner = kinds
+    return own(*[_state_from(each, parts) for each in inner])

@@ -1,16 +1,16 @@
 """Exact nearest neighbours on a GPU, in three kernels, for the keys of several stores at once.
 
-The keys are read once: a kernel multiplies a tile of them with all queries and keeps of every group
-of keys the lowest score alone. The groups that may hold a winner are then measured by direct
-differences, as `knn.py` does and for its reasons. Where rounding leaves it open who is among the
-K nearest (many keys are equal), a third kernel measures all keys of that store for that query; it
-is always started and does nothing elsewhere, so the host is never asked.
+The keys are read once: a kernel multiplies a tile of them with all queries and keeps the lowest
+score of every group of keys, and of the tile. The groups that may hold a winner are then measured
+by direct differences, as `knn.py` does and for its reasons. Where rounding leaves it open who is
+among the K nearest (many keys are equal), a third kernel measures all keys of that store for that
+query; it is always started and does nothing elsewhere, so the host is never asked.
 
-A product in tf32 of three parts is as exact as one in float32. Needs Triton, which comes with
-PyTorch for CUDA; `knn.py` calls this file where both are there.
+The product is in tf32, whose rounding is known and only decides how many groups are measured.
+Needs Triton, which comes with PyTorch for CUDA; `knn.py` calls this file where both are there.
 
-Letters: S stores, B queries, R = S B rows, N keys of a store, D key size, J groups of keys,
-M groups that are measured, C = keys in them, K neighbours.
+Letters: S stores, B queries, R = S B rows, N keys of a store, D key size, T tiles of keys, J groups
+of keys, M groups that are measured, C = keys in them, K neighbours.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ from torch import Tensor
 from stillknows.memory.interface import placed
 
 _GROUP = 16  # keys of which the lowest score is kept
-_TILE = 128  # keys of one program
+_TILE = 128  # keys that are multiplied at once
+_SPAN = 8  # tiles of one program
 _MOST_NEIGHBOURS = 1024  # that one program keeps in order
 
 
@@ -33,7 +34,7 @@ def nearest_of_each(
     keys: Sequence[Tensor],
     filled: Sequence[Tensor],
     neighbours: int,
-    precision: str = "tf32x3",
+    precision: str = "tf32",
 ) -> tuple[Tensor, Tensor]:
     """Return squared distances and slots of the nearest filled keys of each store, nearest first.
 
@@ -45,7 +46,7 @@ def nearest_of_each(
         keys: of each store, `[N, D]`, float32; N may differ.
         filled: which rows hold a key, bool `[N]` each.
         neighbours: K, at least 1.
-        precision: of the product that looks for candidates: `tf32x3` or `ieee`.
+        precision: of the product that looks for candidates: `tf32`, `tf32x3` or `ieee`.
 
     Returns:
         `[S, B, K]` floats and `[S, B, K]` int64, without a gradient.
@@ -62,19 +63,17 @@ def nearest_of_each(
         (key.data_ptr(), fill.data_ptr(), len(key)) for key, fill in zip(keys, held, strict=True)
     )
     table_S3 = _table(places, query_BD.device)
-    largest = max(len(each) for each in keys)
-    groups = triton.cdiv(largest, _GROUP)
-    count = min(neighbours + max(8, neighbours // 4), groups)
-    if count < groups:
-        lowest_RJ = _lowest_scores(query_BD, keys, held, groups, precision)
-        bound_RM, group_RM = lowest_RJ.topk(count, dim=1, largest=False)
-        group_RM = group_RM.sort(dim=1).values
+    tiles = triton.cdiv(max(len(each) for each in keys), _TILE)
+    count = 2 * neighbours
+    if count < tiles * (_TILE // _GROUP):
+        lowest_RJ, coarse_RT = _lowest_scores(query_BD, table_S3, tiles, precision)
+        bound_R, group_RM = _chosen(lowest_RJ, coarse_RT, count)
     else:
-        rows = len(keys) * len(query_BD)
-        group_RM = torch.arange(groups, device=query_BD.device).expand(rows, -1).contiguous()
-        bound_RM = query_BD.new_full((rows, 1), torch.inf)
+        group_J = torch.arange(tiles * (_TILE // _GROUP), device=query_BD.device)
+        group_RM = group_J.expand(len(keys) * len(query_BD), -1).contiguous()
+        bound_R = query_BD.new_full((len(group_RM),), torch.inf)
     distance_RK, slot_RK = _measured(query_BD, table_S3, group_RM, neighbours)
-    unsure_R = _unsure(query_BD, bound_RM[:, -1], distance_RK[:, -1])
+    unsure_R = _unsure(query_BD, bound_R, distance_RK[:, -1])
     _settle(query_BD, table_S3, unsure_R, distance_RK, slot_RK)
     shape = (len(keys), len(query_BD), neighbours)
     return distance_RK.view(shape), slot_RK.view(shape)
@@ -87,30 +86,49 @@ def _table(places: tuple[tuple[int, int, int], ...], device: torch.device) -> Te
 
 
 def _lowest_scores(
-    query_BD: Tensor, keys: Sequence[Tensor], held: Sequence[Tensor], groups: int, precision: str
-) -> Tensor:
-    """Return the lowest score of each group of keys, infinite for none, `[R, J]`."""
+    query_BD: Tensor, table_S3: Tensor, tiles: int, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Return the lowest score of each group and of each tile, infinite for none, `[R, J]`."""
     queries, size = query_BD.shape
-    lowest_SBJ = query_BD.new_empty(len(keys), queries, groups)
+    rows, groups = len(table_S3) * queries, tiles * (_TILE // _GROUP)
+    lowest_RJ, coarse_RT = (query_BD.new_empty(rows, many) for many in (groups, tiles))
     block = min(64, max(16, triton.next_power_of_2(queries)))
-    grid = (triton.cdiv(groups * _GROUP, _TILE), triton.cdiv(queries, block))
-    for store, (keys_ND, held_N) in enumerate(zip(keys, held, strict=True)):
-        _lowest_scores_kernel[grid](
-            query_BD,
-            keys_ND,
-            held_N,
-            lowest_SBJ[store],
-            queries,
-            len(keys_ND),
-            groups,
-            D=size,
-            WIDTH=_width(size),
-            QUERIES=block,
-            TILE=_TILE,
-            GROUP=_GROUP,
-            PRECISION=precision,
-        )
-    return lowest_SBJ.flatten(0, 1)
+    spans = triton.cdiv(tiles, _SPAN)
+    _lowest_scores_kernel[(spans, triton.cdiv(queries, block), len(table_S3))](
+        query_BD,
+        table_S3,
+        lowest_RJ,
+        coarse_RT,
+        queries,
+        groups,
+        tiles,
+        D=size,
+        WIDTH=_width(size),
+        QUERIES=block,
+        TILE=_TILE,
+        GROUP=_GROUP,
+        SPAN=_SPAN,
+        STAGES=3 if size <= 64 else 1,  # tiles under way at once: they must fit
+        PRECISION=precision,
+        num_warps=8,
+    )
+    return lowest_RJ, coarse_RT
+
+
+def _chosen(lowest_RJ: Tensor, coarse_RT: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the lowest of `count` groups and a score that no other is below, `[R]`, `[R, M]`.
+
+    The groups are in the tiles whose lowest scores are lowest.
+    """
+    if count >= coarse_RT.shape[1]:
+        score_RM, group_RM = lowest_RJ.topk(count, dim=1, largest=False)
+    else:
+        tile_RM = coarse_RT.topk(count, dim=1, largest=False, sorted=False).indices
+        of_tile = torch.arange(_TILE // _GROUP, device=tile_RM.device)
+        group_RC = (tile_RM[:, :, None] * (_TILE // _GROUP) + of_tile).flatten(1)
+        score_RM, at_RM = lowest_RJ.gather(1, group_RC).topk(count, dim=1, largest=False)
+        group_RM = group_RC.gather(1, at_RM)
+    return score_RM[:, -1], group_RM.sort(dim=1).values
 
 
 def _measured(
@@ -153,9 +171,13 @@ def _unsure(query_BD: Tensor, bound_R: Tensor, last_R: Tensor) -> Tensor:
         last_R: the squared distance of the last of the K.
     """
     length_R = query_BD.square().sum(dim=1).repeat(len(bound_R) // len(query_BD))
+    # Of the two factors of a product tf32 cuts off 2^-10 each, and a key at the distance d has
+    # |k| <= |q| + d.
+    cut_R = 2**-8 * (length_R + (length_R * last_R).sqrt())
     last_R = last_R - length_R
     reach_R = 10 * length_R + 2 * last_R  # as in `knn._rounding`, twice as wide
-    edge_R = last_R + 4 * (query_BD.shape[1] + 4) * torch.finfo(torch.float32).eps * reach_R
+    sums_R = 4 * (query_BD.shape[1] + 4) * torch.finfo(torch.float32).eps * reach_R
+    edge_R = last_R + cut_R + sums_R
     return ((bound_R <= edge_R) & bound_R.isfinite()).to(torch.int32)
 
 
@@ -188,49 +210,61 @@ def _width(size: int) -> int:
 @triton.jit
 def _lowest_scores_kernel(
     query_ptr,
-    keys_ptr,
-    held_ptr,
+    table_ptr,
     lowest_ptr,
+    coarse_ptr,
     queries,
-    entries,
     groups,
+    tiles,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     QUERIES: tl.constexpr,
     TILE: tl.constexpr,
     GROUP: tl.constexpr,
+    SPAN: tl.constexpr,
+    STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Take TILE keys and QUERIES queries; keep the lowest |k|^2 - 2 q.k of each GROUP keys."""
-    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    query = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
-    here = row < entries
-    product = tl.zeros((TILE, QUERIES), tl.float32)
-    length = tl.zeros((TILE,), tl.float32)
-    for begin in tl.static_range(0, D, WIDTH):
-        number = begin + tl.arange(0, WIDTH)
-        inside = number < D
-        keys = tl.load(
-            keys_ptr + row[:, None].to(tl.int64) * D + number[None, :],
-            mask=here[:, None] & inside[None, :],
-            other=0.0,
+    """Keep the lowest |k|^2 - 2 q.k of each GROUP keys, and of each tile, for QUERIES queries."""
+    store, query = tl.program_id(2), tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
+    keys_ptr = tl.load(table_ptr + 3 * store).to(tl.pointer_type(tl.float32))
+    keys_ptr = tl.multiple_of(keys_ptr, 16)
+    held_ptr = tl.load(table_ptr + 3 * store + 1).to(tl.pointer_type(tl.uint8))
+    entries = tl.load(table_ptr + 3 * store + 2)
+    asks = query < queries
+    rows = store.to(tl.int64) * queries + query
+    for tile in tl.range(
+        tl.program_id(0) * SPAN, min(tl.program_id(0) * SPAN + SPAN, tiles), num_stages=STAGES
+    ):
+        row = tile * TILE + tl.arange(0, TILE)
+        here = row < entries
+        product = tl.zeros((QUERIES, TILE), tl.float32)
+        length = tl.zeros((TILE,), tl.float32)
+        for begin in tl.static_range(0, D, WIDTH):
+            number = begin + tl.arange(0, WIDTH)
+            inside = number < D
+            asked = tl.load(
+                query_ptr + query[:, None] * D + number[None, :],
+                mask=asks[:, None] & inside[None, :],
+                other=0.0,
+            )
+            keys = tl.load(
+                keys_ptr + row[:, None].to(tl.int64) * D + number[None, :],
+                mask=here[:, None] & inside[None, :],
+                other=0.0,
+            )
+            product = tl.dot(asked, tl.trans(keys), product, input_precision=PRECISION)
+            length += tl.sum(keys * keys, axis=1)
+        held = tl.load(held_ptr + row, mask=here, other=0)
+        score = tl.where((held != 0)[None, :], length[None, :] - 2 * product, float("inf"))
+        lowest = tl.min(tl.reshape(score, (QUERIES, TILE // GROUP, GROUP)), axis=2)
+        group = tile * (TILE // GROUP) + tl.arange(0, TILE // GROUP)
+        tl.store(
+            lowest_ptr + rows[:, None] * groups + group[None, :],
+            lowest,
+            mask=asks[:, None] & (group < groups)[None, :],
         )
-        asked = tl.load(
-            query_ptr + query[None, :] * D + number[:, None],
-            mask=(query < queries)[None, :] & inside[:, None],
-            other=0.0,
-        )
-        product = tl.dot(keys, asked, product, input_precision=PRECISION)
-        length += tl.sum(keys * keys, axis=1)
-    held = tl.load(held_ptr + row, mask=here, other=0)
-    score = tl.where((held != 0)[:, None], length[:, None] - 2 * product, float("inf"))
-    lowest = tl.min(tl.reshape(score, (TILE // GROUP, GROUP, QUERIES)), axis=1)
-    group = tl.program_id(0) * (TILE // GROUP) + tl.arange(0, TILE // GROUP)
-    tl.store(
-        lowest_ptr + query[None, :].to(tl.int64) * groups + group[:, None],
-        lowest,
-        mask=(query < queries)[None, :] & (group < groups)[:, None],
-    )
+        tl.store(coarse_ptr + rows * tiles + tile, tl.min(lowest, axis=1), mask=asks)
 
 
 @triton.jit

@@ -351,7 +351,9 @@ class NEC(Kept):
             self.names, known, names, free, those, self.next_id
         )
         added = [row for row in range(rows) if written[row].action == ADD]
-        self._stamp([slots[row] for row in added], [names[row][0] for row in added])
+        begun = {slots[row]: written[row].entry for row in added}
+        self._stamp(begun, {slots[row]: names[row][0] for row in added})
+        self.next_id += len(added)
         return slots, written
 
     def _settle(
@@ -361,19 +363,20 @@ class NEC(Kept):
         planned = episodic.plan(self.policy, decision, features, self.size, self.writes)
         self.clock += 1
         slots, written = [], []
+        begun, named = dict[int, int](), dict[int, int]()
         for (action, slot), (name, answer) in zip(planned, names, strict=True):
             slots.append(slot)
             if slot < 0:
                 written.append(_NOTHING)
                 continue
-            gone, entry = self._clear(slot), self.next_id
+            gone = entry = self._clear(slot)
             if action == ADD:
-                self._stamp([slot], [name])
-            else:
-                entry = gone
-            self.provenance("hash")[slot] = name
+                entry = begun[slot] = self.next_id
+                self.next_id += 1
+            named[slot] = name
             self.names.add(name, slot, Holding(entry, answer))
             written.append(Written(action, entry, gone if action == ADD else -1))
+        self._stamp(begun, named)
         return slots, written
 
     def _clear(self, slot: int) -> int:
@@ -381,20 +384,22 @@ class NEC(Kept):
         name = self.names.at(slot)
         return -1 if name is None else self.names.drop(name, slot)
 
-    def _stamp(self, slots: list[int], names: list[int]) -> None:
-        """Begin new entries at these slots."""
-        if not slots:
-            return
-        others = [-1, -1, -1, self.seen, self.clock]
-        rows = [[self.next_id + row, *others, name] for row, name in enumerate(names)]
+    def _stamp(self, begun: dict[int, int], named: dict[int, int]) -> None:
+        """Begin new entries, whose ids are given by slot, and name slots, new ones among them."""
         device = self.columns["uses_N"].device
-        at_S, new_SC = (placed(numbers, device) for numbers in (slots, rows))
-        self.columns["provenance_NC"][at_S] = new_SC
-        self.columns["uses_N"][at_S] = 0
-        self.columns["filled_N"][at_S] = True
-        self.size = max(self.size, 1 + max(slots))
-        self.holes.difference_update(slots)
-        self.next_id += len(slots)
+        if begun:
+            others = [-1, -1, -1, self.seen, self.clock]
+            rows = [[entry, *others, named[slot]] for slot, entry in begun.items()]
+            at_S, new_SC = (placed(numbers, device) for numbers in (list(begun), rows))
+            self.columns["provenance_NC"][at_S] = new_SC
+            self.columns["uses_N"].index_fill_(0, at_S, 0)
+            self.columns["filled_N"].index_fill_(0, at_S, True)
+            self.size = max(self.size, 1 + max(begun))
+            self.holes.difference_update(begun)
+        if renamed := named.keys() - begun.keys():
+            pairs = [(slot, named[slot]) for slot in renamed]
+            at_S, name_S = placed(pairs, device).unbind(dim=1)
+            self.provenance("hash")[at_S] = name_S
 
     def _index(self) -> None:
         """Note anew who holds what, from the columns alone."""

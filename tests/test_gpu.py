@@ -141,9 +141,8 @@ def life(
     else:
         state, values_BTW = take(state, items_BTI)
     parts = [values_BTW, *parts_of(state)]
-    ways = [torch.randn(x.shape, generator=generator) for x in parts if x.requires_grad]
-    wanted = [x for x in parts if x.requires_grad]
-    loss = sum((x * way.to(x)).sum() for x, way in zip(wanted, ways, strict=True))
+    floats = [part for part in parts if part.is_floating_point()]
+    loss = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in floats)
     leaves = [items_BTI, *(x for x in memory.parameters() if x.requires_grad)]
     return parts, list(torch.autograd.grad(loss, leaves, allow_unused=True))
 
@@ -439,7 +438,7 @@ def test_action_values_are_the_same(options: dict[str, str]) -> None:
     asked = torch.randn(8, 4)
     results = []
     for memory, device in ((here, "cpu"), (there, "cuda")):
-        query = asked.to(device).requires_grad_()
+        query = asked.clone().to(device).requires_grad_()
         memory.replay(action.to(device), query, name.to(device)).square().sum().backward()
         memory.descend()
         results.append([query.grad, *(store.columns["keys_ND"] for store in memory.stores)])

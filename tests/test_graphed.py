@@ -68,7 +68,8 @@ def gradients(take: Callable[..., Any], memory: nn.Module, seed: int) -> list[Te
     parts: list[Tensor] = [values]
     map_state(lambda part: parts.append(part) or part, after)
     wanted = [items_BTI, *memory.parameters(), *(x for x in leaves if x.requires_grad)]
-    loss = sum((x * torch.randn_like(x)).sum() for x in parts if x.requires_grad)
+    floats = [part for part in parts if part.is_floating_point()]
+    loss = sum((x * torch.randn_like(x)).sum() for x in floats)
     return [*parts, *torch.autograd.grad(loss, wanted, allow_unused=True)]
 
 

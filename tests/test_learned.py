@@ -397,6 +397,7 @@ def test_a_life_saved_and_restored_goes_on_as_one_that_never_stopped() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_accounts_follow_the_store_to_its_device() -> None:
     policy = utility()
+    worth(policy, *(0.1 * ((3 * slot + 2) % N) - 9 for slot in range(N)))  # one is worth least
     asked = features(full(), outcome_BF=torch.zeros(1, 3), age_BN=torch.ones(1, N))
     moved = Features(*(part if part is None else part.cuda() for part in asked))
     here = policy.decide(asked)
