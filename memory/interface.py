@@ -281,10 +281,12 @@ def written(features: Features, kept_B: Tensor, urgency_BN: Tensor) -> Decision:
     """
     action_B4 = one_hot(kept_B * ADD, 4)  # SKIP is 0
     nothing_B = action_B4.new_zeros(len(kept_B))
-    return Decision(action_B4, *placed(features, kept_B, urgency_BN), nothing_B)
+    return Decision(action_B4, *slot_and_victim(features, kept_B, urgency_BN), nothing_B)
 
 
-def placed(features: Features, kept_B: Tensor, urgency_BN: Tensor) -> tuple[Tensor, Tensor]:
+def slot_and_victim(
+    features: Features, kept_B: Tensor, urgency_BN: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the slots and the victims of decisions, as `written` has them."""
     urgency_BN = urgency_BN.masked_fill(~features.filled_BN, torch.inf)  # what is free comes first
     place_B1 = urgency_BN.argmax(dim=1, keepdim=True)

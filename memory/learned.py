@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.interface import ADD, SKIP, UPDATE, Decision, Features, one_hot, placed
+from stillknows.memory.interface import (
+    ADD,
+    SKIP,
+    UPDATE,
+    Decision,
+    Features,
+    one_hot,
+    slot_and_victim,
+)
 
 
 class RetentionPolicy(nn.Module):
@@ -78,7 +86,7 @@ class RetentionPolicy(nn.Module):
         kept_B1 = (strength_B1 > self.threshold) & wanted_B1
         nothing_B2 = torch.zeros_like(strength_B1).expand(-1, 2)
         action_B4 = torch.cat([(1 - strength_B1) * ~kept_B1, strength_B1, nothing_B2], dim=1)
-        slot_BN, victim_BN = placed(features, kept_B1[:, 0], -held_BN)
+        slot_BN, victim_BN = slot_and_victim(features, kept_B1[:, 0], -held_BN)
         return Decision(action_B4, slot_BN, victim_BN, nothing_B2[:, 0])
 
     def note(self, content_BPW: Tensor) -> Tensor:
