@@ -108,7 +108,7 @@ class _FusedStep(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         after = _decayed(link, weights)
         after.add_(weights[..., :, None] * precedence[..., None, :])
-        after.diagonal(dim1=-2, dim2=-1).zero_()
+        after = _hollow(after)
         ctx.save_for_backward(link, precedence, weights, read, after)
         return after, read @ after.transpose(-1, -2), read @ after
 
@@ -118,13 +118,21 @@ class _FusedStep(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         link, precedence, weights, read, after = ctx.saved_tensors
         left = torch.cat([dforward, read], dim=-2).transpose(-1, -2)
-        gradient = dlink + left @ torch.cat([read, dbackward], dim=-2)
-        gradient.diagonal(dim1=-2, dim2=-1).zero_()
+        gradient = _hollow(dlink + left @ torch.cat([read, dbackward], dim=-2))
         dread = dforward @ after + dbackward @ after.transpose(-1, -2)
         product = gradient * link
         dweights = (gradient @ precedence[..., None])[..., 0] - product.sum(-1) - product.sum(-2)
         dprecedence = (weights[..., None, :] @ gradient)[..., 0, :]
         return _decayed(gradient, weights), dprecedence, dweights, dread
+
+
+def _hollow(matrix: Tensor) -> Tensor:
+    """Return the matrix with zeros on its diagonal, in place unless a compiler would miss it."""
+    if torch.compiler.is_compiling():
+        own = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
+        return matrix.masked_fill(own, 0.0)
+    matrix.diagonal(dim1=-2, dim2=-1).zero_()
+    return matrix
 
 
 def _decayed(link: Tensor, weights: Tensor) -> Tensor:
