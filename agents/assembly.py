@@ -1,5 +1,6 @@
 """Building an agent from a configuration: words, controller, memories, policies, and their fuse."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.controller import Controller
 from stillknows.agents.memory_places import OPTIONS
 from stillknows.agents.tokenizer import Tokenizer
+from stillknows.envs.examples import QUESTION, Palette, palette_of
 from stillknows.envs.tasks import Task, vocabulary
 
 PARTS = (
@@ -27,10 +29,34 @@ PARTS = (
 
 
 def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
-    """Return the agent of a configuration: its controller's tokenizer knows the stream's words."""
+    """Return the agent of a configuration: its controller's tokenizer knows the stream's words.
+
+    Raises:
+        ValueError: if the stream shows arrays that the controller or the store cannot take.
+    """
+    config = _with_arrays(config, palette_of(tasks))
     partial = hydra.utils.instantiate(config.controller, _partial_=True)
     tokenizer = getattr(partial.func, "tokenizer", Controller.tokenizer)
     return assemble(config, tokenizer(vocabulary(tasks), **partial.keywords))
+
+
+def _with_arrays(config: DictConfig, palette: Palette | None) -> DictConfig:
+    """Return a configuration whose controller knows the arrays that a stream shows."""
+    if palette is None:
+        return config
+    if "shape" not in config.controller:
+        raise ValueError(
+            f"stream={config.stream.name} shows arrays, which only controller=seeing reads."
+        )
+    tokens = math.prod(palette.shape) + len(QUESTION.split()) - 1
+    if _chosen(config, "episodic_memory") and config.story_shape[1] < tokens:
+        raise ValueError(
+            f"An example of this stream has {tokens} tokens, and the store keeps "
+            f"{config.story_shape[1]}: give story_shape=[1,{tokens}]."
+        )
+    config = config.copy()
+    config.controller.update(shape=list(palette.shape), levels=palette.levels)
+    return config
 
 
 def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:

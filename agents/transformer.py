@@ -78,8 +78,11 @@ class Transformer(WordController):
 
     def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Read texts; the cache holds keys and values, `[B, H, L, E]` each."""
-        x_BLD = self._embed(tokens_BL)
-        length = tokens_BL.shape[1]
+        return self._read(self._embed(tokens_BL), tokens_BL != PAD if own_BL is None else own_BL)
+
+    def _read(self, x_BLD: Tensor, own_BL: Tensor) -> tuple[Tensor, Cache]:
+        """Read embedded texts; return vectors of their own tokens, and the cache."""
+        length = x_BLD.shape[1]
         mask_LL = torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).tril()
         mask_BLL = mask_LL.expand(len(x_BLD), -1, -1)
         position_1L = torch.arange(length, device=x_BLD.device)[None]
@@ -87,7 +90,6 @@ class Transformer(WordController):
         for block in self.blocks:
             x_BLD, key_value = block(x_BLD, mask_BLL, position_1L, None)
             cache.append(key_value)
-        own_BL = tokens_BL != PAD if own_BL is None else own_BL
         return self._as_vector(x_BLD, own_BL), cache
 
     def answer_logits(

@@ -120,9 +120,9 @@ def _lives(kind: type) -> bool:
 
 
 def _makes_tasks(found: Any, allow: Sequence[str]) -> bool:
-    """Return whether this is a function that makes the tasks of a stream."""
+    """Return whether this is a function that makes the tasks of a stream, or its benchmark."""
     module, name = getattr(found, "__module__", ""), getattr(found, "__name__", "")
-    ours = _below(module, ("stillknows.envs",)) and name.endswith("_tasks")
+    ours = _below(module, ("stillknows.envs",)) and name.endswith(("_tasks", "_benchmark"))
     return callable(found) and (ours or _below(module, tuple(allow)))
 
 

@@ -68,6 +68,12 @@ gymnasium.register(
     vector_entry_point="stillknows.envs.recall:KeyValueRecallVectorEnv",
 )
 
+gymnasium.register(
+    "stillknows/Examples-v0",
+    entry_point="stillknows.envs.examples:ExampleTask",
+    vector_entry_point="stillknows.envs.examples:ExampleVectorEnv",
+)
+
 for _name, _dials in ALGORITHMIC.items():
     gymnasium.register(
         _name,

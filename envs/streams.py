@@ -1,15 +1,24 @@
 """Streams: tasks in an order, as Avalanche benchmarks.
 
 An experience is a budget of episodes in one task (or, for the joint reference, in all of them).
+Benchmarks of handwritten digits, for whoever lives by examples, are made here as well.
 Importing this module imports Avalanche, which takes seconds: import it when a life begins.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from avalanche.benchmarks import CLScenario
+import torch
+from avalanche.benchmarks import (
+    CLScenario,
+    benchmark_from_datasets,
+    class_incremental_benchmark,
+)
 from avalanche.benchmarks.scenarios.generic_scenario import CLExperience, EagerCLStream
+from avalanche.benchmarks.utils import as_classification_dataset
+from torch.utils.data import Dataset, TensorDataset
 
+from stillknows.envs.digits import Digits, digits, permuted, rotated
 from stillknows.envs.tasks import Task
 
 
@@ -117,3 +126,70 @@ def make_benchmark(
     if joint:
         train = [EpisodeExperience(tasks, range(len(tasks)), starts, episodes)]
     return CLScenario([EagerCLStream("train", train), EagerCLStream("test", one_by_one())])
+
+
+def split_digits_benchmark(experiences: int = 5) -> CLScenario:
+    """Return handwritten digits split by class, in the order of the classes (class-incremental).
+
+    Args:
+        experiences: 1, 2, 5 or 10, of as many classes each.
+
+    Raises:
+        ValueError: if ten classes cannot be split so.
+    """
+    if experiences not in (1, 2, 5, 10):
+        raise ValueError(f"experiences={experiences}: ten digits split into 1, 2, 5 or 10.")
+    streams = {name: _as_dataset(part) for name, part in digits().items()}
+    return class_incremental_benchmark(
+        streams, class_order=list(range(10)), num_experiences=experiences
+    )
+
+
+def permuted_digits_benchmark(experiences: int = 5, seed: int = 0) -> CLScenario:
+    """Return handwritten digits with other orders of pixels (domain-incremental).
+
+    Args:
+        experiences: how many; the first has the pixels as they are.
+        seed: of the orders.
+    """
+    orders = [0, *(1 + seed * 1_000_003 + number for number in range(experiences - 1))]
+    return _in_domains([{n: permuted(p, order) for n, p in digits().items()} for order in orders])
+
+
+def rotated_digits_benchmark(experiences: int = 5, degrees: float = 180.0) -> CLScenario:
+    """Return handwritten digits turned ever more (domain-incremental).
+
+    Args:
+        experiences: how many; the first has the digits as they are.
+        degrees: how far the last ones are turned.
+    """
+    angles = [degrees * number / max(1, experiences - 1) for number in range(experiences)]
+    return _in_domains([{n: rotated(p, angle) for n, p in digits().items()} for angle in angles])
+
+
+def _in_domains(domains: Sequence[Mapping[str, Digits]]) -> CLScenario:
+    """Return a benchmark of the same classes in several domains."""
+    return benchmark_from_datasets(
+        **{name: [_as_dataset(each[name]) for each in domains] for name in ("train", "test")}
+    )
+
+
+def _as_dataset(part: Digits) -> Any:
+    """Return images `[1, 8, 8]` from 0 to 1 and labels as a dataset of Avalanche's."""
+    images = torch.from_numpy(part.images)[:, None] / 16
+    dataset = TensorDataset(images, torch.from_numpy(part.labels))
+    return as_classification_dataset(_Labelled(dataset, part.labels.tolist()))
+
+
+class _Labelled(Dataset[Any]):
+    """A dataset with the attribute `targets` that Avalanche asks for."""
+
+    def __init__(self, dataset: TensorDataset, targets: list[int]) -> None:
+        self.dataset, self.targets = dataset, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        image, label = self.dataset[number]
+        return image, int(label)
