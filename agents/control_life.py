@@ -325,12 +325,12 @@ def _account(strategy: Any) -> dict[str, Any]:
     """Return what a life came to."""
     models = {id(p): p for p in strategy.control.agent.parameters() if p.requires_grad}
     models |= {id(p): p for p in strategy.model.parameters() if p.requires_grad}
-    store = getattr(strategy.model, "episodic_memory", None)
+    kept = [strategy.control, getattr(strategy.model, "episodic_memory", None), *strategy.plugins]
     return {
         "updates": strategy.clock.train_iterations,
         "steps": strategy.steps,
         "parameters": sum(p.numel() for p in models.values()),
-        "memory_bytes": strategy.control.nbytes + (0 if store is None else store.nbytes),
+        "memory_bytes": sum(getattr(part, "nbytes", 0) for part in kept),
     }
 
 

@@ -343,6 +343,9 @@ def test_neighbours_say_what_was_done_and_never_of_their_own_stretch():
     learner, lane = remembering(3)
     then = learner.experience.of(lane)
     known = Recollection(Recall(window=2, neighbours=3), then)
+    draws = torch.Generator().manual_seed(0)
+    known.keys_ND = torch.randn(known.keys_ND.shape, generator=draws)
+    known.policy_NW = torch.randn(known.policy_NW.shape, generator=draws).log_softmax(dim=1)
     query, without = known.keys_ND[:5] + 0.01, known.stretch_N[:5]
     found = known.likely(query, without)
     for row in range(5):
