@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from stillknows.agents.optimizer import Optimizers, height
 from stillknows.envs.problems import KEYS, Problem, generate
-from stillknows.memory.graphed import Graphed
+from stillknows.memory.graphed import fastest
 from stillknows.memory.recurrent import Recurrent
 
 _CHUNK = 16  # steps of a CUDA graph
@@ -32,14 +32,15 @@ class Solver(nn.Module):
         memory: takes `input_size` numbers a step; its last read, the output, has `word_size`.
         problem: whose outputs are asked for.
         compiled: whether a step of the memory is compiled, which needs a C++ compiler and a minute;
-            on a GPU chunks of steps are CUDA graphs as well.
+            on a GPU chunks of steps are CUDA graphs as well, with kernels of their own if there are
+            some for this memory.
     """
 
     def __init__(self, memory: Recurrent, problem: Problem, compiled: bool = False) -> None:
         super().__init__()
         self.memory, self.group_size = memory, problem.group_size
         self.head = nn.Linear(memory.word_size, problem.output_size)
-        self._graphed = Graphed(memory, _CHUNK) if compiled else None
+        self._graphed = fastest(memory, _CHUNK) if compiled else None
         if compiled:
             memory.step = torch.compile(memory.step)  # type: ignore[method-assign]
 

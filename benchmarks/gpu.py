@@ -4,7 +4,8 @@
     python benchmarks/gpu.py --out FOLDER --parts dnc-G,knn --rounds 5
 
 Needs PyTorch with CUDA and Triton, and nothing else. Each part is a process of its own: all get
-ready at once (they compile), and then measure one after another. Times are CUDA events around the
+ready at once (they compile), and then measure one after another; after `--patience` seconds those
+that are ready begin. What is known is printed and written at once. Times are CUDA events around the
 whole work, so what the host takes counts; contenders are interleaved after a warm-up; medians and
 quartiles. Beside each figure stands the floor: the fewest bytes over the bandwidth, and operations
 over the rate, that were measured on the same card in the same part. Prints Markdown, and writes
@@ -13,402 +14,15 @@ it and `results.json` to FOLDER.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
-
-from stillknows.memory.dnc import DNC
-from stillknows.memory.dnc_fused import FusedDNC
-from stillknows.memory.episodic import Candidates
-from stillknows.memory.graphed import Graphed
-from stillknows.memory.interface import map_state
-from stillknows.memory.knn import nearest, nearest_of_each
-from stillknows.memory.links import ExactLink
-from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest
-
-INPUTS, NEIGHBOURS, BATCH, KEY = 32, 50, 32, 64
-Work = Callable[[], object]
-Part = Iterator[dict[str, Any] | None]
-
-
-class Size(NamedTuple):
-    """Batch, time steps, slots, word size, read heads, hidden size of the LSTM."""
-
-    batch: int
-    steps: int
-    slots: int
-    word_size: int
-    read_heads: int
-    hidden: int
-
-
-SIZES = {
-    "G": Size(32, 32, 256, 64, 4, 256),
-    "S": Size(16, 32, 64, 32, 4, 128),
-    "M": Size(16, 64, 256, 64, 4, 256),
-    "L": Size(32, 32, 512, 64, 4, 256),
-}
-
-
-def timed(work: Work) -> float:
-    """Return milliseconds of the work, from event to event."""
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    first.record()
-    work()
-    last.record()
-    torch.cuda.synchronize()
-    return first.elapsed_time(last)
-
-
-def race(contenders: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Time all in turns after two warm-ups; return milliseconds."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(-2, rounds):
-        for name, work in contenders.items():
-            spent = timed(work)
-            if turn >= 0:
-                times[name].append(spent)
-    return times
-
-
-def quartiles(spent: list[float]) -> tuple[float, float, float]:
-    """Return the quartiles and between them the median."""
-    low, middle, high = statistics.quantiles(spent, n=4)
-    return low, middle, high
-
-
-def ceilings() -> dict[str, float]:
-    """Return what the card does at best: bytes a second read and copied, operations a second."""
-    numbers = torch.randn(1 << 28, device="cuda")  # a gigabyte, far more than the cache
-    other, square = torch.empty_like(numbers), torch.randn(8192, 8192, device="cuda")
-    works = {
-        "copied, bytes/s": (lambda: other.copy_(numbers), 2 * numbers.nbytes),
-        "read, bytes/s": (numbers.amax, numbers.nbytes),
-        "float32, operations/s": (lambda: square @ square, 2 * 8192**3),
-    }
-    found = {}
-    for name, (work, amount) in works.items():
-        for _ in range(2):
-            work()
-        found[name] = 1000 * amount / min(timed(work) for _ in range(5))
-    return found
-
-
-def graphed(work: Work) -> Work:
-    """Return what replays the work."""
-    for _ in range(2):
-        work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
-
-
-def counts(work: Work) -> dict[str, int]:
-    """Return how many kernels, waits and copies to the host a profile shows."""
-    work()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=ACTIVITIES) as profile:
-        work()
-    found: Counter[str] = Counter()
-    for event in profile.events():
-        name = event.name
-        if name in ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy"):
-            found["waits"] += 1
-        elif name.startswith("Memcpy DtoH"):
-            found["copies to the host"] += 1
-        elif name.startswith("Memcpy HtoD"):
-            found["copies to the GPU"] += 1
-        elif event.device_type == torch.autograd.DeviceType.CUDA:
-            found["kernels"] += 1
-    return {name: found[name] for name in COUNTED}
-
-
-ACTIVITIES = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-COUNTED = ("kernels", "waits", "copies to the host", "copies to the GPU")
-
-
-def floor_of(size: Size, card: dict[str, float]) -> dict[str, float]:
-    """Return the least milliseconds of a step, forward and backward.
-
-    Bytes: what the gradient needs of links and memory is written once and read once. Operations:
-    of a product three times its forward (two thirds of them in the backward).
-    """
-    batch, _, slots, word, reads, hidden = size
-    kept = 4 * batch * slots * (slots + word)
-    seen = INPUTS + reads * word
-    asked = reads * (word + 5) + 3 * word + 3
-    products = (seen + hidden) * 4 * hidden + hidden * (asked + word) + reads * word * word
-    memory = slots * word * (2 * reads + 3) + slots * slots * (2 * reads + 2)
-    return {
-        "bytes": 1000 * 2 * kept / card["copied, bytes/s"],
-        "operations": 1000 * 3 * 2 * batch * (products + memory) / card["float32, operations/s"],
-    }
-
-
-def dnc(size: Size, rounds: int) -> Part:
-    """Race a DNC: the plain loop, one compiled step, and chunks as graphs."""
-    torch.manual_seed(0)
-    items_BTI = torch.randn(size.batch, size.steps, INPUTS, device="cuda")
-    plain, exact = (_dnc_of(size, fused) for fused in (False, True))
-    bare = Graphed(exact, size.steps, compiled=False)
-    fast = Graphed(exact, size.steps)
-    fused = Graphed(exact, size.steps, take=FusedDNC(exact).take, compiled=False)
-    contenders = {
-        "plain loop": _lap(plain, plain.outputs, items_BTI),
-        "links' gradient by hand": _lap(exact, exact.outputs, items_BTI),
-        "compiled step": _lap(exact, _compiled(fast), items_BTI),
-        "graphs": _lap(exact, bare.outputs, items_BTI),
-        "graphs of the compiled step": _lap(exact, fast.outputs, items_BTI),
-        "fused kernels": _lap(exact, FusedDNC(exact).take, items_BTI),
-        "graphs of the fused kernels": _lap(exact, fused.outputs, items_BTI),
-    }
-    outcomes = {}
-    for name, work in contenders.items():
-        begun = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        seconds = time.perf_counter() - begun
-        owner = plain if name == "plain loop" else exact
-        outcomes[name] = [weight.grad.clone() for weight in owner.parameters()]
-        print(f"{name}: ready after {seconds:.1f} s", file=sys.stderr, flush=True)
-    yield None
-    card = ceilings()
-    for name, gradients in outcomes.items():
-        for mine, theirs in zip(gradients, outcomes["plain loop"], strict=True):
-            apart = float((mine - theirs).norm() / theirs.norm())
-            assert apart < 1e-3, f"{name}: a gradient is {apart:.2g} of its norm from the plain"
-    times = race(contenders, rounds)
-    found = {name: counts(work) for name, work in contenders.items()}
-    result = _dnc_table(size, card, times, found)
-    for name in ("graphs of the compiled step", "graphs of the fused kernels"):
-        result["markdown"] += [
-            "",
-            f"Of {name}, by kernel: " + "; ".join(_slowest(contenders[name])),
-        ]
-    yield result
-
-
-def _dnc_of(size: Size, fused: bool) -> DNC:
-    torch.manual_seed(0)
-    _, _, slots, word, reads, hidden = size
-    return DNC(INPUTS, slots, word, reads, hidden, link=ExactLink(fused)).cuda()
-
-
-def _compiled(fast: Graphed) -> Callable[..., Any]:
-    """Return the loop over the compiled step, from a state like those inside a chunk."""
-
-    def outputs(state: Any, items_BTI: Tensor) -> tuple[Any, Tensor]:
-        state = map_state(lambda x: x.requires_grad_(x.is_floating_point()), state)
-        values = []
-        for item_BI in items_BTI.unbind(dim=1):
-            state, value_BW = fast.step(state, item_BI)
-            values.append(value_BW)
-        return state, torch.stack(values, dim=1)
-
-    return outputs
-
-
-def _lap(memory: DNC, outputs: Callable[..., Any], items_BTI: Tensor) -> Work:
-    """Return a forward and backward from a memory in use, whose slots no rounding reorders."""
-    torch.manual_seed(1)
-    start = memory.initial_state(len(items_BTI), "cuda")
-    memory_BNW, usage_BN = torch.randn_like(start.memory_BNW), torch.rand_like(start.usage_BN)
-
-    def lap() -> None:
-        memory.zero_grad()
-        state = memory.initial_state(len(items_BTI), "cuda")
-        state = state._replace(memory_BNW=memory_BNW.clone(), usage_BN=usage_BN.clone())
-        outputs(state, items_BTI)[1].square().mean().backward()
-
-    return lap
-
-
-def _dnc_table(
-    size: Size, card: dict[str, float], times: dict[str, list[float]], found: dict[str, Any]
-) -> dict[str, Any]:
-    least = floor_of(size, card)
-    text = ", ".join(f"{name} {value}" for name, value in size._asdict().items())
-    lines = [
-        f"**DNC**: {text}; floor of a step {1000 * least['bytes']:.1f} us by bytes, "
-        f"{1000 * least['operations']:.1f} us by operations\n",
-        "| | us a step | quartiles | times faster | of the floor | kernels a step | waits |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    base = statistics.median(times["plain loop"])
-    for name, spent in times.items():
-        low, middle, high = (1000 * part / size.steps for part in quartiles(spent))
-        over = middle / 1000 / max(least.values())
-        kernels = found[name]["kernels"] / size.steps
-        lines.append(
-            f"| {name} | {middle:.0f} | {low:.0f} to {high:.0f} "
-            f"| {base * 1000 / size.steps / middle:.1f} | {over:.1f} | {kernels:.0f} "
-            f"| {found[name]['waits']} |"
-        )
-    return {"markdown": lines, "times": times, "counts": found, "card": card, "floor": least}
-
-
-def knn(stores: int, entries: int, rounds: int) -> Part:
-    """Race exact neighbours of a batch in several stores."""
-    torch.manual_seed(0)
-    keys = [torch.randn(entries, KEY, device="cuda") for _ in range(stores)]
-    filled = [torch.ones(entries, dtype=torch.bool, device="cuda") for _ in keys]
-    lengths = [each.square().sum(dim=1) for each in keys]
-    query_BD = torch.randn(BATCH, KEY, device="cuda")
-
-    def plain() -> None:
-        for keys_ND, length_N in zip(keys, lengths, strict=True):
-            torch.addmm(length_N, query_BD, keys_ND.T, alpha=-2).topk(NEIGHBOURS, largest=False)
-
-    def together() -> object:
-        return nearest_of_each(query_BD, keys, filled, NEIGHBOURS)
-
-    def one_by_one() -> None:
-        for keys_ND, filled_N in zip(keys, filled, strict=True):
-            nearest(query_BD, keys_ND, filled_N, NEIGHBOURS)
-
-    with torch.no_grad():
-        contenders = {
-            "product and topk": plain,
-            "ours, a store at a time": one_by_one,
-            "ours, all stores at once": together,
-            "ours, all at once, as a graph": graphed(together),
-        }
-        yield None
-        _expect_neighbours(query_BD, keys, together())
-        card = ceilings()
-        times = race(contenders, rounds)
-        kernels = _slowest(together)
-    size = stores * entries * KEY * 4
-    least = 1000 * size / card["read, bytes/s"]
-    rate = 1000 * 2 * BATCH * stores * entries * KEY / card["float32, operations/s"]
-    lines = [
-        f"**Neighbours**: {stores} stores of {entries:,} keys of {KEY} numbers, k = {NEIGHBOURS}, "
-        f"batch {BATCH}; to read {size / 1e9:.2f} GB once takes {least:.3f} ms, the product in "
-        f"float32 {rate:.3f} ms\n",
-        "| | ms | quartiles | times the reading |",
-        "|---|---|---|---|",
-    ]
-    for name, spent in times.items():
-        low, middle, high = quartiles(spent)
-        lines.append(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} | {middle / least:.2f} |")
-    lines += ["", "Of all stores at once, by kernel: " + "; ".join(kernels)]
-    yield {"markdown": lines, "times": times, "card": card, "floor": least}
-
-
-def _expect_neighbours(query_BD: Tensor, keys: list[Tensor], found: Any) -> None:
-    """Hold two stores to double precision by direct differences."""
-    for store in (0, len(keys) - 1):
-        distance_BN = torch.stack(
-            [(keys[store] - one).double().square().sum(1) for one in query_BD]
-        )
-        wanted_BK, slot_BK = distance_BN.topk(NEIGHBOURS, largest=False)
-        apart = float((found[0][store] - wanted_BK).abs().max() / wanted_BK.max())
-        same = float((found[1][store] == slot_BK).double().mean())
-        assert apart < 1e-5, f"a distance is {apart:.2g} away"
-        assert same > 0.999, f"{same:.4f} of the neighbours are the same"
-
-
-def _slowest(work: Work) -> list[str]:
-    """Return the kernels that take longest, with their microseconds and number."""
-    with torch.profiler.profile(activities=ACTIVITIES) as profile:
-        work()
-        torch.cuda.synchronize()
-    spent = [row for row in profile.key_averages() if row.self_device_time_total]
-    rows = sorted(spent, key=lambda row: -row.self_device_time_total)
-    return [f"{r.key[:40]} {r.self_device_time_total:.0f} us ({r.count})" for r in rows[:12]]
-
-
-def store(sizes: tuple[int, ...], rounds: int) -> Part:
-    """Time what a step asks of the lifelong store: a recall and a write of a batch."""
-    stores = {
-        (rule, size): _full(rule(), size) for size in sizes for rule in (EvictIdle, EvictOldest)
-    }
-    query_BD = torch.randn(BATCH, KEY, device="cuda")
-    yield None
-    card = ceilings()
-    lines = [
-        f"**The lifelong store**: a batch of {BATCH}, keys of {KEY} numbers, k = {NEIGHBOURS}; "
-        "full, so that each write makes room\n",
-        "| entries | who leaves | recall, us | quartiles | keys read once, us | write, us "
-        "| quartiles | recall: kernels, waits, to the host | write: kernels, waits, to the host |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    found = {}
-    for (rule, size), nec in stores.items():
-        offers = iter([_offer(size + 1 + turn) for turn in range(rounds + 8)])
-        works = {
-            "recall": lambda nec=nec: nec.recall(query_BD),
-            "write": lambda nec=nec, offers=offers: nec.remember(next(offers)),
-        }
-        with torch.no_grad():
-            times = race(works, rounds)
-            seen = {name: counts(work) for name, work in works.items()}
-        least = 1e6 * size * KEY * 4 / card["read, bytes/s"]
-        cells = [f"{size:,}", rule.__name__]
-        for name, spent in times.items():
-            low, middle, high = (1000 * part for part in quartiles(spent))
-            cells += [f"{middle:.0f}", f"{low:.0f} to {high:.0f}"]
-            cells += [f"{least:.1f}"] if name == "recall" else []
-        cells += [" / ".join(str(one[c]) for c in COUNTED[:3]) for one in seen.values()]
-        lines.append(f"| {' | '.join(cells)} |")
-        assert all(column.is_cuda for column in nec.columns.values())
-        found[f"{rule.__name__} {size}"] = {"times": times, "counts": seen}
-    yield {"markdown": lines, "stores": found, "card": card}
-
-
-def _full(policy: Any, entries: int) -> NEC:
-    """Return a store that is full."""
-    nec = NEC(
-        entries,
-        KEY,
-        1,
-        policy,
-        answer_length=1,
-        story_shape=(0, 0),
-        neighbours=NEIGHBOURS,
-        device="cuda",
-    )
-    for first in range(0, entries, 10_000):
-        nec.remember(_offer(first, min(10_000, entries - first)))
-    return nec
-
-
-def _offer(first: int, rows: int = BATCH) -> Candidates:
-    """Return candidates with new names, keys on the GPU, and what the host knows on the host."""
-    name_B = torch.arange(first, first + rows) + (1 << 20) * (rows == BATCH) * first
-    return Candidates(
-        key_BD=torch.randn(rows, KEY, device="cuda"),
-        vector_BV=torch.randn(rows, 1, device="cuda"),
-        answers_BA=torch.ones(rows, 1, dtype=torch.int64),
-        story_BTL=torch.zeros(rows, 0, 0, dtype=torch.int64),
-        hash_B=name_B,
-        outcome_BF=torch.zeros(rows, 3),
-        task_B=name_B,
-        episode_B=name_B,
-        step_B=name_B,
-    )
-
-
-def part_of(name: str, rounds: int) -> Part:
-    """Return a part by its name."""
-    if name.startswith("dnc-"):
-        return dnc(SIZES[name.removeprefix("dnc-")], rounds)
-    if name == "knn":
-        return knn(18, 500_000, rounds)
-    return store((10_000, 100_000, 500_000), rounds)
-
+from gpu_parts import part_of
 
 PARTS = ("dnc-G", "dnc-S", "dnc-M", "dnc-L", "knn", "store")
 
@@ -421,36 +35,63 @@ def take_part(name: str, rounds: int, out: Path) -> None:
     print("ready", flush=True)
     if sys.stdin.readline().strip() != "go":
         return
-    result: Any = next(part)
-    (out / f"{name}.json").write_text(json.dumps(result))
+    for result in part:  # the first may say less than the last
+        (out / f"{name}.json").write_text(json.dumps(result))
 
 
-def conduct(names: list[str], rounds: int, out: Path) -> int:
+class Child:
+    """The process of a part."""
+
+    def __init__(self, name: str, rounds: int, out: Path) -> None:
+        self.name, self.file, self._log = name, out / f"{name}.json", out / f"{name}.log"
+        self.file.unlink(missing_ok=True)
+        command = [sys.executable, __file__, "--rounds", str(rounds), "--out", str(out)]
+        pipe = subprocess.PIPE
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "--part", name], stdin=pipe, stdout=pipe, stderr=log, text=True
+            )
+        self._ready = threading.Thread(target=self._process.stdout.readline, daemon=True)
+        self._ready.start()
+
+    def ready(self, seconds: float | None = None) -> bool:
+        """Wait until it is ready or has failed, for so many seconds; return whether it is."""
+        self._ready.join(seconds)
+        return not self._ready.is_alive()
+
+    def measure(self) -> bool:
+        """Let it measure; return whether it went well."""
+        self.ready()
+        if self._process.poll() is None:
+            self._process.communicate("go\n")
+        if failed := bool(self._process.wait() or not self.file.exists()):
+            print(f"\n{self.name} failed:\n{self._log.read_text()[-3000:]}", flush=True)
+        return not failed
+
+
+def conduct(names: list[str], rounds: int, out: Path, patience: float) -> int:
     """Let all parts get ready at once and measure one by one; return how many failed."""
-    command = [sys.executable, __file__, "--rounds", str(rounds), "--out", str(out), "--part"]
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    logs = {name: (out / f"{name}.log").open("w") for name in names}
-    children = {
-        name: subprocess.Popen([*command, name], stderr=logs[name], **pipe) for name in names
-    }
     begun, results, failed = time.perf_counter(), {}, 0
-    for child in children.values():  # nobody compiles while another measures
-        child.stdout.readline()
-    print(f"Ready after {time.perf_counter() - begun:.0f} s.", flush=True)
-    for name, child in children.items():
-        if child.poll() is None:
-            child.communicate("go\n")
-        logs[name].close()
-        file = out / f"{name}.json"
-        if child.returncode or not file.exists():
-            failed += 1
-            print(f"\n{name} failed:\n{(out / f'{name}.log').read_text()[-3000:]}", flush=True)
+    children = [Child(name, rounds, out) for name in names]
+    for child in children:  # nobody compiles while another measures
+        child.ready(max(0.0, begun + patience - time.perf_counter()))
+    late = [child.name for child in children if not child.ready(0)]
+    print(f"{time.perf_counter() - begun:.0f} s, not ready: {late or 'none'}.", flush=True)
+    while children:
+        child = next((child for child in children if child.ready(0)), None)
+        if child is None:
+            time.sleep(0.1)
             continue
-        results[name] = json.loads(file.read_text())
-        print("\n" + "\n".join(results[name]["markdown"]), flush=True)
-    (out / "results.json").write_text(json.dumps(results))
-    tables = ["\n".join(result["markdown"]) for result in results.values()]
-    (out / "gpu.md").write_text("\n\n".join([_machine(results), *tables]) + "\n")
+        children.remove(child)
+        failed += not child.measure()
+        if not child.file.exists():
+            continue
+        results[child.name] = json.loads(child.file.read_text())
+        print("\n" + "\n".join(results[child.name]["markdown"]), flush=True)
+        print(f"({time.perf_counter() - begun:.0f} s)", flush=True)
+        (out / "results.json").write_text(json.dumps(results))
+        tables = ["\n".join(result["markdown"]) for result in results.values()]
+        (out / "gpu.md").write_text("\n\n".join([_machine(results), *tables]) + "\n")
     print(f"\n{_machine(results)}")
     return failed
 
@@ -468,6 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--patience", type=float, default=600, help="seconds to get ready in")
     parser.add_argument("--part", help="take this part; for the program itself")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -475,7 +117,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.part:
         return take_part(options.part, options.rounds, options.out)
-    sys.exit(conduct(options.parts.split(","), options.rounds, options.out))
+    names = options.parts.split(",")
+    sys.exit(conduct(names, options.rounds, options.out, options.patience))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Letters as in `dnc.py`, and X numbers of the interface vector, Z = R W + H what 
 of a chunk, N' rows of a block of the link.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from stillknows.memory.links import ExactLink, ExactState
 from stillknows.memory.recurrent import LSTMController, LSTMState
 
 _NUMBERS = 8192  # of a link that one program takes at once
+_MEMORY = 1 << 15  # numbers of a memory that one program holds at most
 
 
 class FusedDNC:
@@ -40,8 +42,8 @@ class FusedDNC:
     def __init__(self, dnc: DNC) -> None:
         if not fits(dnc):
             raise ValueError(
-                "The kernels know the DNC with one write head, an exact link, no switch and the "
-                "LSTM of its own: take this one step by step."
+                "The kernels know the DNC with one write head, an exact link, no switch, the LSTM "
+                f"of its own and up to {_MEMORY} numbers a memory: take this one step by step."
             )
         self.dnc = dnc
 
@@ -91,7 +93,9 @@ class FusedDNC:
 def fits(dnc: DNC) -> bool:
     """Return whether a DNC is one that the kernels know."""
     own = type(dnc.link) is ExactLink and type(dnc.controller) is LSTMController
-    return own and dnc.write_heads == 1 and not (dnc.masked or dnc.deallocate or dnc.sharp)
+    small = math.prod(map(triton.next_power_of_2, (dnc.slots, dnc.word_size))) <= _MEMORY
+    plain = dnc.write_heads == 1 and not (dnc.masked or dnc.deallocate or dnc.sharp)
+    return own and small and plain and dnc.output.weight.dtype == torch.float32
 
 
 class Sizes(NamedTuple):
@@ -140,9 +144,18 @@ class Sizes(NamedTuple):
     def of_row(self) -> dict[str, int]:
         """What the kernels of a row of the batch are compiled for."""
         slots, word = self.padded
-        warps = 4 if slots * word <= 4096 else 8
         own = {"N": self.slots, "W": self.word, "R": self.heads, "X": self.asked}
-        return {**own, "NP": slots, "WP": word, "num_warps": warps}
+        return {**own, "NP": slots, "WP": word, "num_warps": 4 if self.few else 8}
+
+    @property
+    def of_write(self) -> dict[str, int]:
+        """What the kernel of a write is compiled for."""
+        return {**self.of_row, "PAIRS": 16, "num_warps": 4 if self.few else 16}
+
+    @property
+    def few(self) -> bool:
+        """Whether a memory is small."""
+        return math.prod(self.padded) <= 4096
 
     @property
     def of_cell(self) -> dict[str, int]:
@@ -265,8 +278,7 @@ def _step(
         *(kept.asked[t], kept.memory[t], kept.usage[t], kept.written[t], kept.read[t]),
         *(kept.precedence[t], kept.memory[t + 1], kept.usage[t + 1], kept.written[t + 1]),
         *(kept.precedence[t + 1], kept.before[t], kept.found[t], kept.content[t]),
-        PAIRS=16,
-        **sizes.of_row,
+        **sizes.of_write,
     )
     kernels.link_forward[(sizes.blocks, sizes.batch)](
         *(kept.link[t], kept.precedence[t], kept.written[t + 1], kept.read[t]),

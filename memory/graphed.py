@@ -5,7 +5,7 @@ them. Here a chunk of steps is recorded once, its forward and its backward, and 
 step may be compiled first, so that there are fewer operations. Values and gradients are those of
 the plain steps. Where there is no GPU the plain steps are taken.
 
-    fast = Graphed(dnc, steps=32)
+    fast = fastest(dnc, steps=32)
     state, values_BTW = fast.outputs(dnc.initial_state(32, "cuda"), items_BTI)
     loss(values_BTW).backward()
 
@@ -13,6 +13,7 @@ Any working memory will do whose step asks nothing of the host. This file knows 
 Letters: B rows, I item size, W word size, T items, C items of a chunk.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
+from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import Policy, map_state
 
 Take = Callable[[Any, Tensor], tuple[Any, Tensor]]
 
+_TRITON = importlib.util.find_spec("triton") is not None
 _WARM = 3  # runs before a recording, in which kernels are compiled and libraries begin
 
 
@@ -129,6 +132,28 @@ class Graphed:
         if key not in self._tapes:
             self._tapes[key] = _Tape(work, state, items_BCI, self._record or _graph)
         return self._tapes[key]
+
+
+def fastest(memory: Any, steps: int = 32, policy: Policy | None = None) -> Graphed:
+    """Return what takes chunks of a memory fastest on a GPU.
+
+    That is kernels of its own (`dnc_fused.py`) where there are some for this memory and Triton is
+    there; else compiled steps.
+
+    Args:
+        memory: a working memory.
+        steps: items of a chunk.
+        policy: as in `memory.step`; the kernels know of none.
+
+    Raises:
+        ValueError: if `steps` is below 1.
+    """
+    if _TRITON and policy is None and type(memory) is DNC:
+        from stillknows.memory.dnc_fused import FusedDNC, fits
+
+        if fits(memory):
+            return Graphed(memory, steps, compiled=False, take=FusedDNC(memory).take)
+    return Graphed(memory, steps, policy)
 
 
 class _Work(nn.Module):

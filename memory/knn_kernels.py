@@ -24,8 +24,8 @@ from torch import Tensor
 from stillknows.memory.interface import placed
 
 _GROUP = 16  # keys of which the lowest score is kept
-_TILE = 128  # keys that are multiplied at once
-_SPAN = 8  # tiles of one program
+_TILE = 64  # keys that are multiplied at once
+_SPAN = 16  # tiles of one program
 _MOST_NEIGHBOURS = 1024  # that one program keeps in order
 
 
@@ -93,7 +93,7 @@ def _lowest_scores(
     rows, groups = len(table_S3) * queries, tiles * (_TILE // _GROUP)
     lowest_RJ, coarse_RT = (query_BD.new_empty(rows, many) for many in (groups, tiles))
     block = min(64, max(16, triton.next_power_of_2(queries)))
-    spans = triton.cdiv(tiles, _SPAN)
+    spans, few = triton.cdiv(tiles, _SPAN), block <= 32 and size <= 64
     _lowest_scores_kernel[(spans, triton.cdiv(queries, block), len(table_S3))](
         query_BD,
         table_S3,
@@ -110,7 +110,7 @@ def _lowest_scores(
         SPAN=_SPAN,
         STAGES=3 if size <= 64 else 1,  # tiles under way at once: they must fit
         PRECISION=precision,
-        num_warps=8,
+        num_warps=2 if few else 4,
     )
     return lowest_RJ, coarse_RT
 

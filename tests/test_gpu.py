@@ -24,7 +24,7 @@ from stillknows.memory.check_working import CHECKS as WORKING_CHECKS
 from stillknows.memory.diversity import EvictAlike, MergeAlike
 from stillknows.memory.dnc import DNC
 from stillknows.memory.episodic import Candidates, p_store
-from stillknows.memory.graphed import Graphed
+from stillknows.memory.graphed import Graphed, fastest
 from stillknows.memory.interface import map_state
 from stillknows.memory.knn import nearest, nearest_of_each
 from stillknows.memory.learned import RetentionPolicy, UtilityPolicy
@@ -217,6 +217,8 @@ GRAPHED += [("slots", "reservoir", False), ("memory network", "oldest", False)]
 def test_chunks_as_graphs_are_the_plain_steps(name: str, policy: Any, compiled: bool) -> None:
     memory, rule = memory_of(name).eval(), policy_of(policy)
     wanted = life(memory, rule, "cuda", torch.float32)
+    if compiled:
+        memory.step = torch.compile(memory.step)  # as `Solver` does
     fast = Graphed(memory, 5, rule, compiled)  # chunks of 5, 5 and 4
     for _ in range(2):  # the second time all is recorded
         found = life(memory, rule, "cuda", torch.float32, fast.outputs)
@@ -239,6 +241,25 @@ def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int) -> No
     wanted = life(memory, None, "cuda", torch.float32)
     for take in (fused.take, fast.outputs, fast.outputs):
         found = life(memory, None, "cuda", torch.float32, take)
+        for kind, bound in ((0, 1e-4), (1, 1e-3)):
+            for number, pair in enumerate(zip(found[kind], wanted[kind], strict=True)):
+                expect_near(*pair, bound, f"{('part', 'gradient')[kind]} {number}")
+
+
+def test_the_fastest_way_learns_and_is_examined() -> None:
+    torch.manual_seed(0)
+    memory = DNC(ITEM, 64, 32, 4, 128)
+    fast = fastest(memory, 7)  # before its memory is on the GPU, as `Solver` does
+    assert fast._take.__qualname__ == "FusedDNC.take"
+    wanted = life(memory, None, "cuda", torch.float32)
+    for _ in range(2):
+        found = life(memory, None, "cuda", torch.float32, fast.outputs)
+        with torch.no_grad():  # another batch in between, of another size
+            items_BTI = torch.randn(3, 14, ITEM, device="cuda")
+            state = memory.initial_state(3, "cuda")
+            state = state._replace(usage_BN=torch.rand(3, 64, device="cuda"))
+            plain, mine = (take(state, items_BTI)[1] for take in (memory.outputs, fast.outputs))
+        expect_near(mine, plain, 1e-4, "examined")
         for kind, bound in ((0, 1e-4), (1, 1e-3)):
             for number, pair in enumerate(zip(found[kind], wanted[kind], strict=True)):
                 expect_near(*pair, bound, f"{('part', 'gradient')[kind]} {number}")

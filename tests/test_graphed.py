@@ -1,6 +1,7 @@
 """Chunks as graphs, with a stand-in for the graphs where there is no GPU: the plain steps again."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory.dnc import DNC
-from stillknows.memory.graphed import Graphed
+from stillknows.memory.graphed import Graphed, _take, fastest
 from stillknows.memory.interface import map_state
 from stillknows.memory.links import FactoredLink, SparseLink
 from stillknows.memory.memory_network import MemoryNetwork
@@ -148,3 +149,25 @@ def test_a_gradient_that_is_gone_says_so(between: str) -> None:
 def test_a_chunk_has_at_least_one_step() -> None:
     with pytest.raises(ValueError, match="steps=0"):
         Graphed(memories()["dnc"][0], 0)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
+def test_the_fastest_way_is_the_plain_steps_too() -> None:
+    policy = EvictOldest()
+    for name in ("dnc of three", "ntm"):  # no kernels of their own
+        assert fastest(memories()[name][0]).step.__name__ == "_compiled_step"
+    for rule in (None, policy):  # double precision, or a policy: none either
+        assert fastest(memories()["dnc"][0], 3, rule).step.__name__ == "_compiled_step"
+    memory, _ = memories()["ntm"]
+    wanted = gradients(plain(memory, None), memory, 0)
+    memory.step = torch.compile(memory.step, backend="aot_eager")  # as `Solver` does
+    fast = fastest(memory, 3)
+    assert fast.steps == 3
+    same(gradients(partial(_take, _eagerly(fast)), memory, 0), wanted, rtol=1e-12, atol=1e-12)
+    torch.compiler.reset()
+
+
+def _eagerly(fast: Graphed) -> Callable[..., Any]:
+    """Return the compiled step, compiled without a compiler of C++."""
+    fast._flat = torch.compile(fast._flat_step, dynamic=False, backend="aot_eager")
+    return fast.step

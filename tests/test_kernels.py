@@ -133,7 +133,14 @@ def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int) -> No
 @inside
 def test_another_dnc_is_refused() -> None:
     from stillknows.memory.dnc_fused import FusedDNC
+    from stillknows.memory.graphed import fastest
 
-    for other in ({"sharp": True}, {"write_heads": 2}, {"link": SparseLink(2)}):
+    others: list[dict[str, Any]] = [{"sharp": True}, {"write_heads": 2}, {"link": SparseLink(2)}]
+    others += [{"feed_forward": True}, {"slots": 20_000}]
+    for other in others:
+        dnc = DNC(**{"input_size": 5, "slots": 4, "word_size": 3, "read_heads": 2, **other})
         with pytest.raises(ValueError, match="take this one step by step"):
-            FusedDNC(DNC(5, 4, 3, 2, 8, **other))
+            FusedDNC(dnc)
+        assert fastest(dnc)._take.func.__name__ == "_take"
+    kernels = fastest(DNC(5, 4, 3, 2, 8))._take
+    assert kernels.__qualname__ == "FusedDNC.take"

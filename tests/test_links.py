@@ -1,5 +1,7 @@
 """Temporal links: the sparse and the factored one against loops, and against the exact one."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillknows.memory.links import ExactLink, FactoredLink, Link, SparseLink
+from stillknows.memory.links import ExactLink, ExactState, FactoredLink, Link, SparseLink
 
 B, J, N, R = 2, 2, 6, 3
 
@@ -131,3 +133,28 @@ def test_the_fused_step_has_the_gradients_of_the_plain_one() -> None:
         found.append((total.detach(), *torch.autograd.grad(total, inputs)))
     for fused, plain in zip(*found, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_a_compiler_keeps_the_gradient_of_the_fused_step() -> None:
+    random = torch.Generator().manual_seed(0)
+    shapes = (B, 1, N, N), (B, 1, N), (B, 1, N), (B, 1, R, N)
+
+    def numbers(shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(*shape, generator=random, dtype=torch.float64)
+
+    link, before, weights, read = (numbers(shape) for shape in shapes)
+    leaves = [part.requires_grad_() for part in (link, before, weights / N, read)]
+    ways = [numbers(shape) for shape in (shapes[0], shapes[3], shapes[3])]
+
+    def step(*parts: Tensor) -> tuple[Tensor, ...]:
+        state, *found = ExactLink().step(ExactState(*parts[:2]), parts[2], parts[3][:, 0])
+        return state.link_BJNN, *found
+
+    def gradients(take: Callable[..., tuple[Tensor, ...]]) -> list[Tensor]:
+        loss = sum((x * way).sum() for x, way in zip(take(*leaves), ways, strict=True))
+        return list(torch.autograd.grad(loss, leaves))
+
+    compiled = torch.compile(step, backend="aot_eager", dynamic=False)
+    for mine, theirs in zip(gradients(compiled), gradients(step), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    torch.compiler.reset()
