@@ -356,6 +356,11 @@ def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: P
         rehearsed = [e["rehearsed_loss"] != 0 for e in updates]
         expected = {"both": [0, 0, 1, 1], "replay": [0, 1, 1, 1], "clear": [0, 1, 1, 1]}
         assert rehearsed == [bool(each) for each in expected.get(arm, [0, 0, 0, 0])]
+        trusts = {
+            (e["after"], e["task"]): e["trust"] for e in events if e["event"] == "examination"
+        }
+        recalled = {place for place, trust in trusts.items() if trust > 0}
+        assert recalled == ({(1, 0), (2, 0)} if arm in ("both", "recall") else set())
         kept = small in options
         assert all(len(e["written"]) == (kept and len(e["actions"])) for e in updates)
         assert (updates[-1]["entries"] > 0) == kept
