@@ -218,6 +218,7 @@ class ControlLifetime(Lifetime):
             scores=scores,
             returns=found.returns,
             lengths=found.lengths,
+            trust=getattr(player, "trust", 0.0),
         )
         self._tell_examined(number, 0.0, scores, found.successes)
         examined = (*self.position.examined, (number, "agent", float(np.mean(scores))))

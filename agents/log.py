@@ -28,7 +28,8 @@ Events, each with `event` and `time` (seconds since the epoch):
 In tasks that are acted in, `update` also has `returns` and `lengths`
 of the episodes that ended, and what learning tells of itself (`policy_loss`, `value_loss`,
 `entropy`, `divergence`, `clipped`), and its `accuracy` is the mean score of late; `examination`
-has `scores`, `returns` and `lengths`, an entry an episode, and `correct` only where the
+has `trust` (the share of what is recalled in what is done), `scores`, `returns` and `lengths`, an
+entry an episode, and `correct` only where the
 environment tells of success; `floor` has `random` (0), `random_return` and `reference_return`; and
 `fault` is an episode that broke: `task`, `name`, `where`, `episode`, `step`, `reason`.
 

@@ -31,7 +31,12 @@ class CorePlayer:
         signature: of the spaces.
         sampled: whether actions are drawn; else they are the likeliest.
         seed: of what is drawn.
+
+    Attributes:
+        trust: the share of a lifelong store in what is done.
     """
+
+    trust = 0.0
 
     def __init__(
         self, agent: ControlAgent, signature: str, sampled: bool = False, seed: int = 0

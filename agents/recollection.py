@@ -136,7 +136,7 @@ class RecallingPlayer(CorePlayer):
         seed: int = 0,
     ) -> None:
         super().__init__(agent, signature, sampled, seed)
-        self.recollection = recollection
+        self.recollection, self.trust = recollection, recollection.trust
         self._last_BHO = torch.zeros(0)
 
     def begin(self, rows: int, key_B: np.ndarray) -> None:
@@ -151,7 +151,7 @@ class RecallingPlayer(CorePlayer):
         seen_B1O = torch.tensor(observation_BO, device=known.unit_O.device)[:, None] / known.unit_O
         self._last_BHO = torch.cat([self._last_BHO[:, 1:], seen_B1O], dim=1)
         own_BW = actions.whole(parameters_BS).exp()
-        return torch.lerp(own_BW, known.likely(self._last_BHO.flatten(1)), known.trust).log()
+        return torch.lerp(own_BW, known.likely(self._last_BHO.flatten(1)), self.trust).log()
 
 
 class Windows(NamedTuple):

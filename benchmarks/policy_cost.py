@@ -3,9 +3,12 @@
     python benchmarks/policy_cost.py --log 1000000
 
 An agent with some slots hears stories and answers, each policy in turn, in one
-process, interleaved; then it learns from some. The time inside of `decide` is set against all the
-rest of the same steps, medians and quartiles of the batches after some that do not count. Then a
-log of so many operations is written, and the small policy learns from it. One thread, CPU clock.
+process, interleaved; then it learns from some. What a policy takes (`decide`, and what it notes of
+contents before) is set against all the rest of the same time, medians and quartiles of the batches
+after some that do not count: of the agent's steps alone; of these and the environment's, and of
+training, where the lessons of the policy itself count neither as the one nor as the other, but
+stand beside it. Then a log of so many operations is written, and the small policy learns from it.
+One thread, CPU clock.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra.utils
 import torch
@@ -29,7 +32,6 @@ from stillknows.agents.operations import Operations, record
 from stillknows.agents.report import table
 from stillknows.agents.trial import Trial, stories_of
 from stillknows.envs.tasks import Task, make
-from stillknows.memory.interface import Decision, Features
 from stillknows.memory.offline import OfflinePolicy
 from stillknows.memory.rules import EvictUniformly
 
@@ -38,12 +40,27 @@ POLICIES = (
     *("novelty", "evict_alike", "merge_alike", "offline", "retention", "actor", "critic"),
 )
 
+HEAD = (
+    *("policy", "µs a decision of 32 rows", "added to the agent's step alone"),
+    *("to a step with its environment", "to a training step", "lessons add to training"),
+)
+
 
 class Cost(NamedTuple):
-    """Seconds of a batch of stories, those inside of `decide`, and how often it was asked."""
+    """Seconds of a batch of stories.
+
+    Attributes:
+        spent: in all.
+        stepped: in the agent's steps.
+        decided: by the policy in these.
+        taught: in lessons of the policy.
+        decisions: how many there were in the steps.
+    """
 
     spent: float
-    inside: float
+    stepped: float
+    decided: float
+    taught: float
     decisions: int
 
 
@@ -63,8 +80,33 @@ class Life:
         self.env = make(self.task, config.rows, self.task.train)
         self.learner = hydra.utils.instantiate(config.learner, self.agent, seed=0)
         self.learner.begin(10_000)
-        self.policy, self.decide = self.agent.working_policy, self.agent.working_policy.decide
-        self.policy.decide = self._timed
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+        self._time(self.agent.working_policy, "decide", "decided")
+        if hasattr(self.agent.working_policy, "note"):
+            self._time(self.agent.working_policy, "note", "noted")
+        self._time(self.agent, "step", "stepped")
+        if self.learner.teacher is not None:
+            self._time(self.learner.teacher, "update", "taught")
+
+    def _time(self, owner: Any, name: str, what: str) -> None:
+        """Count the time of a method; that of lessons apart from all that happens in them."""
+        method = getattr(owner, name)
+
+        def timed(*given: Any, **named: Any) -> Any:
+            if self.in_lesson:
+                return method(*given, **named)
+            self.in_lesson = what == "taught"
+            begun = time.process_time()
+            try:
+                return method(*given, **named)
+            finally:
+                self.seconds[what] += time.process_time() - begun
+                self.calls[what] += 1
+                self.in_lesson = False
+
+        self.in_lesson = False
+        setattr(owner, name, timed)
 
     def train(self, number: int) -> Cost:
         """Live a batch of stories and learn from it."""
@@ -83,22 +125,18 @@ class Life:
         return self._spent(lambda: examine(self.agent, self.task, **settings))
 
     def _spent(self, run: Callable[[], object]) -> Cost:
-        self.inside, self.decisions = 0.0, 0
+        self.seconds.clear()
+        self.calls.clear()
         begun = time.process_time()
         run()
-        return Cost(time.process_time() - begun, self.inside, self.decisions)
-
-    def _timed(self, features: Features) -> Decision:
-        begun = time.process_time()
-        decision: Decision = self.decide(features)
-        self.inside += time.process_time() - begun
-        self.decisions += 1
-        return decision
+        spent, seconds = time.process_time() - begun, self.seconds
+        decided = seconds["decided"] + seconds["noted"]
+        return Cost(spent, seconds["stepped"], decided, seconds["taught"], self.calls["decided"])
 
 
-def shares(rounds: int, warm: int, slots: int, sentences: int) -> str:
+def shares(rounds: int, warm: int, slots: int, sentences: int, names: Sequence[str]) -> str:
     """Return a table of what a decision costs, policy by policy."""
-    lives = {name: Life(name, slots, sentences) for name in POLICIES}
+    lives = {name: Life(name, slots, sentences) for name in names}
     found: dict[tuple[str, str], list[Cost]] = defaultdict(list)
     for number in trange(rounds + warm, disable=None):
         for name, life in lives.items():
@@ -106,19 +144,23 @@ def shares(rounds: int, warm: int, slots: int, sentences: int) -> str:
             for how, cost in costs.items():
                 if number >= warm:
                     found[name, how].append(cost)
-    rows = []
-    for name in POLICIES:
-        each = [1e6 * cost.inside / cost.decisions for cost in found[name, "examined"]]
-        added = [
-            [100 * cost.inside / (cost.spent - cost.inside) for cost in found[name, how]]
-            for how in ("examined", "trained")
-        ]
-        rows.append([name, f"{statistics.median(each):.0f}", *map(_middle, added)])
-    return table(["policy", "µs a decision of 32 rows", "added to a step", "in training"], rows)
+    return table(
+        HEAD, [[name, *_row(found[name, "examined"], found[name, "trained"])] for name in names]
+    )
+
+
+def _row(examined: Sequence[Cost], trained: Sequence[Cost]) -> list[str]:
+    """Return the columns of `HEAD`, as shares in percent of the rest."""
+    each = statistics.median(1e6 * cost.decided / cost.decisions for cost in examined)
+    alone = [cost.decided / (cost.stepped - cost.decided) for cost in examined]
+    lived = [cost.decided / (cost.spent - cost.decided) for cost in examined]
+    learned = [cost.decided / (cost.spent - cost.taught - cost.decided) for cost in trained]
+    taught = [cost.taught / (cost.spent - cost.taught) for cost in trained]
+    return [f"{each:.0f}", *map(_middle, (alone, lived, learned, taught))]
 
 
 def _middle(values: Sequence[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
+    low, middle, high = (100 * value for value in statistics.quantiles(values, n=4))
     return f"{middle:.1f} % ({low:.1f} to {high:.1f})"
 
 
@@ -140,12 +182,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--sentences", type=int, default=24, help="of a story")
+    parser.add_argument("--policies", nargs="+", default=POLICIES)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--warm", type=int, default=4)
     parser.add_argument("--log", type=int, default=1_000_000, help="operations; 0: none")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(shares(given.rounds, given.warm, given.slots, given.sentences) + "\n")
+    print(shares(given.rounds, given.warm, given.slots, given.sentences, given.policies) + "\n")
     if not given.log:
         return
     life = Life("evict_uniformly", given.slots)

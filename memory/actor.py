@@ -85,8 +85,10 @@ class ActorPolicy(nn.Module):
 
     def note(self, content_BPW: Tensor) -> Noted:
         """Return what its network makes of contents; with a gradient only where it samples."""
-        with torch.set_grad_enabled(self.explores and torch.is_grad_enabled()):
-            return self.scorer.note(content_BPW, self.mix_XO if self._greedy else None)
+        if not self.explores:
+            with torch.inference_mode():
+                return self.scorer.note(content_BPW, self.mix_XO if self._greedy else None)
+        return self.scorer.note(content_BPW)
 
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; where it samples, their log-probabilities, with a gradient."""
@@ -119,12 +121,12 @@ class ActorPolicy(nn.Module):
             log_prob_B,
         )
 
-    @torch.no_grad()
     def _likeliest(self, features: Features) -> Decision:
         """Return the likeliest decision, in few operations."""
-        scores_BMX = self.scorer(features)
-        if features.noted is None:
-            scores_BMX = scores_BMX @ self.mix_XO.t()
+        with torch.inference_mode():
+            scores_BMX = self.scorer(features)
+            if features.noted is None:
+                scores_BMX = scores_BMX @ self.mix_XO.t()
         wanted_B = scores_BMX[:, -1, 0] > 0
         if not self.saves:
             wanted_B = wanted_B | ~features.filled_BN.all(dim=1)

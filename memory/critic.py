@@ -50,7 +50,7 @@ class CriticPolicy(nn.Module):
         """Whether it need not be asked while there is room."""
         return self.threshold == -float("inf")
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def note(self, content_BPW: Tensor) -> Noted:
         """Return what its network makes of contents."""
         return self.scorer.note(content_BPW)
@@ -60,10 +60,10 @@ class CriticPolicy(nn.Module):
         worth_BM: Tensor = self.scorer(features)[..., 0]
         return worth_BM
 
-    @torch.no_grad()
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; among equals the candidate stays: it is the later word."""
-        worth_BM = self.worth(features)
+        with torch.inference_mode():
+            worth_BM = self.worth(features)
         if self.explores:
             noise_BM = features.noise_BM.logit(eps=1e-6)
             worth_BM = worth_BM + self.exploration * noise_BM

@@ -57,10 +57,10 @@ class OfflinePolicy(nn.Module):
         ]
         return torch.stack(columns, dim=2)
 
-    @torch.no_grad()
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; among equals the candidate stays: it is the later word."""
-        use_BM = self.expected_use(features)
+        with torch.inference_mode():
+            use_BM = self.expected_use(features)
         held_BN = use_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
         full_B = features.filled_BN.all(dim=1)
         kept_B = ~full_B | (use_BM[:, -1] >= held_BN.amin(dim=1))

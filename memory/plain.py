@@ -51,9 +51,9 @@ class Model(NamedTuple):
     def known(self, name: int, answer: int) -> int:
         """Return the newest slot of a question that always had this answer, -1 for none."""
         there = self.holding(name)
-        if not there or any(self._at(slot).answer != answer for slot in there):
+        if not there or any(self.at(slot).answer != answer for slot in there):
             return -1
-        return max(there, key=lambda slot: self._at(slot).entry)
+        return max(there, key=lambda slot: self.at(slot).entry)
 
     def put(self, slot: int, held: Held | None) -> "Model":
         """Return the model with something else in a slot."""
@@ -64,14 +64,14 @@ class Model(NamedTuple):
         """Return what becomes of it, and what the memory should say of that."""
         slot, after = self.known(name, answer), self._replace(seen=self.seen + 1)
         if slot >= 0:
-            held = self._at(slot)._replace(episode=episode)
+            held = self.at(slot)._replace(episode=episode)
             return after.put(slot, held), (UPDATE, held.entry, -1)
         new = Held(self.next_id, name, answer, episode, self.seen, 0.0)
         empty = [n for n, held in enumerate(self.slots) if held is None]
         oldest = (
-            min(range(len(self.slots)), key=lambda n: (self._at(n).birth, n)) if not empty else -1
+            min(range(len(self.slots)), key=lambda n: (self.at(n).birth, n)) if not empty else -1
         )
-        gone = -1 if empty else self._at(oldest).entry
+        gone = -1 if empty else self.at(oldest).entry
         after = after._replace(next_id=self.next_id + 1)
         return after.put(empty[0] if empty else oldest, new), (ADD, new.entry, gone)
 
@@ -86,7 +86,7 @@ class Model(NamedTuple):
 
     def used(self, slot: int) -> "Model":
         """Return the model after an entry was used once more."""
-        held = self._at(slot)
+        held = self.at(slot)
         return self.put(slot, held._replace(uses=held.uses + 1))
 
     def merged(self, other: "Model", keep: str) -> "Model":
@@ -116,7 +116,7 @@ class Model(NamedTuple):
                 new = held._replace(entry=after.next_id)
                 after = after.put(next(free), new)._replace(next_id=after.next_id + 1)
                 continue
-            mine = after._at(slot)
+            mine = after.at(slot)
             young = mine if mine.birth >= held.birth else held
             uses = max(mine.uses, held.uses)
             after = after.put(slot, young._replace(entry=mine.entry, uses=uses))
@@ -131,7 +131,8 @@ class Model(NamedTuple):
             there.append(-1 if slot in there else slot)
         return there
 
-    def _at(self, slot: int) -> Held:
+    def at(self, slot: int) -> Held:
+        """Return what a slot holds, which is something."""
         held = self.slots[slot]
         assert held is not None
         return held

@@ -356,6 +356,11 @@ def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: P
         rehearsed = [e["rehearsed_loss"] != 0 for e in updates]
         expected = {"both": [0, 0, 1, 1], "replay": [0, 1, 1, 1], "clear": [0, 1, 1, 1]}
         assert rehearsed == [bool(each) for each in expected.get(arm, [0, 0, 0, 0])]
+        trusts = {
+            (e["after"], e["task"]): e["trust"] for e in events if e["event"] == "examination"
+        }
+        recalled = {place for place, trust in trusts.items() if trust > 0}
+        assert recalled == ({(1, 0), (2, 0)} if arm in ("both", "recall") else set())
         kept = small in options
         assert all(len(e["written"]) == (kept and len(e["actions"])) for e in updates)
         assert (updates[-1]["entries"] > 0) == kept
@@ -399,11 +404,12 @@ def test_alone_every_experience_begins_as_the_first_did(tmp_path: Path) -> None:
 
 
 def test_a_curve_begins_at_the_floor_until_an_episode_has_ended(tmp_path: Path) -> None:
-    short = ("learner.horizon=2", "learner.sequence=2", "stream.steps=[64,16]")
+    short = ("learner.horizon=2", "learner.sequence=2", "stream.steps=16", "stream.order=[1,0]")
     updates = [e for e in live(tmp_path, BOTH, *short) if e["event"] == "update"]
-    dial = [e for e in updates if e["task"] == 1]
-    assert [len(e["returns"]) for e in dial] == [0, 4]
-    assert dial[0]["accuracy"] == 0.0 != dial[1]["accuracy"]
+    assert [e["task"] for e in updates] == [1, 1, 0, 0]
+    assert updates[1]["accuracy"] != 0.0
+    assert updates[2]["returns"] == []
+    assert updates[2]["accuracy"] == 0.0
 
 
 def test_a_plan_of_acting_may_go_on_and_names_no_module_of_others() -> None:

@@ -366,7 +366,7 @@ def test_what_the_weights_forget_is_recalled_and_recalling_leaves_no_trace():
     before = learner.experience.store.snapshot()
     player = learner.player(lane)
     assert isinstance(player, RecallingPlayer)
-    assert player.recollection.trust > 0.9
+    assert player.trust == player.recollection.trust > 0.9
     weights = CorePlayer(learner.agent, lane)
     settings = {"episodes": 5, "seed": 0}
     alone = examine_control(weights, task_of("Lane"), rows=5, **settings)
