@@ -26,6 +26,7 @@ from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.keeping import load_agent
 from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.memory_places import memory_at
 from stillknows.agents.operations import find_operations, load_operations
 from stillknows.agents.stopping import Stopped
 from stillknows.agents.verify import differences
@@ -211,6 +212,15 @@ def test_the_last_are_kept_and_the_best(straight: Callable[[str], Path]) -> None
     best = read_checkpoint(folder / FOLDER / BEST)
     assert best["strategy"]["counters"]["best"] == pytest.approx(max(means.values()))
     assert best["strategy"]["position"]["experience"] == max(means, key=means.__getitem__)
+
+
+def test_the_past_of_a_memory_reaches_back_to_the_checkpoints(
+    straight: Callable[[str], Path],
+) -> None:
+    folder = straight("sqlite")
+    kept = [read_checkpoint(path)["agent"]["store"] for path in numbered(folder / FOLDER)]
+    with memory_at(str(folder / "memory.sqlite"), read_only=True) as memory:
+        assert 0 < memory.store.first <= min(state["operation"] for state in kept)
 
 
 def test_an_agent_can_be_taken_out_of_a_checkpoint(straight: Callable[[str], Path]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from stillknows.agents.keeping import KeptMemory
 from stillknows.memory.check import run_check
 from stillknows.memory.check_bench import Bench
 from stillknows.memory.check_store import CHECKS
@@ -421,6 +422,23 @@ def test_what_a_checkpoint_stands_on_is_kept(database: Opener) -> None:
     memory.resume(snapshot, operation)  # beyond the past: from the snapshot alone
     same(memory, then)
     assert memory.operation > operation
+    memory.store.close()
+
+
+def test_the_past_reaches_back_to_the_oldest_of_the_checkpoints_that_are_kept(
+    tmp_path: Path,
+) -> None:
+    memory = bounded(SQLite(tmp_path / "memory.sqlite"), 1)
+    part, reached = KeptMemory(memory), []
+    part.hold(None, 2)  # what was there before this process is not known
+    for step in range(4):
+        live(memory, range(5 * step, 5 * step + 5))
+        reached.append(memory.store.first)
+        part.hold(part.state(), 2)
+    assert reached == [0, 0, 6, 12]  # five writes and a flush each
+    part.hold(None, 2)
+    live(memory, range(5))
+    assert memory.store.first == 12
     memory.store.close()
 
 
