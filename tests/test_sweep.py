@@ -151,8 +151,10 @@ def test_mistakes_are_one_sentence(
 
 def test_the_table_reads_how_far_lives_are_from_their_logs(tmp_path: Path) -> None:
     rows = {"x/a": ("x", "both"), "x/b": ("x", "both"), "x/c": ("x", "none"), "x/d": ("x", "none")}
-    paths = {name: tmp_path / f"{name[-1]}.jsonl" for name in rows}
-    left = {name: (paths[name], 8) for name in ("x/b", "x/c", "x/d")}  # x/a has ended before
+    paths = {name: tmp_path / name[-1] / logs.FILE for name in rows}
+    for path in paths.values():
+        path.parent.mkdir()
+    left = {name: (paths[name].parent, 8) for name in ("x/b", "x/c", "x/d")}  # x/a has ended before
     table = progress.LivesTable(rows, left)
 
     def cells() -> list[tuple[str, ...]]:
