@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 
 from stillknows.agents.actions import Choices, Numbers
 from stillknows.agents.container import read_tree, write_tree
-from stillknows.agents.recurrent_ppo import (
-    RecurrentPPO,
-    Spread,
-    policy_loss,
-    stretches_of,
-    value_loss,
-)
-from stillknows.agents.rollout import Stage, advantages, collect
+from stillknows.agents.recurrent_ppo import RecurrentPPO, policy_loss, value_loss
+from stillknows.agents.rollout import Stage, advantages, collect, stretches_of
+from stillknows.agents.spread import Spread
 from stillknows.envs.control import ControlTask, spaces_of
 from stillknows.memory.dnc import DNC
 from stillknows.memory.memory_network import MemoryNetwork
