@@ -2,8 +2,9 @@
 
 A setting is a flat dictionary: the name of the protocol, the stream with its budgets and
 examinations, the rows of a batch, the schema of the log. Seeds, orders, arms and the options of
-agents are not in it. It is written into every log; of older logs it is taken from their
-configuration.
+agents are not in it, nor are the arms of examinations and the anatomy: examinations leave no trace,
+so these change nothing that is lived. It is written into every log; of older logs it is taken from
+their configuration.
 """
 
 import hashlib

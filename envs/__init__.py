@@ -74,6 +74,10 @@ gymnasium.register(
     vector_entry_point="stillknows.envs.examples:ExampleVectorEnv",
 )
 
+gymnasium.register(
+    "stillknows/ReasoningGym-v0", entry_point="stillknows.envs.reasoning_gym:ReasoningGym"
+)
+
 for _name, _dials in ALGORITHMIC.items():
     gymnasium.register(
         _name,

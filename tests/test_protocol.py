@@ -31,6 +31,8 @@ def print_of(*overrides: str) -> str:
         ["order=2"],
         ["arm=none"],
         ["arm=replay", "seed=1"],
+        ["exam_arms=[agent]"],
+        ["anatomy=true"],
         ["learner.learning_rate=0.001", "controller.width=32"],
         ["run=elsewhere", "workers=3", "arms=[none]"],
         ["stream.interim_episodes=7"],  # of examinations that are not held
