@@ -197,7 +197,9 @@ class MemoryAgent(nn.Module):
         for row, story, new in zip(rows, stories, waiting, strict=True):
             written[row], items[row] = len(story), (*items[row], *new)
         state = state._replace(written=tuple(written), items=tuple(items))
-        key_BD = self.key(self.tokenizer.batch([story[-1] for story in stories], self.device))
+        key_BD = query_BD.new_zeros(len(rows), 0)
+        if self.episodic_memory is not None:
+            key_BD = self.key(self.tokenizer.batch([story[-1] for story in stories], self.device))
         found, trust_B = self._recall(key_BD) if recall else (None, query_BD.new_zeros(len(rows)))
         recalled_BV = None
         if found is not None:

@@ -47,7 +47,7 @@ class Thought(NamedTuple):
         fused_BD: what was seen and remembered.
         recall: what the episodic memory returned, None without recall.
         trust_B: weight of the store in the answer (g of DESIGN), `[B]`, 0 without recall.
-        key_BD: the question's key in the episodic memory.
+        key_BD: the question's key in the episodic memory, without numbers where there is none.
         writes_B: share of the items so far that the working policy expected to write, `[B]`.
         read: what the working memory returned, its rows those asked; None without one.
         before: what the agent carried when it was asked, the question in its story, a row an

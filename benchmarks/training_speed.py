@@ -10,6 +10,7 @@ rehearsed ones count as cost, not as tokens. Every contender pays for its enviro
 
 - plain: each story is one text, every next token is predicted (no questions are answered);
 - context: the agent without memories, which reads the whole story again at every question;
+- mean: the agent whose memory is the mean of what it heard: the cost of all but the memory;
 - slots: the agent with its working memory alone;
 - both: the full agent, with recall and rehearsal.
 """
@@ -18,11 +19,11 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra.utils
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import trange
 
 from stillknows.agents.assembly import build_agent
@@ -31,14 +32,46 @@ from stillknows.agents.episode import live
 from stillknows.agents.optimizer import build_optimizer
 from stillknows.agents.tokenizer import PAD, pad
 from stillknows.envs.tasks import make
+from stillknows.memory.interface import Read
 
 Update = Callable[[int], int]  # of an update's number; the tokens of its stories, 0 if not counted
 TASK = "where_object"
 ARMS = {
     "context": ("arm=none", "working_memory=none", "agent.context=64"),
+    "mean": ("arm=none", "working_policy=evict_oldest"),
     "slots": ("arm=none",),
     "both": ("arm=both",),
 }
+
+
+class MeanState(NamedTuple):
+    """The sum of the items so far, `[B, W]`, and how many they are, `[B, 1]`."""
+
+    sum_BW: Tensor
+    count_B1: Tensor
+
+
+class Mean(nn.Module):
+    """A working memory that reads the mean of all items, as often as another one reads."""
+
+    def __init__(self, word_size: int, reads: int) -> None:
+        super().__init__()
+        self.word_size, self.reads = word_size, reads
+
+    def initial_state(self, batch: int, device: Any = "cpu", key_B: Any = None) -> MeanState:
+        """Return the state before the first item."""
+        return MeanState(torch.zeros(batch, self.word_size), torch.zeros(batch, 1))
+
+    def sequence(
+        self, state: MeanState, items_BTW: Tensor, present_BT: Tensor, policy: Any
+    ) -> tuple[MeanState, Read]:
+        """Take all items but the last, the query, and read."""
+        here_BT1 = present_BT[:, :-1, None]
+        sum_BW = state.sum_BW + (items_BTW[:, :-1] * here_BT1).sum(dim=1)
+        count_B1 = state.count_B1 + here_BT1.sum(dim=1)
+        mean_BRW = (sum_BW / count_B1.clamp(min=1))[:, None].expand(-1, self.reads, -1)
+        nothing_BR0 = mean_BRW[..., :0]
+        return MeanState(sum_BW, count_B1), Read(mean_BRW, nothing_BR0.long(), nothing_BR0)
 
 
 def composed(options: Sequence[str]) -> tuple[Any, Any, Any]:
@@ -96,6 +129,8 @@ def agent_with(name: str, options: Sequence[str], warm: int) -> Update:
     """Return updates of an agent; its store holds what it rehearses from the start."""
     longest = "controller.longest=512"
     config, agent, env = composed([*options, *ARMS[name], longest])
+    if name == "mean":
+        agent.working_memory = Mean(agent.working_memory.word_size, agent.working_memory.reads)
     learner = hydra.utils.instantiate(config.learner, agent, seed=0)
     learner.begin(10_000)
 

@@ -57,12 +57,13 @@ def nearest(
     with torch.no_grad():
         if length_N is None:
             length_N = squared_lengths(keys_ND, filled_N)
-        slot_BM = _candidates(query_BD.float(), keys_ND.float(), length_N, kept)
-        rows = max(1, _CHUNK // max(1, slot_BM.shape[1] * keys_ND.shape[1]))
-        parts = zip(torch.split(query_BD, rows), torch.split(slot_BM, rows), strict=True)
-        distance_BM = torch.cat([_distances(query, keys_ND, slot) for query, slot in parts])
-        distance_BK, order_BK = (part[:, :kept] for part in distance_BM.sort(dim=1, stable=True))
-        slot_BK = slot_BM.gather(1, order_BK)
+        query_UD, row_B = torch.unique(query_BD, dim=0, return_inverse=True)  # many ask the same
+        slot_UM = _candidates(query_UD.float(), keys_ND.float(), length_N, kept)
+        rows = max(1, _CHUNK // max(1, slot_UM.shape[1] * keys_ND.shape[1]))
+        parts = zip(torch.split(query_UD, rows), torch.split(slot_UM, rows), strict=True)
+        distance_UM = torch.cat([_distances(query, keys_ND, slot) for query, slot in parts])
+        distance_UK, order_UK = (part[:, :kept] for part in distance_UM.sort(dim=1, stable=True))
+        distance_BK, slot_BK = distance_UK[row_B], slot_UM.gather(1, order_UK)[row_B]
     if torch.is_grad_enabled() and (query_BD.requires_grad or keys_ND.requires_grad):
         distance_BK = _distances(query_BD, keys_ND, slot_BK)
     if missing := neighbours - kept:

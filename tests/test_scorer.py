@@ -13,8 +13,9 @@ from torch import Tensor
 
 from stillknows.memory.actor import ActorPolicy
 from stillknows.memory.critic import CriticPolicy
-from stillknows.memory.interface import Decision, Features, Policy
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy
 from stillknows.memory.learned import RetentionPolicy
+from stillknows.memory.rules import EvictOldest
 from stillknows.memory.scorer import Scorer
 from stillknows.memory.slots import Slots, SlotsState
 
@@ -216,3 +217,25 @@ def test_without_contents_it_says_so() -> None:
     features = Features(*[torch.zeros(1, 2)] * 9)
     with pytest.raises(ValueError, match="looks at contents"):
         Scorer(WIDTH)(features)
+
+
+class Boundless(EvictOldest):
+    """Is sure beyond all measure who leaves."""
+
+    def decide(self, features: Features) -> Decision:
+        decision = super().decide(features)
+        return decision._replace(victim_BN=torch.full_like(decision.victim_BN, math.inf))
+
+
+def test_an_infinite_decision_is_refused() -> None:
+    with pytest.raises(ValueError, match="Boundless holds a number that is NaN, infinite"):
+        lived(Boundless(), seed=0, slots=2)
+
+
+def test_the_likeliest_is_to_add_where_that_has_the_higher_number() -> None:
+    for more, less, full in ((ADD, SKIP, 0), (SKIP, ADD, 1)):
+        actor = ActorPolicy(WIDTH, saves=True)
+        actor.scorer.network[3].weight.data.zero_()
+        actor.scorer.network[3].bias.data.zero_()[more] = 1
+        state = lived(actor, seed=0, slots=2)
+        assert bool((state.birth_BN < 0).all()) == bool(full), (more, less)
