@@ -1,7 +1,8 @@
 """The paper's DNC in a few kernels a step, forward and backward: `dnc.py` again, for a GPU.
 
 It takes whole chunks: what items alone give is multiplied at once, each step is two products and
-four kernels (`dnc_kernels.py`), and the gradients of the weights are taken for all steps together.
+four kernels (`dnc_kernels.py`, `link_kernels.py`, `lstm_kernels.py`), and the gradients of the
+weights are taken for all steps together.
 It is the exact DNC with one write head, no switch and the LSTM of its own; `fits` says so. Values
 and gradients are those of `dnc.py` but for rounding. Of the host it asks nothing, so that `Graphed`
 takes it:
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillknows.memory import dnc_kernels as kernels
+from stillknows.memory import link_kernels, lstm_kernels
 from stillknows.memory.dnc import DNC, DNCState
 from stillknows.memory.links import ExactLink, ExactState
 from stillknows.memory.recurrent import LSTMController, LSTMState
@@ -236,7 +238,7 @@ class _Chunk(torch.autograd.Function):
         for t in reversed(range(sizes.steps)):
             _step_back(sizes, kept, t, d_fed_BZ, carried, d_asked_TBX[t], pieces)
             d_hidden_BH = torch.addmm(d_fed_BZ[:, sizes.read_size :], d_asked_TBX[t], asked_XH)
-            kernels.lstm_backward[(sizes.batch,)](
+            lstm_kernels.lstm_backward[(sizes.batch,)](
                 *(kept.gates[t], kept.cell[t], kept.cell[t + 1], d_hidden_BH, d_cell_BH),
                 d_gates_TBG[t],
                 **sizes.of_cell,
@@ -259,7 +261,7 @@ class _Chunk(torch.autograd.Function):
 
 def _grow(sizes: Sizes, kept: _Kept, t: int, hidden_BH: Tensor) -> None:
     """Take a step of the LSTM."""
-    kernels.lstm_forward[(sizes.batch,)](
+    lstm_kernels.lstm_forward[(sizes.batch,)](
         kept.gates[t],
         kept.cell[t],
         kept.cell[t + 1],
@@ -280,7 +282,7 @@ def _step(
         *(kept.precedence[t + 1], kept.before[t], kept.found[t], kept.content[t]),
         **sizes.of_write,
     )
-    kernels.link_forward[(sizes.blocks, sizes.batch)](
+    link_kernels.link_forward[(sizes.blocks, sizes.batch)](
         *(kept.link[t], kept.precedence[t], kept.written[t + 1], kept.read[t]),
         *(kept.link[t + 1], kept.ahead[t], parts_BPRN),
         **sizes.of_link,
@@ -322,7 +324,7 @@ def _step_back(
         *(pieces["ahead"], pieces["back"], d_fed_BZ.stride(0)),
         **sizes.of_row,
     )
-    kernels.link_backward[(sizes.blocks, sizes.batch)](
+    link_kernels.link_backward[(sizes.blocks, sizes.batch)](
         *(kept.link[t], kept.link[t + 1], kept.precedence[t], kept.written[t + 1], kept.read[t]),
         *(pieces["ahead"], pieces["back"], d_link, pieces["row"], pieces["head"]),
         pieces["parts"],

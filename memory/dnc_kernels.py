@@ -1,9 +1,9 @@
 """Kernels of `dnc_fused.py`: the memory of a step of the DNC, forward and backward, in Triton.
 
-A step is three kernels each way. One program takes a row of the batch with all its slots, but for
-the link, where a program takes a block of rows of the matrix. The equations are those of `dnc.py`,
-`addressing.py` and `links.py`; allocation compares every pair of slots instead of sorting, which
-gives the same order and the same weights. Names: `d_` before a name is the gradient of it.
+One program takes a row of the batch with all its slots; the link is in `link_kernels.py`, the
+controller in `lstm_kernels.py`. The equations are those of `dnc.py` and `addressing.py`; allocation
+compares every pair of slots instead of sorting, which gives the same order and the same weights.
+Names: `d_` before a name is the gradient of it.
 
 The interface vector is parsed here too: keys, strengths, write key, its strength, erase and write
 vector, free gates, allocation gate, write gate, read modes.
@@ -135,33 +135,6 @@ def write_forward(
 
 
 @triton.jit
-def link_forward(
-    link0_ptr, precedence0_ptr, written_ptr, read0_ptr, link_ptr, ahead_ptr, back_ptr,
-    N: tl.constexpr, R: tl.constexpr, NP: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Some rows of the link, `L w` for them, and their part of `L^T w`."""
-    row, block = tl.program_id(1), tl.program_id(0)
-    i, j = block * ROWS + tl.arange(0, ROWS), tl.arange(0, NP)
-    both = (i < N)[:, None] & (j < N)[None, :]
-    places = row.to(tl.int64) * N * N + i[:, None] * N + j[None, :]
-    written_i = tl.load(written_ptr + row * N + i, mask=i < N, other=0.0)
-    written_j = tl.load(written_ptr + row * N + j, mask=j < N, other=0.0)
-    precedence = tl.load(precedence0_ptr + row * N + j, mask=j < N, other=0.0)
-    link = tl.load(link0_ptr + places, mask=both, other=0.0)
-    link = (1 - written_i[:, None] - written_j[None, :]) * link
-    link += written_i[:, None] * precedence[None, :]
-    link = tl.where(i[:, None] == j[None, :], 0.0, link)
-    tl.store(link_ptr + places, link, mask=both)
-    for r in range(R):
-        head = row * R * N + r * N
-        read_i = tl.load(read0_ptr + head + i, mask=i < N, other=0.0)
-        read_j = tl.load(read0_ptr + head + j, mask=j < N, other=0.0)
-        tl.store(ahead_ptr + head + i, tl.sum(link * read_j[None, :], axis=1), mask=i < N)
-        part = (row * tl.num_programs(0) + block) * R * N + r * N
-        tl.store(back_ptr + part + j, tl.sum(link * read_i[:, None], axis=0), mask=j < N)
-
-
-@triton.jit
 def read_forward(
     xi_ptr, memory_ptr, written_ptr, content_ptr, ahead_ptr, parts_ptr, birth0_ptr, last0_ptr,
     step_ptr, back_ptr, read_ptr, values_ptr, birth_ptr, last_ptr,
@@ -246,48 +219,6 @@ def read_backward(
         tl.store(d_xi + r * W + k, d_key, mask=inside)
         tl.store(d_xi + R * W + r, d_strength * tl.sigmoid(raw))
     tl.store(d_memory_ptr + words, d_memory, mask=both)
-
-
-@triton.jit
-def link_backward(
-    link0_ptr, link_ptr, precedence0_ptr, written_ptr, read0_ptr, d_ahead_ptr, d_back_ptr,
-    d_link_ptr, d_written_ptr, d_read_ptr, parts_ptr,
-    N: tl.constexpr, R: tl.constexpr, NP: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Take `link_forward` back; `d_link` changes in place.
-
-    What is summed over rows of the link is written whole, what is summed over columns in parts:
-    of `d_written`, of `d_precedence`, and of `d_read` for each head.
-    """
-    row, block = tl.program_id(1), tl.program_id(0)
-    i, j = block * ROWS + tl.arange(0, ROWS), tl.arange(0, NP)
-    both = (i < N)[:, None] & (j < N)[None, :]
-    places = row.to(tl.int64) * N * N + i[:, None] * N + j[None, :]
-    written_i = tl.load(written_ptr + row * N + i, mask=i < N, other=0.0)
-    written_j = tl.load(written_ptr + row * N + j, mask=j < N, other=0.0)
-    precedence = tl.load(precedence0_ptr + row * N + j, mask=j < N, other=0.0)
-    gradient = tl.load(d_link_ptr + places, mask=both, other=0.0)
-    link = tl.load(link_ptr + places, mask=both, other=0.0)
-    part = (row * tl.num_programs(0) + block) * (R + 2) * N
-    for r in range(R):
-        head = row * R * N + r * N
-        read_i = tl.load(read0_ptr + head + i, mask=i < N, other=0.0)
-        read_j = tl.load(read0_ptr + head + j, mask=j < N, other=0.0)
-        d_ahead = tl.load(d_ahead_ptr + head + i, mask=i < N, other=0.0)
-        d_back = tl.load(d_back_ptr + head + j, mask=j < N, other=0.0)
-        gradient += d_ahead[:, None] * read_j[None, :] + read_i[:, None] * d_back[None, :]
-        tl.store(d_read_ptr + head + i, tl.sum(link * d_back[None, :], axis=1), mask=i < N)
-        column = tl.sum(link * d_ahead[:, None], axis=0)
-        tl.store(parts_ptr + part + (2 + r) * N + j, column, mask=j < N)
-    gradient = tl.where(both & (i[:, None] != j[None, :]), gradient, 0.0)
-    link0 = tl.load(link0_ptr + places, mask=both, other=0.0)
-    d_row = tl.sum(gradient * (precedence[None, :] - link0), axis=1)
-    tl.store(d_written_ptr + row * N + i, d_row, mask=i < N)
-    tl.store(parts_ptr + part + j, -tl.sum(gradient * link0, axis=0), mask=j < N)
-    d_precedence = tl.sum(gradient * written_i[:, None], axis=0)
-    tl.store(parts_ptr + part + N + j, d_precedence, mask=j < N)
-    decay = 1 - written_i[:, None] - written_j[None, :]
-    tl.store(d_link_ptr + places, gradient * decay, mask=both)
 
 
 @triton.jit
@@ -408,49 +339,3 @@ def write_backward(
         d_read = tl.load(d_head_ptr + head, mask=there, other=0.0) - d_kept * others * free
         d_read += _column(parts_ptr, row, blocks, 2 + r, i, there, N, R, zero)
         tl.store(d_read_ptr + head, d_read, mask=there)
-
-
-@triton.jit
-def lstm_forward(
-    gates_ptr, cell0_ptr, cell_ptr, hidden_ptr, hidden_stride, H: tl.constexpr, HP: tl.constexpr
-):
-    """Squash the gates in place; new cell and hidden state."""
-    row, h = tl.program_id(0), tl.arange(0, HP)
-    inside, gates = h < H, gates_ptr + row * 4 * H + h
-    enter = tl.sigmoid(tl.load(gates, mask=inside, other=0.0))
-    keep = tl.sigmoid(tl.load(gates + H, mask=inside, other=0.0))
-    new = 2 * tl.sigmoid(2 * tl.load(gates + 2 * H, mask=inside, other=0.0)) - 1
-    show = tl.sigmoid(tl.load(gates + 3 * H, mask=inside, other=0.0))
-    cell = keep * tl.load(cell0_ptr + row * H + h, mask=inside, other=0.0) + enter * new
-    tl.store(gates, enter, mask=inside)
-    tl.store(gates + H, keep, mask=inside)
-    tl.store(gates + 2 * H, new, mask=inside)
-    tl.store(gates + 3 * H, show, mask=inside)
-    tl.store(cell_ptr + row * H + h, cell, mask=inside)
-    hidden = show * (2 * tl.sigmoid(2 * cell) - 1)
-    tl.store(hidden_ptr + row * hidden_stride + h, hidden, mask=inside)
-
-
-@triton.jit
-def lstm_backward(
-    gates_ptr, cell0_ptr, cell_ptr, d_hidden_ptr, d_cell_ptr, d_gates_ptr,
-    H: tl.constexpr, HP: tl.constexpr,
-):  # fmt: skip
-    """Take `lstm_forward` back; `d_cell` changes in place."""
-    row, h = tl.program_id(0), tl.arange(0, HP)
-    inside, gates = h < H, gates_ptr + row * 4 * H + h
-    enter = tl.load(gates, mask=inside, other=0.0)
-    keep = tl.load(gates + H, mask=inside, other=0.0)
-    new = tl.load(gates + 2 * H, mask=inside, other=0.0)
-    show = tl.load(gates + 3 * H, mask=inside, other=0.0)
-    cell0 = tl.load(cell0_ptr + row * H + h, mask=inside, other=0.0)
-    shown = 2 * tl.sigmoid(2 * tl.load(cell_ptr + row * H + h, mask=inside, other=0.0)) - 1
-    d_hidden = tl.load(d_hidden_ptr + row * H + h, mask=inside, other=0.0)
-    d_cell = tl.load(d_cell_ptr + row * H + h, mask=inside, other=0.0)
-    d_cell += d_hidden * show * (1 - shown * shown)
-    d_gates = d_gates_ptr + row * 4 * H + h
-    tl.store(d_gates, d_cell * new * enter * (1 - enter), mask=inside)
-    tl.store(d_gates + H, d_cell * cell0 * keep * (1 - keep), mask=inside)
-    tl.store(d_gates + 2 * H, d_cell * enter * (1 - new * new), mask=inside)
-    tl.store(d_gates + 3 * H, d_hidden * shown * show * (1 - show), mask=inside)
-    tl.store(d_cell_ptr + row * H + h, d_cell * keep, mask=inside)

@@ -21,18 +21,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from stillknows.memory import episodic, noise
+from stillknows.memory import episodic, interface, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
-from stillknows.memory.interface import (
-    ADD,
-    SKIP,
-    Decision,
-    Features,
-    Policy,
-    decided,
-    leaves_first,
-    placed,
-)
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, placed
 from stillknows.memory.kept import Kept
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Census, Holding, Name, Names
@@ -319,7 +310,7 @@ class NEC(Kept):
         """Ask the policy, do what it decides; return the row that stays in each slot, and all."""
         known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
         free = self.writes is None or len(names) <= self.writes
-        if leaves_first(self.policy) and len(names) <= self.capacity and free:
+        if interface.leaves_first(self.policy) and len(names) <= self.capacity and free:
             self.clock += 1
             slots, written = self._place_in_order(known, names)
         else:
@@ -339,7 +330,7 @@ class NEC(Kept):
         self, known: list[int], names: list[Name]
     ) -> tuple[list[int], list[Written]]:
         """Do what a rule decides that `leaves_first` knows, as `_settle` does for any policy."""
-        rows, size, column = len(names), self.size, leaves_first(self.policy)
+        rows, size, column = len(names), self.size, interface.leaves_first(self.policy)
         known = known if getattr(self.policy, "refresh", True) else [-1] * rows
         rank_N = self.provenance(str(column))[:size]
         free = chain(sorted(self.holes), range(size, self.capacity))
@@ -347,9 +338,8 @@ class NEC(Kept):
         first = self.departures.first(wanted + len(self.holes) if wanted else 0, rank_N).tolist()
         leaving = [slot for slot in first if slot not in self.holes]  # holes rank lowest
         those = ((slot, cast(int, self.names.at(slot))) for slot in leaving)
-        slots, written = episodic.place_in_order(
-            self.names, known, names, free, those, self.next_id
-        )
+        placing = (self.names, known, names, free, those, self.next_id)
+        slots, written = episodic.place_in_order(*placing)
         added = [row for row in range(rows) if written[row].action == ADD]
         begun = {slots[row]: written[row].entry for row in added}
         self._stamp(begun, {slots[row]: names[row][0] for row in added})
