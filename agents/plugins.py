@@ -23,17 +23,25 @@ def opened(named: Sequence[Any], folder: Path) -> Iterator[list[Any]]:
 
     Args:
         named: by the configuration.
-        folder: of the life; a plugin that has `write_into` is told it, and closed in the end.
+        folder: of the life; a plugin that has `write_into` is told it; all are closed in the end.
     """
     plugins = plugins_of(named)
-    writing = [plugin for plugin in plugins if hasattr(plugin, "write_into")]
     try:
-        for plugin in writing:
-            plugin.write_into(folder)
+        for plugin in plugins:
+            if hasattr(plugin, "write_into"):
+                plugin.write_into(folder)
         yield plugins
     finally:
-        for plugin in writing:
-            plugin.close()
+        for plugin in plugins:
+            _close(plugin)
+
+
+def _close(plugin: Any) -> None:
+    """Close a plugin, or what it logs into: nobody else holds it."""
+    open_ones = [plugin] if hasattr(plugin, "close") else getattr(plugin, "loggers", [])
+    for each in open_ones:
+        if hasattr(each, "close"):
+            each.close()
 
 
 def keepable(plugin: Any) -> Any:

@@ -6,8 +6,7 @@ stillknows train experiment=leaderboard_control run=runs/control
 python benchmarks/leaderboard.py runs/microworld runs/babi runs/control --out docs
 
 Writes all that follows the line `<!-- from logs -->` of `leaderboard.md`, and its figures, from
-logs alone. The first arm of each stream is ours: the others are compared with it, paired by seed
-and order.
+logs alone. The arm `--ours` is compared with all others, paired by seed and order.
 """
 
 import argparse
@@ -30,7 +29,7 @@ STORES = ("recall", "rehearse")  # arms that are parts of ours
 MARK = "<!-- from logs -->"
 SHARE, FORGETTING, ACTING_FORGETTING = 0.95, 0.03, 0.05
 HEAD = (
-    "arm", "n", "average accuracy", "less than ours", "forgetting", "transfer by area",
+    "arm", "n", "average accuracy", "ours ahead by", "forgetting", "transfer by area",
     "share of joint", "carried", "bytes kept", "minutes",
 )  # fmt: skip
 
@@ -40,12 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page")
+    parser.add_argument("--ours", default="both", help="the arm that is compared (both)")
     given = parser.parse_args()
     try:
         lives, lacks = collect(given.runs)
     except ValueError as error:
         sys.exit(f"leaderboard: {error}")
-    groups = {stream_name(arms): arms for arms in groups_of(lives)}
+    groups = {stream_name(arms): _first(arms, given.ours) for arms in groups_of(lives)}
     images = given.out / "images"
     images.mkdir(parents=True, exist_ok=True)
     draw(groups, images / "leaderboard.png")
@@ -57,6 +57,11 @@ def main() -> None:
     told = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else ""
     page.write_text("\n\n".join([told.rstrip(), MARK, *parts]) + "\n", encoding="utf-8")
     print("\n\n".join(parts))
+
+
+def _first(arms: Arms, ours: str) -> Arms:
+    """Return the arms with ours in the first place, if it is among them."""
+    return {**{name: arms[name] for name in (ours,) if name in arms}, **arms}
 
 
 def stream_part(name: str, arms: Arms, images: Path) -> list[str]:

@@ -30,6 +30,7 @@ from stillknows.memory.rules import EvictOldest
 
 CONTROLLERS = Path(stillknows.configs.__path__[0]) / "controller"
 MEMORIES = CONTROLLERS.parent / "working_memory"
+READING = sorted(p.stem for p in CONTROLLERS.glob("*.yaml") if p.stem != "seeing")  # no arrays here
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
 
 
@@ -330,7 +331,7 @@ def test_what_is_rehearsed_is_older_than_the_experience(
     assert len(drawn) == 2
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in CONTROLLERS.glob("*.yaml")))
+@pytest.mark.parametrize("name", READING)
 def test_an_agent_learns_and_answers_with_any_controller(
     name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -352,7 +353,7 @@ def test_an_agent_learns_and_answers_with_any_controller(
 
 
 @pytest.mark.parametrize("memory", sorted(p.stem for p in MEMORIES.glob("*.yaml")))
-@pytest.mark.parametrize("name", sorted(p.stem for p in CONTROLLERS.glob("*.yaml")))
+@pytest.mark.parametrize("name", READING)
 def test_any_controller_goes_with_any_memory(
     name: str, memory: str, request: pytest.FixtureRequest
 ) -> None:

@@ -335,7 +335,9 @@ def test_what_does_not_learn_is_not_taught() -> None:
 def test_contents_are_shown_to_those_who_ask() -> None:
     trial = Known(2, 6, seed=0)
     torch.manual_seed(0)
-    watcher = Watcher(CriticPolicy(4))
+    watcher = Watcher(EvictAlike())
+    watcher.note = None  # it is shown contents, and not what was made of them
+    watcher.needs_content = True
     trial.run(watcher, 3)
     last = watcher.features[-1]
     assert last.content_BNW is not None
