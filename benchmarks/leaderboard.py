@@ -95,9 +95,9 @@ def marks(arms: Arms) -> list[list[str]]:
 
 
 def rivals(arms: Arms) -> dict[str, Sequence[Life]]:
-    """Return the baselines that keep no more bytes than ours, whatever they are told."""
+    """Return the baselines that keep the bytes of ours or fewer, to a hundredth."""
     (_, ours), *others = arms.items()
-    room = max(life.metrics["memory_bytes"] for life in ours)
+    room = 1.01 * max(life.metrics["memory_bytes"] for life in ours)
     return {
         name: lives
         for name, lives in others
@@ -184,7 +184,7 @@ def draw(groups: Mapping[str, Arms], path: Path) -> None:
             axis.barh(place, found[arm].mean, color=colour)
             if found[arm].low == found[arm].low:
                 axis.plot((found[arm].low, found[arm].high), (place, place), color="black")
-        labels = [f"{arm.replace('_', ' ')} (n = {len(arms[arm])})" for arm in order]
+        labels = [f"{arm.split()[0]} (n = {len(arms[arm])})" for arm in order]
         axis.set_yticks(range(len(order)), labels, fontsize=8)
         axis.set_xlim(0, 1.05)
         axis.set_title(name.split()[0])
