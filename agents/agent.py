@@ -201,9 +201,7 @@ class MemoryAgent(nn.Module):
         if self.episodic_memory is not None:
             key_BD = self.key(self.tokenizer.batch([story[-1] for story in stories], self.device))
         found, trust_B = self._recall(key_BD) if recall else (None, query_BD.new_zeros(len(rows)))
-        recalled_BV = None
-        if found is not None:
-            recalled_BV = (found.weights_BK[..., None] * found.vectors_BKV).sum(1)
+        recalled_BV = None if found is None else found.mean()
         fused_BD = self.fuse(query_BD, None if read is None else read.values_BRW, recalled_BV)
         if self.retrieve:
             told = self._retrieve(rows, state, read, found)

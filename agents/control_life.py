@@ -197,11 +197,8 @@ def live_control_lifetime(
     agent, text_learner = _build_text(config, texts)
     stop = Stop()
     through = through_of(config, stop)
-    opening = (
-        closing(LifetimeLog(folder, resume, part_of(config), through)),
-        opened(acting_plugins(config), folder),
-    )
-    with opening[0] as log, stop, opening[1] as plugins:
+    log = LifetimeLog(folder, resume, part_of(config), through)
+    with closing(log), stop, opened(acting_plugins(config), folder) as plugins:
         strategy = ControlLifetime(
             control=learner,
             agent=agent,

@@ -154,10 +154,7 @@ def begun(
     """Begin a lifetime of questions for whoever lives it; when they have, its end is written.
 
     Args:
-        config: composed from `stillknows.configs`.
-        folder: as in `live_lifetime`, like the next two.
-        progress: hears how far the life is.
-        resume: whether to go on.
+        config, folder, progress, resume: as in `live_lifetime`.
         plugins: Avalanche's, besides those of the configuration.
 
     Yields:
@@ -169,7 +166,6 @@ def begun(
     from stillknows.agents.strategy import Lifetime  # Avalanche takes seconds to import
     from stillknows.envs.streams import make_benchmark
 
-    alone = protocol_of(config) == "scratch"
     tasks = tasks_of(config)
     agent, learner = born(config, tasks)
     stop = Stop()
@@ -177,11 +173,8 @@ def begun(
     operations = operations_of(config, agent, folder, through)
     inquiry = inquiry_of(config, agent, folder, tasks, through)
     store = kept_memory(agent.episodic_memory, config, folder, resume, through)
-    opening = (
-        closing(LifetimeLog(folder, resume, part_of(config), through)),
-        opened(config.plugins, folder),
-    )
-    with opening[0] as log, stop, store, opening[1] as own:
+    log = LifetimeLog(folder, resume, part_of(config), through)
+    with closing(log), stop, store, opened(config.plugins, folder) as own:
         plugins = [*plugins, *own]
         strategy = Lifetime(
             agent=agent,
@@ -191,7 +184,6 @@ def begun(
             plugins=plugins,
             progress=progress,
             lived=operations.after,
-            alone=alone,
             **_settings(config, tasks),
         )
         parts: dict[str, Resumable] = {"agent": KeptAgent(agent), "learner": learner}
@@ -201,14 +193,13 @@ def begun(
             if resume:
                 begin_anew(agent.episodic_memory, config)
             log.restore()
-            described = _describe(config, tasks, agent.controller.hears_trees, plugins)
-            log.append("lifetime", **described)
+            log.append("lifetime", **_describe(config, tasks, agent, plugins))
             inquiry.lived(0)
         strategy.passed = checkpoints.passed
         yield strategy, make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
         _write_floors(log, tasks, config)
         log.append("end", **_account(agent, plugins, strategy.clock.train_iterations))
-        if config.keep and not alone:
+        if config.keep and strategy.fresh is None:
             through(lambda: save_agent(agent, folder / AGENT))
         log.append("clock", seconds=checkpoints.lived)
 
@@ -218,6 +209,7 @@ def _settings(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
     return {
         "rows": config.rows,
         "seed": config.seed,
+        "alone": protocol_of(config) == "scratch",
         "exam_episodes": exam_episodes_of(config, tasks),
         "exam_every": config.stream.get("exam_every", 0),
         "interim_episodes": config.stream.get("interim_episodes", 0),
@@ -280,7 +272,7 @@ def inquiry_of(
 
 
 def _describe(
-    config: DictConfig, tasks: Sequence[Task], hears_trees: bool, plugins: Sequence[Any]
+    config: DictConfig, tasks: Sequence[Task], agent: MemoryAgent, plugins: Sequence[Any]
 ) -> dict[str, Any]:
     setting = setting_of(config, SCHEMA, plugins)
     order = config.get("order", 0)
@@ -294,7 +286,7 @@ def _describe(
         "places": places_of(_arranged(config, count), arrange(range(count), *_arrangement(config))),
         "tasks": [task.name for task in tasks],
         "repeats": [alike.index(each) for each in alike],
-        "sources": [_source(task, hears_trees) for task in tasks],
+        "sources": [_source(task, agent.controller.hears_trees) for task in tasks],
         "needs": [task.needs for task in tasks],
         "gives": [task.gives for task in tasks],
         "protocol": setting["protocol"],

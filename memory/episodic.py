@@ -49,6 +49,10 @@ class Recall(NamedTuple):
     present_BK: Tensor
     namesakes_BK: Tensor
 
+    def mean(self) -> Tensor:
+        """Return the weighted mean of the vectors, `[B, V]`."""
+        return (self.weights_BK[..., None] * self.vectors_BKV).sum(dim=1)
+
 
 class Candidates(NamedTuple):
     """Rows that ask to be remembered: `[B, ...]`; `outcome_BF` is loss, reward, TD error.

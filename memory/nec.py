@@ -359,7 +359,8 @@ class NEC(Kept):
             if slot < 0:
                 written.append(_NOTHING)
                 continue
-            gone = entry = self._clear(slot)
+            before = self.names.at(slot)
+            gone = entry = -1 if before is None else self.names.drop(before, slot)
             if action == ADD:
                 entry = begun[slot] = self.next_id
                 self.next_id += 1
@@ -368,11 +369,6 @@ class NEC(Kept):
             written.append(Written(action, entry, gone if action == ADD else -1))
         self._stamp(begun, named)
         return slots, written
-
-    def _clear(self, slot: int) -> int:
-        """Take the entry at a slot off its name; return its id, -1 if there was none."""
-        name = self.names.at(slot)
-        return -1 if name is None else self.names.drop(name, slot)
 
     def _stamp(self, begun: dict[int, int], named: dict[int, int]) -> None:
         """Begin new entries, whose ids are given by slot, and name slots, new ones among them."""

@@ -220,10 +220,12 @@ def test_without_contents_it_says_so() -> None:
 
 
 class Boundless(EvictOldest):
-    """Is sure beyond all measure who leaves."""
+    """Is sure beyond all measure who leaves, once somebody has to."""
 
     def decide(self, features: Features) -> Decision:
         decision = super().decide(features)
+        if not features.filled_BN.all():
+            return decision
         return decision._replace(victim_BN=torch.full_like(decision.victim_BN, math.inf))
 
 
