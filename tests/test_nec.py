@@ -468,6 +468,19 @@ def test_wrong_options_say_the_way_out(options, words):
         store(Leave(), **options)
 
 
+def test_what_is_recalled_is_the_mean_by_the_kernel_of_the_nearest():
+    memory = store(Leave(), capacity=8, neighbours=3)
+    memory.remember(offer(*((number, number) for number in range(6)), seed=1))
+    query = torch.randn(2, 4, generator=torch.Generator().manual_seed(2))
+    keys, vectors = (memory.columns[n][:6].double().numpy() for n in ("keys_ND", "vectors_NV"))
+    for row, found in zip(query.double().numpy(), memory.recall(query).mean(), strict=True):
+        distance = ((row - keys) ** 2).sum(axis=1)
+        nearest = distance.argsort()[:3]
+        weights = 1 / (distance[nearest] + memory.delta)
+        expected = weights @ vectors[nearest] / weights.sum()
+        np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_store_is_the_same_on_a_gpu():
