@@ -154,7 +154,10 @@ def begun(
     """Begin a lifetime of questions for whoever lives it; when they have, its end is written.
 
     Args:
-        config, folder, progress, resume: as in `live_lifetime`.
+        config: composed from `stillknows.configs`.
+        folder: as in `live_lifetime`, like the next two.
+        progress: hears how far the life is.
+        resume: whether to go on.
         plugins: Avalanche's, besides those of the configuration.
 
     Yields:
@@ -164,7 +167,6 @@ def begun(
         Stopped: as `live_lifetime` does, and the same errors.
     """
     from stillknows.agents.strategy import Lifetime  # Avalanche takes seconds to import
-    from stillknows.envs.streams import make_benchmark
 
     tasks = tasks_of(config)
     agent, learner = born(config, tasks)
@@ -196,12 +198,18 @@ def begun(
             log.append("lifetime", **_describe(config, tasks, agent, plugins))
             inquiry.lived(0)
         strategy.passed = checkpoints.passed
-        yield strategy, make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
+        yield strategy, _benchmark(config, tasks)
         _write_floors(log, tasks, config)
         log.append("end", **_account(agent, plugins, strategy.clock.train_iterations))
         if config.keep and strategy.fresh is None:
             through(lambda: save_agent(agent, folder / AGENT))
         log.append("clock", seconds=checkpoints.lived)
+
+
+def _benchmark(config: DictConfig, tasks: Sequence[Task]) -> Any:
+    from stillknows.envs.streams import make_benchmark
+
+    return make_benchmark(tasks, episodes_of(config), joint=config.stream.joint)
 
 
 def _settings(config: DictConfig, tasks: Sequence[Task]) -> dict[str, Any]:
