@@ -149,24 +149,25 @@ def _found(memory: "NEC", rows: Rows) -> list[int]:
     taken: set[int] = set()
     found = []
     for row, (name, answer) in enumerate(zip(hashes, answers, strict=True)):
-        slot = -1
+        alike: list[int] = []
         if memory.identity != "none":
             text = (name, tuple(answer), rows.columns["story_NTL"][row].numpy().tobytes())
-            slot = texts.get(text, memory.names.known(name, tuple(answer)))
-        found.append(-1 if slot in taken else slot)
+            alike = [*texts.get(text, []), memory.names.known(name, tuple(answer))]
+        slot = next((slot for slot in alike if slot not in taken), -1)
+        found.append(slot)
         taken.add(slot)
     return found
 
 
-def _texts(columns: dict[str, Tensor]) -> dict[tuple[int, tuple[int, ...], bytes], int]:
-    """Return the slot of every question, answer and story."""
+def _texts(columns: dict[str, Tensor]) -> dict[tuple[int, tuple[int, ...], bytes], list[int]]:
+    """Return the slots of every question, answer and story."""
     slots = columns["filled_N"].nonzero()[:, 0]
     hashes = columns["provenance_NC"][slots, PROVENANCE.index("hash")].tolist()
     answers, stories = columns["answers_NA"][slots].tolist(), columns["story_NTL"][slots].cpu()
-    return {
-        (name, tuple(answer), story.numpy().tobytes()): slot
-        for slot, name, answer, story in zip(slots.tolist(), hashes, answers, stories, strict=True)
-    }
+    found: dict[tuple[int, tuple[int, ...], bytes], list[int]] = {}
+    for slot, name, answer, story in zip(slots.tolist(), hashes, answers, stories, strict=True):
+        found.setdefault((name, tuple(answer), story.numpy().tobytes()), []).append(slot)
+    return found
 
 
 def _rank(columns: dict[str, Tensor], place: int, keep: str) -> tuple[float, int]:

@@ -124,11 +124,11 @@ class Model(NamedTuple):
 
     def _found(self, theirs: list[Held]) -> list[int]:
         """Return the slot where each entry is known, -1 for none; no slot twice."""
-        alike = {(h.name, h.answer): n for n, h in enumerate(self.slots) if h is not None}
         there: list[int] = []
         for held in theirs:
-            slot = alike.get((held.name, held.answer), self.known(held.name, held.answer))
-            there.append(-1 if slot in there else slot)
+            same = [n for n in self.holding(held.name) if self.at(n).answer == held.answer]
+            alike = [*same, self.known(held.name, held.answer)]
+            there.append(next((slot for slot in alike if slot not in there), -1))
         return there
 
     def at(self, slot: int) -> Held:

@@ -515,6 +515,18 @@ def test_merging_joins_what_is_known_and_keeps_what_was_used_most(opener: Opener
     one.store.close()
 
 
+def test_merging_with_its_own_fork_adds_nothing_though_an_answer_stands_twice() -> None:
+    memory = new(capacity=6, neighbours=1)
+    for answer in (5, 6, 5):  # once a question has had two answers, each of them is added
+        memory.remember(rows((1, answer), seed=1))
+    fork = memory.fork()
+    done = merge(memory, fork)
+    assert done.joined == {0: 0, 1: 1, 2: 2}
+    assert done.added == {}
+    assert memory.size == 3
+    assert torch.equal(memory.provenance("id"), fork.provenance("id"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_life_of_a_memory_is_that_of_a_list(
     kind: str,
