@@ -1,13 +1,14 @@
 # make run     install and run the main job
 # make test    install, then ruff, mypy --strict and the tests that are not slow (also: make check)
 # make slow    the slow tests
-# make test-postgres   install a PostgreSQL server (as root, by apt-get) and run the tests of stores
+# make postgres        install a PostgreSQL server, if there is none (as root, by apt-get)
+# make test-postgres   the same, then the tests of stores, which start it on a socket of their own
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: run test check slow test-postgres clean
+.PHONY: run test check slow postgres test-postgres clean
 
 run: $(STAMP)
 	$(BIN)/stillknows train
@@ -21,9 +22,11 @@ test check: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/pytest -q -m slow
 
-test-postgres: $(STAMP)
+postgres:
 	command -v initdb > /dev/null || ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || \
 		(apt-get update -qq && apt-get install -y -qq postgresql)
+
+test-postgres: postgres $(STAMP)
 	$(BIN)/pytest -q tests/test_stores.py tests/test_databases.py tests/test_memory_command.py
 
 $(STAMP): pyproject.toml constraints.txt
