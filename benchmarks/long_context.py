@@ -1,20 +1,29 @@
 """How far back a fact is still known, and what that costs: accuracy and time against distance.
 
     stillknows train experiment=long_context run=RUN
-    python benchmarks/long_context.py RUN --out long_context.png
+    python benchmarks/long_context.py RUN --stories 8 --out long_context.png
+    python benchmarks/long_context.py RUN --stories 8 --entries 100         # small stores
+    python benchmarks/long_context.py RUN --tables docs/controllers.md      # with rows of before
 
-Examines every agent that the experiment kept, with stories whose codes were told so many sentences
-before they are asked for, and draws means over lifetimes with 95 % intervals. A reading that takes
-more than `--limit` seconds a story is not tried further. One thread, CPU clock.
+Examines every agent that the experiment kept, with codes that were told so many sentences before
+they are asked for, and draws means over lifetimes with 95 % intervals. Without a lifelong store
+codes are told and asked for in one story; a reading that takes more than `--limit` seconds a story
+is not tried further. With one they are told in one episode of the agent's life and asked for in
+another (`later_episodes.py`). Rows of the tables of a page are drawn and printed as they stand
+there, if they are not examined anew. One thread, CPU clock.
 """
 
 import argparse
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean
+from typing import Any, NamedTuple
 
+import later_episodes
 import matplotlib.pyplot as plt
 import torch
 from tqdm import tqdm
@@ -26,21 +35,34 @@ from stillknows.agents.log import lifetimes
 from stillknows.agents.report import table
 from stillknows.envs.intervals import Interval, interval
 from stillknows.envs.recall import recall_tasks
+from stillknows.memory.nec import NEC
 from stillknows.memory.sparse_slots import SparseSlots
 
 DISTANCES = (10, 30, 100, 300, 1000, 3000, 10_000)
 
 
+STORE, OFF = "with 16 slots and the store", "recall off"
+_CELL = re.compile(r"(-?[\d.]+)(?: \[(-?[\d.]+), (-?[\d.]+)\])?")
+Rows = dict[str, tuple[int, list[Interval]]]
+
+
 class Point(NamedTuple):
-    """What one agent did at one distance: share of right answers, seconds a story."""
+    """What one agent did at one distance: share of right answers, seconds a story.
+
+    `asking` is, of a life of many episodes, what the one that asks took of the seconds.
+    """
 
     accuracy: float
-    seconds: float
+    seconds: float | None = None
+    asking: float | None = None
 
 
-def examined(agent: MemoryAgent, stories: int, limit: float) -> dict[int, Point]:
+Life = dict[int, Point]
+
+
+def examined(agent: MemoryAgent, stories: int, limit: float) -> Life:
     """Return the points of an agent, up to the distance at which a story takes too long."""
-    points: dict[int, Point] = {}
+    points: Life = {}
     if isinstance(agent.working_memory, SparseSlots):
         agent.working_memory.slots = 2 * max(DISTANCES)  # room for every sentence
     for task in recall_tasks(list(DISTANCES), trained=32):
@@ -53,78 +75,144 @@ def examined(agent: MemoryAgent, stories: int, limit: float) -> dict[int, Point]
     return points
 
 
+def emptied(store: Any, entries: int) -> NEC:
+    """Return a store like another, empty, of so many entries."""
+    sizes = (store.columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
+    own = ("answer_length", "story_shape", "neighbours", "delta", "update_rate", "identity", "key")
+    settings = {name: getattr(store, name) for name in own}
+    return NEC(entries, *sizes, store.policy, **settings)
+
+
+def lived_on(agent: MemoryAgent, stories: int) -> tuple[Life, Life]:
+    """Return the points of an agent whose life goes on, and those with its recall off."""
+    life = later_episodes.LaterEpisodes(agent, agent.settings["seed"], DISTANCES, stories)
+    asked: dict[int, list[later_episodes.Asked]] = defaultdict(list)
+    for each in life.run():
+        asked[each.distance].append(each)
+    with_store, without = Life(), Life()
+    for distance, those in asked.items():
+        with_store[distance] = Point(
+            mean([mark for one in those for mark in one.correct]),
+            mean([one.seconds for one in those]),
+            mean([one.asking for one in those]),
+        )
+        without[distance] = Point(mean([mark for one in those for mark in one.without]))
+    return with_store, without
+
+
 def label(name: str) -> str:
     """Return what a figure calls an arm."""
-    options = dict(part.split("=") for part in name.split()[1:])
+    arm, *options = name.split()
+    chosen = dict(part.split("=") for part in options)
     memory = {"none": "alone", "sparse_slots": "16 read of all"}
-    held = memory.get(options.get("working_memory", ""), "with 16 slots")
-    return f"{options.get('controller', 'transformer').replace('_', '-')}, {held}"
+    held = memory.get(chosen.get("working_memory", ""), "with 16 slots")
+    held = STORE if arm == "recall" else held
+    return f"{chosen.get('controller', 'transformer').replace('_', '-')}, {held}"
 
 
-def gathered(lives: Mapping[str, list[dict[int, Point]]], which: int) -> dict[str, list[Interval]]:
-    """Return for each arm an interval a distance, as far as all its lifetimes got."""
-    return {
-        name: [
-            interval([life[distance][which] for life in each])
-            for distance in DISTANCES
-            if all(distance in life for life in each)
-        ]
-        for name, each in lives.items()
-    }
+def gathered(lives: Mapping[str, list[Life]], which: int) -> Rows:
+    """Return of each arm how many lives and an interval a distance, as far as all of them got."""
+    found: Rows = {}
+    for name, each in lives.items():
+        reached = [d for d in DISTANCES if all(d in life for life in each)]
+        values = [[life[d][which] for life in each] for d in reached]
+        rows = [[value for value in row if value is not None] for row in values]
+        if all(map(len, rows)):
+            found[name] = len(each), [interval(row) for row in rows]
+    return found
 
 
-def draw(
-    accuracy: Mapping[str, list[Interval]], cost: Mapping[str, list[Interval]], out: Path
-) -> None:
+def of_page(text: str) -> list[Rows]:
+    """Return the rows of each table of a page that this benchmark printed."""
+    head = "|  | n | " + " | ".join(f"{distance:,}" for distance in DISTANCES) + " |"
+    tables: list[Rows] = []
+    reading = False
+    for line in text.splitlines():
+        if line == head:
+            tables.append({})
+        reading = line == head or (reading and line.startswith("|"))
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if reading and line != head and cells[1].isdigit():
+            found = [_CELL.fullmatch(cell) for cell in cells[2:]]
+            lives = int(cells[1])
+            rows = [Interval(*map(float, cell.groups("nan")), lives) for cell in found if cell]
+            tables[-1][cells[0]] = lives, rows
+    return tables
+
+
+def style(name: str, number: int) -> dict[str, Any]:
+    """Return how a line is drawn: a colour a controller, a dash a memory, grey without recall."""
+    if name.endswith(OFF):
+        return {"color": "lightgrey", "ls": "-", "zorder": 0}
+    lines = {"alone": ("--", "o"), "16 slots": ("-", "o"), "of all": (":", "o"), STORE: ("-.", "s")}
+    line = next((line for end, line in lines.items() if name.endswith(end)), ("-.", "x"))
+    return {"color": f"C{number % 3}", "ls": line[0], "marker": line[1]}
+
+
+def draw(accuracy: Rows, cost: Rows, out: Path) -> None:
     """Draw both panels."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
-    for number, name in enumerate(accuracy):
-        line = {"alone": "--", "16 slots": "-", "of all": ":"}
-        style = {
-            "color": f"C{number % 3}",
-            "ls": next(style for end, style in line.items() if name.endswith(end)),
-            "marker": "o",
-        }
-        for panel, rows in zip(panels, (accuracy[name], cost[name]), strict=True):
-            at = DISTANCES[: len(rows)]
-            panel.plot(at, [row.mean for row in rows], label=name, ms=4, **style)
-        low, high = zip(*[(row.low, row.high) for row in accuracy[name]], strict=True)
-        panels[0].fill_between(DISTANCES[: len(low)], low, high, color=style["color"], alpha=0.05)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
+    controllers = list(dict.fromkeys(name.split(",")[0] for name in accuracy))
+    for name, (_, rows) in accuracy.items():
+        drawn = style(name, controllers.index(name.split(",")[0]))
+        for panel, those in zip(panels, (rows, cost.get(name, (0, []))[1]), strict=True):
+            at = DISTANCES[: len(those)]
+            panel.plot(at, [row.mean for row in those], label=name, ms=4, **drawn)
+        low, high = zip(*[(row.low, row.high) for row in rows], strict=True)
+        panels[0].fill_between(DISTANCES[: len(low)], low, high, color=drawn["color"], alpha=0.05)
     panels[0].axvline(32, color="grey", lw=0.8)
-    panels[0].text(33, 0.02, "longest in training", fontsize=8, color="grey")
+    panels[0].text(33, 0.5, "longest story in training", fontsize=8, color="grey")
     panels[0].set(xscale="log", ylim=(0, 1.03), ylabel="share of right answers")
-    panels[1].set(xscale="log", yscale="log", ylabel="seconds a story")
+    panels[1].set(xscale="log", yscale="log", ylabel="seconds from the codes to the last answer")
     for panel in panels:
         panel.set_xlabel("sentences since the code was told")
         panel.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, frameon=False, ncols=3, loc="outside lower center")
+    figure.legend(handles, labels, fontsize=8, frameon=False, ncols=4, loc="outside lower center")
     figure.savefig(out, dpi=150)
 
 
+def show(found: Rows) -> str:
+    """Return a table."""
+    head = ["", "n", *(f"{distance:,}" for distance in DISTANCES)]
+    lines = [
+        [name, str(lives), *map(str, rows), *["–"] * (len(DISTANCES) - len(rows))]
+        for name, (lives, rows) in found.items()
+    ]
+    return table(head, lines)
+
+
 def main() -> None:
-    """Examine, print a table, draw."""
+    """Examine, print tables, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, nargs="+")
     parser.add_argument("--stories", type=int, default=16)
     parser.add_argument("--limit", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=Path("long_context.png"))
+    parser.add_argument("--entries", type=int, help="of stores, which then are empty at first")
+    parser.add_argument("--tables", type=Path, help="a page with tables of another run")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lives: dict[str, list[dict[int, Point]]] = defaultdict(list)
+    lives: dict[str, list[Life]] = defaultdict(list)
     files = sorted(file for run in given.run for file in run.rglob("agent.safetensors"))
     for file in tqdm(files, disable=None):
-        name = next(iter(lifetimes([file.parent])))[0]["name"]
-        lives[label(name)].append(examined(load_agent(file), given.stories, given.limit))
-    accuracy, cost = gathered(lives, 0), gathered(lives, 1)
-    head = ["", "n", *(f"{distance:,}" for distance in DISTANCES)]
-    for shown in (accuracy, cost):
-        rows = [
-            [name, str(len(lives[name])), *map(str, cells), *["–"] * (len(DISTANCES) - len(cells))]
-            for name, cells in shown.items()
-        ]
-        print(table(head, rows) + "\n")
-    draw(accuracy, cost, given.out)
+        agent, name = load_agent(file), label(next(iter(lifetimes([file.parent])))[0]["name"])
+        if agent.recall:
+            if given.entries:
+                agent.episodic_memory = emptied(agent.episodic_memory, given.entries)
+                name = f"{name} of {given.entries} entries"
+            with_store, without = lived_on(agent, given.stories)
+            lives[name].append(with_store)
+            lives[f"{name}, {OFF}"].append(without)
+        else:
+            lives[name].append(examined(agent, given.stories, given.limit))
+    tables = [gathered(lives, which) for which in range(3)]
+    if given.tables:
+        of_other = of_page(given.tables.read_text())
+        tables = [old | new for old, new in zip_longest(of_other, tables, fillvalue={})]
+    for rows in tables:
+        print(show(rows) + "\n")
+    draw(tables[0], tables[1], given.out)
 
 
 if __name__ == "__main__":

@@ -103,11 +103,11 @@ class Life(NamedTuple):
 
     def sentence(self, fact: int) -> str:
         """Return the tree of the statement of a fact."""
-        return KINDS[self.kind].told.format(s=self._subject(fact), v=self.answer(fact))
+        return KINDS[self.kind].told.format(s=f"({subject(fact)})", v=self.answer(fact))
 
     def question(self, fact: int) -> str:
         """Return the tree of the question for a fact."""
-        return KINDS[self.kind].asked.format(s=self._subject(fact))
+        return KINDS[self.kind].asked.format(s=f"({subject(fact)})")
 
     def answer(self, fact: int) -> str:
         """Return what is right."""
@@ -119,7 +119,11 @@ class Life(NamedTuple):
         first = draw.choice(list(DIRECTIONS))
         return f"{first} {draw.choice([d for d in DIRECTIONS if d != OPPOSITE[first]])}"
 
-    def _subject(self, fact: int) -> str:
-        """Pair nouns with adjectives along diagonals: all nouns occur in a life of few facts."""
-        size = len(NOUNS)
-        return f"({ADJECTIVES[(fact + fact // size) % size]} {NOUNS[fact % size]})"
+
+def subject(fact: int) -> str:
+    """Return whom a fact is about, "brave baker".
+
+    Nouns and adjectives are paired along diagonals: all nouns occur in a life of few facts.
+    """
+    size = len(NOUNS)
+    return f"{ADJECTIVES[(fact + fact // size) % size]} {NOUNS[fact % size]}"

@@ -7,31 +7,24 @@ A story tells the codes of some people, then so many sentences that are about th
 change nothing, then asks for every code, in any order. What strains a memory can be turned up: some
 codes are told anew (the last counts), some are for today only and end when a new day begins, some
 are to be forgotten, and of some a rumour says something else, which does not count. Who has no code
-any more has "none". This file knows neither how stories are served (`stillknows.envs.text`), nor
-who answers.
+any more has "none". Some codes may hold for the whole life (`stillknows.envs.lasting`): one episode
+tells them, and others ask for them that do not. This file knows neither how stories are served
+(`stillknows.envs.text`), nor who answers.
 """
 
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from stillknows.envs.draws import Draws
+from stillknows.envs.lasting import WORDS, LastingCodes
+from stillknows.envs.recall_dials import CODES, PEOPLE, make_dials
 from stillknows.envs.tasks import Task, suggest
 from stillknows.envs.text import RowsTask, StoryVectorEnv, balanced_tree
 from stillknows.envs.turns import Sheet
 
 ID = "stillknows/KeyValueRecall-v0"
-_PEOPLE = (
-    "ada ben cleo dora emil finn gina hugo iris jack kate liam mona nils olga paul "
-    "rosa sven tara vito"
-)
-_CODES = (
-    "amber birch coral delta ember frost grove heron ivory jade lemon maple nickel onyx "
-    "pearl quartz raven sable tulip violet"
-)
-PEOPLE, CODES = tuple(_PEOPLE.split()), tuple(_CODES.split())
 STRESSES: dict[str, dict[str, int]] = {
     "contradictions": {"updates": 4},
     "deletions": {"forgotten": 2},
@@ -49,6 +42,7 @@ _NEW_DAY = _FORGET + len(PEOPLE)
 _IDLE = _NEW_DAY + 1
 THINGS = ("chair", "kettle", "mirror", "pencil", "ribbon", "spoon", "ticket", "window")
 _ASK = _IDLE + len(PEOPLE) * len(DOINGS) * len(THINGS)
+_LIFE = _ASK + len(PEOPLE)  # codes of the life, as they are told, then as they are asked for
 _NONE = len(CODES)
 _ANSWERS = np.array([*CODES, "none"], dtype=object)
 
@@ -61,43 +55,15 @@ class Known(NamedTuple):
     day_BF: np.ndarray
 
 
-@dataclass(frozen=True)
-class Dials:
-    """How a story is told.
+class Asked(NamedTuple):
+    """What is asked for, `[B, F]` each: the line, and what is right and why, as in `Known`."""
 
-    Attributes:
-        facts: people whose code is told, 1 to 20.
-        updates: how many of them are told a new code, right after all have one; at most `facts`.
-        expiring: how many of the codes told first are for today only; a new day then begins after
-            all was told.
-        forgotten: how many codes are to be forgotten, after all was told.
-        rumours: of how many people something false is said, after all was told.
-        distance: sentences from the last code to the first question, 0 or more.
-        shortest: the least distance; below `distance`, each story draws one of either, every
-            order of magnitude as likely.
-    """
-
-    facts: int = 4
-    updates: int = 0
-    expiring: int = 0
-    forgotten: int = 0
-    rumours: int = 0
-    distance: int = 10
-    shortest: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raise a ValueError if a dial is out of range."""
-        if not 1 <= self.facts <= len(PEOPLE):
-            raise ValueError(f"facts={self.facts}: choose 1 to {len(PEOPLE)}.")
-        for name in ("updates", "expiring", "forgotten", "rumours"):
-            if not 0 <= getattr(self, name) <= self.facts:
-                raise ValueError(f"{name}={getattr(self, name)}: choose 0 to facts={self.facts}.")
-        least = self.distance if self.shortest is None else self.shortest
-        if not 0 <= least <= self.distance:
-            raise ValueError(
-                f"shortest={self.shortest} and distance={self.distance}: both are 0 or more, and "
-                "shortest is not the longer."
-            )
+    lines_BF: np.ndarray
+    codes_BF: np.ndarray
+    steps_BF: np.ndarray
+    day_BF: np.ndarray
+    episodes_BF: np.ndarray
+    carried_BF: np.ndarray
 
 
 class KeyValueRecall(RowsTask):
@@ -119,6 +85,8 @@ class KeyValueRecall(RowsTask):
         words = {"the", "code", "of", "is", "what", "a", ".", "?"}
         if self.dials.expiring or self.dials.forgotten or self.dials.rumours:
             words.update(_STRAINS.split())
+        if self.dials.lasting:
+            words.update(WORDS)
         return tuple(sorted(words.union(PEOPLE, CODES, DOINGS, THINGS)))
 
     def tell_rows(
@@ -130,13 +98,20 @@ class KeyValueRecall(RowsTask):
         people_BF, told_BS, known = self._tell_codes(draws, rows_B1)
         distance_B = self._distance(draws)
         idle_BS = _IDLE + draws.below(_ASK - _IDLE, int(distance_B.max()))
-        asked_BF = draws.order(facts)
-        known = Known(*(each[rows_B1, asked_BF] for each in known))
-        questions_BF = _ASK + people_BF[rows_B1, asked_BF]
+        order_BF = draws.order(facts)
+        known = Known(*(each[rows_B1, order_BF] for each in known))
+        asked = Asked(
+            _ASK + people_BF[rows_B1, order_BF],
+            *known,
+            np.repeat(episodes_B[:, None], facts, axis=1),
+            np.zeros(order_BF.shape, dtype=bool),
+        )
+        if self.dials.lasting:
+            self._tell_lasting(draws, order_BF, options, told_BS, asked)
         places_BF = told_BS.shape[1] + distance_B[:, None] + np.arange(facts)
-        lines_BS = np.concatenate([told_BS, idle_BS, questions_BF], axis=1)
-        lines_BS[rows_B1, places_BF] = questions_BF
-        sentences, trees = _lines()
+        lines_BS = np.concatenate([told_BS, idle_BS, asked.lines_BF], axis=1)
+        lines_BS[rows_B1, places_BF] = asked.lines_BF
+        sentences, trees = self._lines
         asks_BS = np.zeros(lines_BS.shape, dtype=bool)
         asks_BS[rows_B1, places_BF] = True
         return Sheet(
@@ -145,10 +120,58 @@ class KeyValueRecall(RowsTask):
             asks_BS,
             places_BF[:, -1] + 1,
             episodes_B,
-            _ANSWERS[known.codes_BF],
-            _supports(episodes_B, known),
-            np.zeros(places_BF.shape, dtype=bool),
+            _ANSWERS[asked.codes_BF],
+            _supports(asked),
+            asked.carried_BF,
         )
+
+    @cached_property
+    def _life(self) -> LastingCodes:
+        dials = self.dials
+        return LastingCodes(dials.life, dials.lifetime_facts, dials.lasting, len(CODES))
+
+    @cached_property
+    def _lines(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every sentence that can be said, and its tree; last those of the life."""
+        if not self.dials.lasting:
+            return _lines()
+        people, codes = self._life.people, np.array(CODES)[self._life.values]
+        told = [_told(person, code) for person, code in zip(people, codes, strict=True)]
+        own, lasting = _lines(), _with_trees([*told, *map(_asked, people)])
+        return np.concatenate([own[0], lasting[0]]), np.concatenate([own[1], lasting[1]])
+
+    def _tell_lasting(
+        self,
+        draws: Draws,
+        order_BF: np.ndarray,
+        options: dict[str, Any],
+        told_BS: np.ndarray,
+        asked: Asked,
+    ) -> None:
+        """Let codes of the life be told first, and asked for; changes `told_BS` and `asked`."""
+        dials, episodes_B = self.dials, asked.episodes_BF[:, 0].copy()
+        until_B, now_B = episodes_B - dials.lag, episodes_B
+        if dials.split == "train":
+            own_BL = self._life.told_in(episodes_B)
+            told_BS[:, : dials.lasting] = _LIFE + own_BL
+            own_BF = np.take_along_axis(own_BL, np.minimum(order_BF, dials.lasting - 1), axis=1)
+            self._ask_lasting(asked, order_BF < dials.lasting, own_BF)
+        else:
+            until_B = np.full_like(episodes_B, options.get("lived", 0))
+            now_B = until_B - 1
+        first_B = np.full_like(episodes_B, options.get("task_start", self.first_episode))
+        chance_B, chance_BF = draws.uniform(1)[:, 0], draws.uniform(dials.facts)
+        earlier = self._life.known_before(first_B, until_B, now_B, chance_B, dials.facts)
+        asked.carried_BF[:] = (chance_BF < dials.carry) & earlier.known_B[:, None]
+        self._ask_lasting(asked, asked.carried_BF, earlier.codes_BQ)
+        np.copyto(asked.episodes_BF, earlier.episodes_BQ, where=asked.carried_BF)
+        np.copyto(asked.steps_BF, earlier.steps_BQ, where=asked.carried_BF)
+
+    def _ask_lasting(self, asked: Asked, where_BF: np.ndarray, lasting_BF: np.ndarray) -> None:
+        """Ask for codes of the life, some of the questions."""
+        asked_BF = _LIFE + self.dials.lifetime_facts + lasting_BF
+        np.copyto(asked.lines_BF, asked_BF, where=where_BF)
+        np.copyto(asked.codes_BF, self._life.values[lasting_BF], where=where_BF)
 
     def _tell_codes(
         self, draws: Draws, rows_B1: np.ndarray
@@ -223,19 +246,6 @@ class KeyValueRecallVectorEnv(StoryVectorEnv):
         super().__init__(num_envs, KeyValueRecall(**settings))
 
 
-def make_dials(dials: dict[str, Any]) -> Dials:
-    """Return dials by their names.
-
-    Raises:
-        ValueError: if one is unknown or out of range.
-    """
-    known = [field.name for field in fields(Dials)]
-    for name in dials:
-        if name not in known:
-            raise ValueError(f"Key-value recall has no dial '{name}'. {suggest(name, known)}")
-    return Dials(**dials)
-
-
 def recall_tasks(distances: list[int], trained: int | list[int], **dials: Any) -> list[Task]:
     """Return one task a distance of the examination.
 
@@ -254,7 +264,7 @@ def recall_tasks(distances: list[int], trained: int | list[int], **dials: Any) -
     tasks = []
     for distance, most in zip(distances, longest, strict=True):
         train = {**dials, "distance": most, "shortest": 0}
-        exam = {**dials, "distance": distance}
+        exam = {**dials, "distance": distance, "split": "exam"}
         make_dials(train)
         make_dials(exam)
         tasks.append(Task(f"recall_{distance}", ID, train, exam))
@@ -284,8 +294,8 @@ def stress_tasks(tasks: list[str], **dials: Any) -> list[Task]:
 
 @lru_cache(maxsize=1)
 def _lines() -> tuple[np.ndarray, np.ndarray]:
-    """Return every sentence that can be said, in the order of the numbers above, and its tree."""
-    codes = [f"the code of {person} is {code} ." for person in PEOPLE for code in CODES]
+    """Return every sentence of a story, in the order of the numbers above, and its tree."""
+    codes = [_told(person, code) for person in PEOPLE for code in CODES]
     idle = [f"{p} {did} a {thing} ." for p in PEOPLE for did in DOINGS for thing in THINGS]
     lines = [
         *codes,
@@ -294,17 +304,29 @@ def _lines() -> tuple[np.ndarray, np.ndarray]:
         *(f"forget the code of {person} ." for person in PEOPLE),
         "a new day begins .",
         *idle,
-        *(f"what is the code of {person} ?" for person in PEOPLE),
+        *map(_asked, PEOPLE),
     ]
+    return _with_trees(lines)
+
+
+def _told(person: str, code: str) -> str:
+    return f"the code of {person} is {code} ."
+
+
+def _asked(person: str) -> str:
+    return f"what is the code of {person} ?"
+
+
+def _with_trees(lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(lines, dtype=object), np.array(list(map(balanced_tree, lines)), dtype=object)
 
 
-def _supports(episodes_B: np.ndarray, known: Known) -> np.ndarray:
+def _supports(asked: Asked) -> np.ndarray:
     """Return the pairs of episode and step that each code rests on, objects `[B, F]`."""
-    episodes = np.repeat(episodes_B, known.steps_BF.shape[1]).tolist()
-    told = zip(episodes, known.steps_BF.ravel().tolist(), strict=True)
-    supports = np.fromiter(zip(told, strict=True), object, known.steps_BF.size)
-    days = known.day_BF.ravel()
+    episodes, steps = asked.episodes_BF.ravel().tolist(), asked.steps_BF.ravel().tolist()
+    told = zip(episodes, steps, strict=True)
+    supports = np.fromiter(zip(told, strict=True), object, len(steps))
+    days = asked.day_BF.ravel()
     for number in np.flatnonzero(days).tolist():
         supports[number] += ((episodes[number], int(days[number])),)
-    return supports.reshape(known.steps_BF.shape)
+    return supports.reshape(asked.steps_BF.shape)

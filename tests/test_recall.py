@@ -1,5 +1,7 @@
 """Key-value recall: every answer by reading the story again, and three ways to be told it."""
 
+import re
+
 import gymnasium
 import hydra.utils
 import numpy as np
@@ -12,11 +14,13 @@ from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import episodes_of
 from stillknows.envs.recall import (
     ID,
+    PEOPLE,
     KeyValueRecall,
     KeyValueRecallVectorEnv,
     recall_tasks,
     stress_tasks,
 )
+from stillknows.envs.text import story_of
 
 STORIES = st.builds(
     lambda key, facts, share, distance: (
@@ -148,6 +152,14 @@ def test_it_is_an_environment_and_a_batch_tells_the_same():
         ({"rumours": 5}, "rumours=5: choose 0 to facts=4"),
         ({"distance": 3, "shortest": 4}, "shortest is not the longer"),
         ({"distanz": 3}, "Did you mean 'distance'"),
+        ({"lasting": 5}, "lasting=5: choose 0 to facts=4"),
+        ({"carry": 0.5}, "raise lasting to at least 1"),
+        ({"lasting": 1, "lifetime_facts": 100, "carry": 1.5}, "carry is a share, 0 to 1"),
+        ({"lasting": 1, "lifetime_facts": 100, "rumours": 1}, "leave updates, expiring"),
+        ({"lasting": 1, "lifetime_facts": 65}, "a multiple of lasting=1 from 66"),
+        ({"lasting": 2, "lifetime_facts": 151}, "a multiple of lasting=2 from 132"),
+        ({"lasting": 1, "lifetime_facts": 577}, "to 576"),
+        ({"split": "test"}, "split='test' is neither train nor exam"),
     ],
 )
 def test_a_dial_that_is_wrong_is_one_sentence(dials, words):
@@ -186,3 +198,98 @@ def test_each_distance_may_have_its_own_training() -> None:
     assert (near.train["distance"], far.train["distance"]) == (2, 16)
     with pytest.raises(ValueError, match=r"trained=\[2\] for distances=\[4, 400\]: give one"):
         recall_tasks([4, 400], trained=[2])
+
+
+LIFE = {"lasting": 1, "carry": 0.4, "lifetime_facts": 30, "lag": 4, "life": 7, "distance": 2}
+LASTING = re.compile(r"the code of (the \w+ \w+) is (\w+) \.")
+
+
+def test_codes_of_a_life_are_told_in_turns_and_asked_for_later() -> None:
+    task = KeyValueRecall(**LIFE)
+    told, last, carried, questions = {}, {}, 0, 0
+    for episode in range(300):
+        story = task.tell(1000 + episode, episode, {"task_start": 20})
+        assert set(" ".join(story.sentences).split()) <= set(task.vocabulary)
+        ((person, code),) = LASTING.findall(" ".join(story.sentences))
+        assert LASTING.fullmatch(story.sentences[0])  # told first
+        assert told.setdefault(person, code) == code  # and holds
+        for answer, text in zip(story.answers, story.sentences, strict=True):
+            if answer is None:
+                continue
+            questions += episode >= 25
+            asked = text.removeprefix("what is the code of ").removesuffix(" ?")
+            if answer.carried:
+                carried += 1
+                ((where, step),) = answer.supports
+                assert answer.target == told[asked]
+                assert 20 <= where < episode - LIFE["lag"]
+                assert (last[asked], step) == (where, 0)  # not told again since
+            elif asked == person:
+                assert (answer.target, answer.supports) == (code, ((episode, 0),))
+            else:
+                assert asked in PEOPLE
+        last[person] = episode
+    assert len(told) == LIFE["lifetime_facts"]
+    assert carried / questions == pytest.approx(0.4, abs=0.04)
+
+
+def test_another_life_has_other_codes_of_the_same_people() -> None:
+    lives = []
+    for life in (7, 8):
+        task = KeyValueRecall(**{**LIFE, "life": life})
+        told = " ".join(task.tell(0, episode, {}).sentences[0] for episode in range(30))
+        lives.append(dict(LASTING.findall(told)))
+    assert list(lives[0]) == list(lives[1])
+    assert sum(lives[0][person] == lives[1][person] for person in lives[0]) < 10  # 1.5 by chance
+    assert len(set(lives[0].values())) > 10
+
+
+@given(key=st.integers(0, 2**62), each=st.integers(1, 4), first=st.integers(0, 50))
+def test_an_examination_tells_no_lasting_code_and_asks_for_those_that_were_lived(key, each, first):
+    dials = {**LIFE, "lasting": each, "lifetime_facts": 60, "carry": 1.0}
+    lived = {"task_start": first, "lived": first + 1}
+    told = KeyValueRecall(**dials).tell(key, first, {}).sentences[:each]
+    story = KeyValueRecall(**dials, split="exam").tell(key, 3, lived)
+    assert not LASTING.findall(" ".join(story.sentences))
+    answers = [answer for answer in story.answers if answer]
+    questions = [text for text in story.sentences if text.endswith("?")]
+    assert len(set(questions)) == each  # none twice while there are others
+    for text, answer in zip(questions, answers, strict=True):
+        assert answer.carried
+        ((where, step),) = answer.supports
+        assert where == first
+        asked = text.removeprefix("what is ").removesuffix(" ?")
+        assert told[step] == f"{asked} is {answer.target} ."
+    before = KeyValueRecall(**dials, split="exam").tell(key, 3, {"task_start": first, "lived": 0})
+    assert not any(answer.carried for answer in before.answers if answer)  # nothing was lived
+
+
+@given(key=st.integers(0, 2**62), lasting=st.integers(1, 4))
+def test_lasting_codes_change_nothing_else_of_a_story(key, lasting):
+    plain = KeyValueRecall(distance=9).tell(key, 5, {})
+    life = {"lasting": lasting, "lifetime_facts": 60, "lag": 4}
+    with_life = KeyValueRecall(distance=9, **life).tell(key, 5, {})
+    differing = [
+        step
+        for step, (one, other) in enumerate(zip(plain.sentences, with_life.sentences, strict=True))
+        if one != other
+    ]
+    assert differing[:lasting] == list(range(lasting))
+    assert len(differing) == 2 * lasting
+    assert all(step >= 4 + 9 for step in differing[lasting:])
+
+
+def test_rows_of_a_life_side_by_side_tell_what_each_tells_alone() -> None:
+    task = KeyValueRecall(**LIFE)
+    keys, episodes, place = np.arange(40) * 77, np.arange(100, 140), {"task_start": 90}
+    sheet = task.tell_rows(keys, episodes, place)
+    for row in range(40):
+        assert story_of(sheet, row) == task.tell(int(keys[row]), int(episodes[row]), place)
+
+
+def test_a_stream_of_lives_examines_without_telling() -> None:
+    near, far = recall_tasks([4, 400], trained=16, lasting=1, carry=0.5, lifetime_facts=100)
+    assert (near.train.get("split", "train"), near.exam["split"]) == ("train", "exam")
+    assert far.exam["carry"] == 0.5
+    config = compose_config(["stream=recall", "seed=5"])
+    assert config.stream.tasks.life == 5
