@@ -43,7 +43,7 @@ def believing(entries: int) -> MemoryAgent:
     assert trust is not None
     torch.nn.init.constant_(trust.bias, 20.0)
     agent.episodic_memory = type(store)(
-        entries, 16, 16, EvictOldest(), story_shape=(1, 12), neighbours=2
+        entries, 16, 16, EvictOldest(), story_shape=(1, 12), neighbours=2, key=9
     )
     return agent.eval()
 
@@ -195,4 +195,13 @@ def test_an_emptied_store_is_one_like_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (len(store), len(small), small.capacity) == (8, 0, 5)
     per_entry = store.nbytes / store.capacity
     assert small.nbytes == 5 * per_entry
-    assert (small.policy, small.neighbours, small.delta) == (store.policy, 2, store.delta)
+    for name in (
+        "policy",
+        "key",
+        "neighbours",
+        "delta",
+        "identity",
+        "answer_length",
+        "story_shape",
+    ):
+        assert getattr(small, name) == getattr(store, name), name

@@ -224,6 +224,7 @@ def test_codes_of_a_life_are_told_in_turns_and_asked_for_later() -> None:
                 assert answer.target == told[asked]
                 assert 20 <= where < episode - LIFE["lag"]
                 assert (last[asked], step) == (where, 0)  # not told again since
+                assert asked != person  # nor now
             elif asked == person:
                 assert (answer.target, answer.supports) == (code, ((episode, 0),))
             else:
