@@ -4,6 +4,7 @@
     python benchmarks/long_context.py RUN --stories 8 --out long_context.png
     python benchmarks/long_context.py RUN --stories 8 --entries 100         # small stores
     python benchmarks/long_context.py RUN --tables docs/controllers.md      # with rows of before
+    python benchmarks/long_context.py --tables docs/controllers.md          # drawn again
 
 Examines every agent that the experiment kept, with codes that were told so many sentences before
 they are asked for, and draws means over lifetimes with 95 % intervals. Without a lifelong store
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import later_episodes
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from stillknows.agents.agent import MemoryAgent
@@ -143,32 +145,53 @@ def of_page(text: str) -> list[Rows]:
 def style(name: str, number: int) -> dict[str, Any]:
     """Return how a line is drawn: a colour a controller, a dash a memory, grey without recall."""
     if name.endswith(OFF):
-        return {"color": "lightgrey", "ls": "-", "zorder": 0}
+        return {"color": "lightgrey", "zorder": 0}
     lines = {"alone": ("--", "o"), "16 slots": ("-", "o"), "of all": (":", "o"), STORE: ("-.", "s")}
     line = next((line for end, line in lines.items() if name.endswith(end)), ("-.", "x"))
-    return {"color": f"C{number % 3}", "ls": line[0], "marker": line[1]}
+    return {"color": f"C{number % 3}", "ls": line[0], "marker": line[1], "ms": 4}
 
 
-def draw(accuracy: Rows, cost: Rows, out: Path) -> None:
-    """Draw both panels."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
+def legend(figure: Any, styles: Mapping[str, dict[str, Any]]) -> None:
+    """Tell colours and dashes below both panels, each once."""
+    told: dict[str, Line2D] = {}
+    for name, drawn in styles.items():
+        if not name.endswith(OFF):
+            told.setdefault(name.split(",")[0], Line2D([], [], color=drawn["color"], lw=4))
+    for name, drawn in styles.items():
+        off = name.endswith(OFF)
+        plain = {**drawn, "color": drawn["color"] if off else "dimgrey"}
+        told.setdefault(OFF if off else name.split(", ", 1)[1], Line2D([], [], **plain))
+    places = {"ncols": 3, "loc": "outside lower center", "fontsize": 8, "frameon": False}
+    figure.legend(told.values(), told.keys(), **places)
+
+
+def draw(accuracy: Rows, cost: Rows, asking: Rows, out: Path) -> None:
+    """Draw both panels; in the second, faintly, what asking alone takes."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     controllers = list(dict.fromkeys(name.split(",")[0] for name in accuracy))
+    styles = {name: style(name, controllers.index(name.split(",")[0])) for name in accuracy}
     for name, (_, rows) in accuracy.items():
-        drawn = style(name, controllers.index(name.split(",")[0]))
         for panel, those in zip(panels, (rows, cost.get(name, (0, []))[1]), strict=True):
             at = DISTANCES[: len(those)]
-            panel.plot(at, [row.mean for row in those], label=name, ms=4, **drawn)
+            panel.plot(at, [row.mean for row in those], **styles[name])
         low, high = zip(*[(row.low, row.high) for row in rows], strict=True)
-        panels[0].fill_between(DISTANCES[: len(low)], low, high, color=drawn["color"], alpha=0.05)
+        color = styles[name]["color"]
+        panels[0].fill_between(DISTANCES[: len(low)], low, high, color=color, alpha=0.04, lw=0)
+    for name, (_, rows) in asking.items():
+        drawn = {**styles[name], "marker": "", "alpha": 0.4}
+        panels[1].plot(DISTANCES[: len(rows)], [row.mean for row in rows], **drawn)
+    if asking:
+        highest = max(rows[-1].mean for _, rows in asking.values())
+        panels[1].text(DISTANCES[0], 1.2 * highest, "asking alone", fontsize=8, color="grey")
     panels[0].axvline(32, color="grey", lw=0.8)
-    panels[0].text(33, 0.5, "longest story in training", fontsize=8, color="grey")
+    told = {"rotation": 90, "fontsize": 8, "color": "grey", "ha": "right"}
+    panels[0].text(31, 0.2, "longest story in training", **told)
     panels[0].set(xscale="log", ylim=(0, 1.03), ylabel="share of right answers")
     panels[1].set(xscale="log", yscale="log", ylabel="seconds from the codes to the last answer")
     for panel in panels:
         panel.set_xlabel("sentences since the code was told")
         panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, frameon=False, ncols=4, loc="outside lower center")
+    legend(figure, styles)
     figure.savefig(out, dpi=150)
 
 
@@ -185,7 +208,7 @@ def show(found: Rows) -> str:
 def main() -> None:
     """Examine, print tables, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, nargs="+")
+    parser.add_argument("run", type=Path, nargs="*")
     parser.add_argument("--stories", type=int, default=16)
     parser.add_argument("--limit", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=Path("long_context.png"))
@@ -209,10 +232,11 @@ def main() -> None:
     tables = [gathered(lives, which) for which in range(3)]
     if given.tables:
         of_other = of_page(given.tables.read_text())
-        tables = [old | new for old, new in zip_longest(of_other, tables, fillvalue={})]
+        tables = [{**old, **new} for old, new in zip_longest(of_other, tables, fillvalue={})]
     for rows in tables:
         print(show(rows) + "\n")
-    draw(tables[0], tables[1], given.out)
+    accuracy, cost, asking = tables
+    draw(accuracy, cost, asking, given.out)
 
 
 if __name__ == "__main__":
