@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory.acting import Desk, Held
 from stillknows.memory.interface import ACTIONS, ADD, SKIP, Decision, Features, one_hot, written
 from stillknows.memory.scorer import Noted, Scorer
 
@@ -83,7 +84,7 @@ class ActorPolicy(nn.Module):
         """Whether it does the likeliest of skip and add: what it does all its life."""
         return not self.explores and self.allowed == [True, True, False, False]
 
-    def note(self, content_BPW: Tensor) -> Noted:
+    def note(self, content_BPW: Tensor) -> Noted | Desk:
         """Return what its network makes of contents; with a gradient only where it samples."""
         if not self.explores:
             with torch.inference_mode():
@@ -123,6 +124,11 @@ class ActorPolicy(nn.Module):
 
     def _likeliest(self, features: Features) -> Decision:
         """Return the likeliest decision, in few operations."""
+        if isinstance(features.noted, Desk):
+            wanted_BM, leaving_BM = features.noted.scores(features)
+            held = Held.of(features.filled_BN.numpy(), -leaving_BM[:, :-1])
+            kept_B = wanted_BM[:, -1] > 0
+            return held.written(kept_B if self.saves else kept_B | ~held.full_B)
         with torch.inference_mode():
             scores_BMX = self.scorer(features)
             if features.noted is None:

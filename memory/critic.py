@@ -10,6 +10,7 @@ Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size.
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory.acting import Desk, keep_worthiest
 from stillknows.memory.interface import Decision, Features, written
 from stillknows.memory.scorer import Noted, Scorer
 
@@ -51,7 +52,7 @@ class CriticPolicy(nn.Module):
         return self.threshold == -float("inf")
 
     @torch.inference_mode()
-    def note(self, content_BPW: Tensor) -> Noted:
+    def note(self, content_BPW: Tensor) -> Noted | Desk:
         """Return what its network makes of contents."""
         return self.scorer.note(content_BPW)
 
@@ -62,6 +63,8 @@ class CriticPolicy(nn.Module):
 
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; among equals the candidate stays: it is the later word."""
+        if isinstance(features.noted, Desk) and not self.explores:
+            return keep_worthiest(features, features.noted.scores(features)[0], self.threshold)
         with torch.inference_mode():
             worth_BM = self.worth(features)
         if self.explores:

@@ -6,9 +6,11 @@ reward, temporal-difference error).
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory.acting import Held, acts
 from stillknows.memory.interface import (
     ADD,
     SKIP,
@@ -18,6 +20,8 @@ from stillknows.memory.interface import (
     one_hot,
     slot_and_victim,
 )
+
+_EPS = 1e-6  # strengths nearer than this to 0, or to 1, are equal
 
 
 class RetentionPolicy(nn.Module):
@@ -72,14 +76,16 @@ class RetentionPolicy(nn.Module):
         """
         if features.strength_BN is None:
             raise ValueError("RetentionPolicy needs a memory that keeps strengths, such as slots.")
+        if acts(features.strength_BN) and features.noted is not None and not self.training:
+            return self._acted(features)
         if features.noted is not None and features.place_BM is not None:
             strength_B1 = features.noted.gather(1, features.place_BM[:, -1:])
         else:
             strength_B1 = torch.sigmoid(self.network(features.candidate_BW))
         full_B1 = features.filled_BN.all(dim=1, keepdim=True)
-        rank_BM = torch.cat([features.strength_BN, strength_B1], dim=1).logit(eps=1e-6)
+        rank_BM = torch.cat([features.strength_BN, strength_B1], dim=1).logit(eps=_EPS)
         if self.training:
-            rank_BM = rank_BM + self.exploration * features.noise_BM.logit(eps=1e-6)
+            rank_BM = rank_BM + self.exploration * features.noise_BM.logit(eps=_EPS)
         rank_BM = rank_BM.detach()
         held_BN = rank_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
         wanted_B1 = ~full_B1 | (rank_BM[:, -1:] >= held_BN.amin(dim=1, keepdim=True))
@@ -88,6 +94,20 @@ class RetentionPolicy(nn.Module):
         action_B4 = torch.cat([(1 - strength_B1) * ~kept_B1, strength_B1, nothing_B2], dim=1)
         slot_BN, victim_BN = slot_and_victim(features, kept_B1[:, 0], -held_BN)
         return Decision(action_B4, slot_BN, victim_BN, nothing_B2[:, 0])
+
+    def _acted(self, features: Features) -> Decision:
+        """Return the decision from what is noted, where nothing is learned from it nor explored."""
+        assert features.place_BM is not None
+        assert features.strength_BN is not None
+        place_B, held_BN = features.place_BM.numpy()[:, -1], features.strength_BN.numpy()
+        new_B = features.noted.numpy()[np.arange(len(place_B)), place_B]
+        low, high = np.float32(_EPS), np.float32(1 - _EPS)
+        held = Held.of(features.filled_BN.numpy(), held_BN.clip(low, high))
+        kept_B = (new_B.clip(low, high) >= held.lowest_B) | ~held.full_B
+        kept_B &= new_B > self.threshold
+        action_B4 = np.zeros((len(new_B), 4), np.float32)
+        action_B4[:, SKIP], action_B4[:, ADD] = (1 - new_B) * ~kept_B, new_B
+        return held.written(kept_B, action_B4)
 
     def note(self, content_BPW: Tensor) -> Tensor:
         """Return the strength of each content, `[B, P]`."""

@@ -8,9 +8,13 @@ leaves.
 Letters: B rows, N slots, M = N + 1 (the candidate is last).
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory.acting import Array, keep_worthiest, on_cpu, through
 from stillknows.memory.interface import Decision, Features, written
 
 
@@ -42,26 +46,45 @@ class OfflinePolicy(nn.Module):
     @staticmethod
     def numbers(features: Features) -> Tensor:
         """Return what the network sees, `[B, M, 7]`."""
-        similarity_BN, filled_BN = features.similarity_BN, features.filled_BN
-        nearest_B1 = similarity_BN.masked_fill(~filled_BN, -1.0).amax(dim=1, keepdim=True)
-        past_3BN = torch.stack([features.age_BN, features.idle_BN, features.usage_BN]).log1p()
-        past_3BM = nn.functional.pad(past_3BN, (0, 1))
-        new_BM = torch.zeros_like(past_3BM[0])
-        new_BM[:, -1] = 1
-        columns = [
-            *past_3BM,
-            torch.cat([similarity_BN, nearest_B1], dim=1),
-            nearest_B1.expand_as(new_BM),
-            new_BM,
-            filled_BN.float().mean(dim=1, keepdim=True).expand_as(new_BM),
-        ]
-        return torch.stack(columns, dim=2)
+        rows, slots = features.filled_BN.shape
+        seen_7BM = features.age_BN.new_zeros(7, rows, slots + 1)
+        _see(torch, seen_7BM, *_looked_at(features))
+        return seen_7BM.permute(1, 2, 0)
+
+    def _acted(self, features: Features) -> Array:
+        """Return the expected use without a gradient, on a CPU."""
+        rows, slots = features.filled_BN.shape
+        seen_7BM = np.zeros((7, rows, slots + 1), np.float32)
+        _see(np, seen_7BM, *(part.numpy() for part in _looked_at(features)))
+        use_BM: Array = through(self.network, seen_7BM.reshape(7, -1)).reshape(rows, -1)
+        return use_BM
 
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; among equals the candidate stays: it is the later word."""
+        if on_cpu(features.age_BN):
+            return keep_worthiest(features, self._acted(features))
         with torch.inference_mode():
             use_BM = self.expected_use(features)
         held_BN = use_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)
         full_B = features.filled_BN.all(dim=1)
         kept_B = ~full_B | (use_BM[:, -1] >= held_BN.amin(dim=1))
         return written(features, kept_B, -held_BN)
+
+
+def _looked_at(features: Features) -> tuple[Tensor, ...]:
+    past = features.age_BN, features.idle_BN, features.usage_BN
+    return features.filled_BN, features.similarity_BN, *past
+
+
+def _see(of: Any, seen_7BM: Any, filled_BN: Any, similarity_BN: Any, *past_BN: Any) -> None:
+    """Put what the network sees: in tensors, where they are `of` torch, or in numpy's arrays.
+
+    It is the past (logarithms), likeness to the candidate, and that of the nearest, whether it is
+    the candidate, and how full the memory is.
+    """
+    alike_BN = of.where(filled_BN, similarity_BN, -1.0)
+    nearest_B1 = of.amax(alike_BN, axis=1, keepdims=True)
+    seen_7BM[:3, :, :-1] = of.log1p(of.stack(past_BN))
+    seen_7BM[3, :, :-1], seen_7BM[3, :, -1:], seen_7BM[4] = similarity_BN, nearest_B1, nearest_B1
+    seen_7BM[5, :, -1] = 1
+    seen_7BM[6] = (filled_BN.sum(1) / filled_BN.shape[1])[:, None]

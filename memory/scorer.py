@@ -13,18 +13,22 @@ W word size, H hidden size.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from stillknows.memory.acting import Array, Desk, Kept, Products, acts
 from stillknows.memory.interface import Features
+
+Numbers = TypeVar("Numbers")  # tensors, or arrays
 
 _FAR = 1e9  # what is taken from the logit of what cannot be attended to
 
 
-class Weights(NamedTuple):
+class Weights(NamedTuple, Generic[Numbers]):
     """Products of a scorer's weights, with which it needs half as many products at a decision.
 
     With C = 1 - 11'/H, which takes the mean away, y = C x, and g, b and e of the first norm, the
@@ -48,18 +52,18 @@ class Weights(NamedTuple):
         floor: H e.
     """
 
-    query_HH: Tensor
-    query_H: Tensor
-    read_HH: Tensor
-    read_H: Tensor
-    layer_HH: Tensor
-    layer_H: Tensor
-    last_HO: Tensor
-    last_O: Tensor
-    alike_O: Tensor
-    when_FH: Tensor
-    new_H: Tensor
-    floor: Tensor
+    query_HH: Numbers
+    query_H: Numbers
+    read_HH: Numbers
+    read_H: Numbers
+    layer_HH: Numbers
+    layer_H: Numbers
+    last_HO: Numbers
+    last_O: Numbers
+    alike_O: Numbers
+    when_FH: Numbers
+    new_H: Numbers
+    floor: Numbers
 
 
 class Noted(NamedTuple):
@@ -72,7 +76,7 @@ class Noted(NamedTuple):
         first_B1: where those of each row begin.
     """
 
-    weights: Weights
+    weights: Weights[Tensor]
     embedded_XH: Tensor
     later_XP: Tensor
     first_B1: Tensor
@@ -93,6 +97,7 @@ class Scorer(nn.Module):
         self.when = nn.Linear(4, hidden)
         self.attend, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
         self.alike = nn.Parameter(torch.zeros(outputs))
+        self._kept = Kept()
         self.norm = nn.LayerNorm(hidden)
         self.network = nn.Sequential(
             nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, outputs)
@@ -107,6 +112,8 @@ class Scorer(nn.Module):
         Raises:
             ValueError: if the memory gives neither.
         """
+        if isinstance(features.noted, Desk):
+            return torch.from_numpy(features.noted.scores(features)).permute(1, 2, 0)
         if features.noted is not None:
             return self._recalled(features.noted, features)
         if features.content_BNW is None:
@@ -132,7 +139,7 @@ class Scorer(nn.Module):
         )
         return read_BMH
 
-    def note(self, content_BPW: Tensor, mix_XO: Tensor | None = None) -> Noted:
+    def note(self, content_BPW: Tensor, mix_XO: Tensor | None = None) -> Noted | Desk:
         """Return what can be worked out before decisions: see `interface.noted_by`.
 
         Args:
@@ -140,42 +147,58 @@ class Scorer(nn.Module):
             mix_XO: sums of the outputs that are told in their stead.
         """
         rows, places, _ = content_BPW.shape
-        content_WH = _centred(self.content.weight).t()
-        content_H = _centred(self.content.bias + self.when.bias)
+        if acts(content_BPW):
+            return Desk(self._products(mix_XO), content_BPW.numpy())
+        content_WH, content_H = self._embedding(_tensor)
         normal_BPW = nn.functional.normalize(content_BPW, dim=2)
         later_BPP = torch.bmm(normal_BPW, normal_BPW.transpose(1, 2)).triu_(1)
         return Noted(
-            self._folded(mix_XO),
+            self._folded(mix_XO, _tensor),
             torch.addmm(content_H, content_BPW.flatten(0, 1), content_WH),
             later_BPP.flatten(0, 1),
             places * torch.arange(rows, device=content_BPW.device)[:, None],
         )
 
-    def _folded(self, mix_XO: Tensor | None) -> Weights:
+    def _products(self, mix_XO: Tensor | None) -> Products:
+        told = [*self.parameters(), *([] if mix_XO is None else [mix_XO])]
+        products: Products = self._kept.of(
+            told, lambda: Products.of(self._folded(mix_XO, _array), *self._embedding(_array))
+        )
+        return products
+
+    def _embedding(self, of: Callable[[Tensor], Any]) -> tuple[Any, Any]:
+        """Return C of what embeds contents, and what is added, as tensors or arrays."""
+        bias_H = of(self.content.bias) + of(self.when.bias)
+        return _centred(of(self.content.weight)).T, _centred(bias_H)
+
+    def _folded(self, mix_XO: Tensor | None, of: Callable[[Tensor], Any]) -> Weights[Any]:
+        """Return products of weights, as tensors or arrays."""
         first, second, layer, last = self.norm, self.network[0], self.network[1], self.network[3]
         assert isinstance(second, nn.LayerNorm)
         assert isinstance(layer, nn.Linear)
         assert isinstance(last, nn.Linear)
-        query_HH, key_HH, value_HH = self.attend.weight.chunk(3)
-        query_H, _, value_H = self.attend.bias.chunk(3)
-        key_HH, out_HH = key_HH * first.weight, _centred(self.out.weight)
-        scale = math.sqrt(len(query_H))
-        age_H, new_H, full_H, alike_H = _centred(self.when.weight).t()
-        told = last.weight, last.bias, self.alike
-        last_OH, last_O, alike_O = told if mix_XO is None else (mix_XO @ part for part in told)
+        scale_H, shift_H, attend_H = of(first.weight), of(first.bias), of(self.attend.bias)
+        width = len(scale_H)
+        query_HH, key_HH, value_HH = of(self.attend.weight).reshape(3, width, width)
+        query_H, _, value_H = attend_H.reshape(3, width)
+        key_HH, out_HH = key_HH * scale_H, _centred(of(self.out.weight))
+        scale, layer_HH = math.sqrt(width), of(layer.weight)
+        when_FH = _centred(of(self.when.weight)).T
+        told = of(last.weight), of(last.bias), of(self.alike)
+        last_OH, last_O, alike_O = told if mix_XO is None else (of(mix_XO) @ part for part in told)
         return Weights(
-            (query_HH * first.weight).t() @ key_HH * scale,
-            (query_HH @ first.bias + query_H) @ key_HH,
-            (out_HH @ (value_HH * first.weight)).t() * scale,
-            out_HH @ (value_HH @ first.bias + value_H) + _centred(self.out.bias),
-            (layer.weight * second.weight).t() * scale,
-            layer.weight @ second.bias + layer.bias,
-            last_OH.t(),
+            (query_HH * scale_H).T @ key_HH * scale,
+            (query_HH @ shift_H + query_H) @ key_HH,
+            (out_HH @ (value_HH * scale_H)).T * scale,
+            out_HH @ (value_HH @ shift_H + value_H) + _centred(of(self.out.bias)),
+            (layer_HH * of(second.weight)).T * scale,
+            layer_HH @ of(second.bias) + of(layer.bias),
+            last_OH.T,
             last_O,
             alike_O,
-            torch.stack([age_H, full_H, alike_H]),
-            new_H,
-            query_H.new_tensor(first.eps * len(query_H)),
+            when_FH[[0, 2, 3]],
+            when_FH[1],
+            of(first.weight.new_tensor(first.eps * width)),
         )
 
     def _recalled(self, noted: Noted, features: Features) -> Tensor:
@@ -214,9 +237,17 @@ def _when(features: Features, alike_BM: Tensor) -> Tensor:
     return torch.stack([age_BM, new_BM, full_BM, alike_BM], dim=2)
 
 
-def _centred(weight: Tensor) -> Tensor:
-    """Return weights whose outputs have no mean."""
-    return weight - weight.mean(dim=0)
+def _tensor(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _array(weight: Tensor) -> Array:
+    return weight.detach().numpy()
+
+
+def _centred(weight: Any) -> Any:
+    """Return weights whose outputs have no mean; a tensor or an array."""
+    return weight - weight.mean(0)
 
 
 def _scaled(y_XH: Tensor, floor: Tensor) -> Tensor:
