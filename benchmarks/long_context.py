@@ -233,7 +233,7 @@ def main() -> None:
     if given.tables:
         of_other = of_page(given.tables.read_text())
         tables = [{**old, **new} for old, new in zip_longest(of_other, tables, fillvalue={})]
-    for rows in tables:
+    for rows in filter(None, tables):
         print(show(rows) + "\n")
     accuracy, cost, asking = tables
     draw(accuracy, cost, asking, given.out)
