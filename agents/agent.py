@@ -155,19 +155,18 @@ class MemoryAgent(nn.Module):
                 answers.extend(self.generate(self._think((0,), again)[1]))
         return answers
 
-    def forward(self, story_BTL: Tensor) -> Thought:
+    def forward(self, story_BTL: Tensor, recall: bool = False) -> Thought:
         """Think again of questions told as tokens, each the last line of its story, `[B, T, L]`."""
-        return self.rehearse(
-            [
-                tuple(self.tokenizer.decode(line) for line in story if line[0] != PAD)
-                for story in story_BTL.tolist()
-            ]
-        )
+        stories = [
+            tuple(self.tokenizer.decode(line) for line in story if line[0] != PAD)
+            for story in story_BTL.tolist()
+        ]
+        return self.rehearse(stories, recall)
 
-    def rehearse(self, stories: Sequence[tuple[str, ...]]) -> Thought:
-        """Think again of questions, each the last sentence of its story, without recall."""
+    def rehearse(self, stories: Sequence[tuple[str, ...]], recall: bool = False) -> Thought:
+        """Think again of questions, each the last sentence of its story, with or without recall."""
         state = self.initial_state(len(stories))._replace(story=tuple(stories))
-        return self._think(tuple(range(len(stories))), state, recall=False)[1]
+        return self._think(tuple(range(len(stories))), state, recall)[1]
 
     def again(self, thought: Thought, numbers: Sequence[int]) -> tuple[list[str], Thought]:
         """Answer some questions of a thought again, from where the agent stood, as it is now.

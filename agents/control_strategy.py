@@ -291,7 +291,8 @@ class ControlLifetime(Lifetime):
         if floor >= task.reference:
             raise ValueError(
                 f"{task.name}: random actions return {floor:g} already, and the return that scores "
-                f"1 is {task.reference:g}: give a higher one by stream.tasks.references."
+                f"1 is {task.reference:g}: give a higher one by stream.tasks.references, or make "
+                "the task harder, for instance by fewer steps (max_episode_steps)."
             )
         self.log.append(
             "floor",

@@ -18,14 +18,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from stillknows.agents.again import Asked
 from stillknows.agents.agent import MemoryAgent, score
 from stillknows.agents.optimizer import Optimizers, build_optimizer, build_schedules, height
+from stillknows.agents.own_entry import without_own
 from stillknows.agents.policy_learning import Lived, Teacher
 from stillknows.agents.remembering import Marked, Remembering
 from stillknows.agents.thought import Thought
 from stillknows.agents.tokenizer import PAD
 from stillknows.agents.trial import Trial
 from stillknows.envs.text import Story
-from stillknows.memory.episodic import Written
+from stillknows.memory.episodic import Entries, Written
 from stillknows.memory.interface import fills_room
+from stillknows.memory.nec import NEC
 from stillknows.memory.slots import Slots
 
 _COUNTERS = ("updates", "begun", "planned", "_lived_before")
@@ -68,6 +70,8 @@ class QuestionLearner:
         weight_decay: of matrices.
         clip: largest norm of the gradient.
         rehearse: how many questions are rehearsed in an update; 0 for none.
+        recall_rehearsed: whether the store is asked as well when they are, each question without
+            its own entry, so that what is done with recall is rehearsed too.
         write_cost: price, in nats (or in rewards, for a policy that learns from these), of writing
             everything into the working memory; only policies that learn feel it.
         rekey_every: updates between two renewals of the episodic memory's keys.
@@ -93,6 +97,7 @@ class QuestionLearner:
         weight_decay: float = 0.01,
         clip: float = 1.0,
         rehearse: int = 32,
+        recall_rehearsed: bool = False,
         write_cost: float = 0.0,
         rekey_every: int = 50,
         horizon: int | None = None,
@@ -107,6 +112,7 @@ class QuestionLearner:
             raise ValueError(f"horizon={horizon} and accumulate={accumulate}: each is at least 1.")
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
         self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
+        self.recall_rehearsed = recall_rehearsed
         if optimizer is None:
             self.optimizer = build_optimizer(agent, learning_rate, matrix_rate, weight_decay)
         else:
@@ -288,10 +294,17 @@ class QuestionLearner:
             self.rehearse, key, before=self._lived_before, facts=not self.agent.recall
         )
         entries = memory.entries(slots)
-        thought = self.agent(entries.story_BTL)
+        thought = self._think_again(memory, slots, entries)
         asked = Asked.of(self.agent, thought, entries.answers_BA.long())
         self.rehearsed = Rehearsed(memory.provenance("id")[slots].tolist(), asked)
         return asked.loss_B.mean()
+
+    def _think_again(self, memory: NEC, slots: Tensor, entries: Entries) -> Thought:
+        """Think of stored questions, each without its own entry where the others are recalled."""
+        if not (self.recall_rehearsed and self.agent.recall):
+            return self.agent(entries.story_BTL)  # type: ignore[no-any-return]
+        with without_own(memory, slots):
+            return self.agent(entries.story_BTL, recall=True)  # type: ignore[no-any-return]
 
     def _keys_of(self, story_BTL: Tensor) -> Tensor:
         """Return the keys of stored stories: of their last sentences, the questions."""

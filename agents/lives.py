@@ -40,7 +40,8 @@ class Life(NamedTuple):
         areas: under the learning curve of each task as lived, by what the curve is made of:
             `training` (answers before they are learned from) or `examinations`.
         arms: score at the end in each task of the stream of the examination's arms, by name.
-        floors: accuracy of the floors in each task of the stream, by name.
+        floors: accuracy of the floors in each task of the stream, by name; those of questions are
+            NaN in tasks that are acted in, random actions in tasks that ask.
         ideal: of each task as lived, the share of its skills and facts that earlier ones gave, or
             NaN.
         end: the event that closed the life, empty if it has not ended.
@@ -306,7 +307,8 @@ def _floors(events: Sequence[Event], lived: Sequence[int]) -> dict[str, list[flo
     if len(found) != len(lived):
         return {}
     found.sort(key=lambda event: event["task"])
-    return {
+    rows = {
         name: as_written([event.get(name, NAN) for event in found], lived)
-        for name in ("majority", "last_mentioned")
+        for name in ("majority", "last_mentioned", "random")
     }
+    return {name: row for name, row in rows.items() if not np.isnan(row).all()}

@@ -31,6 +31,7 @@ SHOWN = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfe
          "learning_accuracy")  # fmt: skip
 COMPARED = ("average_accuracy", "forgetting", "of_this_episode", "carried")
 
+NAN = float("nan")
 Arms = Mapping[str, list[Life]]
 Rows = list[list[str]]
 
@@ -177,10 +178,19 @@ def _task_table(arms: Arms) -> str:
 
     rows = _in_blocks(arms, arm_rows)
     lives = [life for each in arms.values() for life in each]
-    for floor in ("majority", "last_mentioned"):
-        columns = _columns([life.floors.get(floor, []) for life in lives], len(tasks))
-        rows.append([f"floor: {floor.replace('_', ' ')} answer", *columns])
-    return table(["", *tasks], rows)
+    return table(["", *tasks], [*rows, *_floor_rows(lives, len(tasks))])
+
+
+def _floor_rows(lives: Sequence[Life], tasks: int) -> Rows:
+    """Return the floors of questions where any is asked, and of acting where anything is done."""
+    acts = [task == task for life in lives for task in life.acted.get("random", [NAN])]
+    floors = {name: f"{name.replace('_', ' ')} answer" for name in ("majority", "last_mentioned")}
+    floors = {} if all(acts) else floors
+    floors |= {"random": "random actions"} if any(acts) else {}
+    return [
+        [f"floor: {label}", *_columns([life.floors.get(name, []) for life in lives], tasks)]
+        for name, label in floors.items()
+    ]
 
 
 def _transfer_table(arms: Arms) -> str:

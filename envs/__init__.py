@@ -106,3 +106,10 @@ gymnasium.register(
     max_episode_steps=200,
     reward_threshold=195.0,
 )
+
+gymnasium.register(
+    "stillknows/TextWorld-v0",
+    entry_point="stillknows.envs.textworld:TextWorld",
+    max_episode_steps=200,
+    reward_threshold=1.0,
+)

@@ -185,6 +185,10 @@ def test_two_tasks_with_different_spaces_give_a_report(run: Path, tmp_path: Path
     assert "## Returns, task by task" in text
     assert "lane: return 1 scores 1, as given." in text
     assert f"| none, at the end | {life.acted['end'][0]:.3f} |" in text
+    assert "floor: random actions | 0.000 | 0.000 |" in text
+    assert life.floors == {"random": [0.0, 0.0]}
+    assert "majority" not in text  # nothing is asked
+    assert "last mentioned" not in text
 
 
 def test_the_log_tells_the_whole_life(run: Path) -> None:
@@ -451,7 +455,11 @@ def test_questions_and_control_share_a_life(tmp_path: Path) -> None:
     assert summarise(events).matrix.shape == (3, 2)
     floors = {e["name"]: e for e in events if e["event"] == "floor"}
     assert floors["stillknows/WherePerson"]["majority"] > 0
-    assert write_report([tmp_path], tmp_path)
+    text = write_report([tmp_path], tmp_path)
+    for name in ("majority", "last_mentioned"):
+        of_questions = floors["stillknows/WherePerson"][name]
+        assert f"floor: {name.replace('_', ' ')} answer | {of_questions:.3f} | – |" in text
+    assert "floor: random actions | – | 0.000 |" in text
 
 
 def test_a_life_that_breaks_is_told_and_kept(tmp_path: Path) -> None:
