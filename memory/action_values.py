@@ -12,14 +12,16 @@ D key size, K neighbours, U distinct entries that were gathered, T steps of an e
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stillknows.memory.episodic import Candidates
+from stillknows.memory import native
+from stillknows.memory.episodic import Candidates, refuse
 from stillknows.memory.interface import Policy
-from stillknows.memory.knn import inverse_distance_weights
+from stillknows.memory.knn import by_halves, inverse_distance_weights
 from stillknows.memory.nec import NEC
 from stillknows.memory.rules import EvictIdle
 
@@ -110,6 +112,9 @@ class ActionValues:
             query_BD: keys of the states.
             hash_B: names of the states, int64 `[B]`.
         """
+        at_once = not (torch.is_grad_enabled() and query_BD.requires_grad)
+        if at_once and native.searches(query_BD, [s.columns["keys_ND"] for s in self.stores]):
+            return self._values_at_once(query_BD, hash_B)
         columns = [
             self._values_of(action, query_BD, hash_B, False, False)
             for action in range(len(self.stores))
@@ -147,17 +152,21 @@ class ActionValues:
             hash_B: their names, int64 `[B]`.
             return_B: their N-step returns.
         """
-        for action, store in enumerate(self.stores):
-            rows = (action_B == action).nonzero()[:, 0]
-            if not len(rows):
-                continue
-            values_B = return_B[rows].detach().to(key_BD, non_blocking=True)
-            own_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]
+        actions, key_BD, return_B = action_B.tolist(), key_BD.detach(), return_B.detach()
+        done = sorted(set(actions))
+        if len(done) > 1:  # by action, and in order of the rows within each
+            rows = torch.tensor(sorted(range(len(actions)), key=actions.__getitem__))
+            key_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]
+            hash_B, return_B = hash_B[rows], return_B[rows]
+        each = [actions.count(action) for action in done]
+        parts = [torch.split(part, each) for part in (key_BD, hash_B, return_B)]
+        for action, own_BD, names_B, values_B in zip(done, *parts, strict=True):
+            store, values_B = self.stores[action], values_B.to(key_BD, non_blocking=True)
             if self.update == "max":
-                known_B = store.find(hash_B[rows]).to(key_BD.device, non_blocking=True)
+                known_B = store.find(names_B).to(key_BD.device, non_blocking=True)
                 held_B = store.columns["vectors_NV"][known_B.clamp(min=0), 0]
                 values_B = torch.where(known_B >= 0, torch.maximum(held_B, values_B), values_B)
-            store.remember(_candidates(own_BD, hash_B[rows], values_B))
+            store.take(_candidates(own_BD, names_B, values_B))
 
     def descend(self) -> None:
         """Move what `replay` gathered since the last call; call it after `backward`."""
@@ -209,6 +218,24 @@ class ActionValues:
         self._squares = [square.clone() for square in snapshot["squares"]]
         self._owners = [owner.clone() for owner in snapshot["owners"]]
 
+    def _values_at_once(self, query_BD: Tensor, hash_B: Tensor) -> Tensor:
+        """Return Q, `[B, A]`, without a gradient."""
+        first = self.stores[0].columns
+        refuse(query=(query_BD, first["keys_ND"].shape[1]))
+        value_BA = native.values(
+            query_BD,
+            [store.columns for store in self.stores],
+            [store.size for store in self.stores],
+            [store.reading for store in self.stores],
+            self.neighbours,
+            -1.0 if self.kernel == "mean" else self.delta,
+            self.empty,
+        )
+        if self.kernel == "mean":
+            for action, store in enumerate(self.stores):
+                value_BA[:, action] = _or_own(value_BA[:, action], store, store.find(hash_B))
+        return value_BA
+
     def _values_of(
         self, action: int, query_BD: Tensor, hash_B: Tensor, learn: bool, exclude: bool
     ) -> Tensor:
@@ -227,11 +254,10 @@ class ActionValues:
             distance_BK, value_BK = self._gather(action, query_BD, slots_BK)
         weights_BK, present_BK = self._weights(distance_BK), slots_BK >= 0
         store.touch(slots_BK, weights_BK)
-        value_B = (weights_BK * value_BK).sum(dim=1)
+        value_B = by_halves(weights_BK * value_BK)
         value_B = torch.where(present_BK.any(dim=1), value_B, self.empty)
         if self.kernel == "mean" and own_B is not None and not exclude:
-            held_B = store.columns["vectors_NV"][own_B.clamp(min=0), 0]
-            value_B = torch.where(own_B >= 0, held_B, value_B)
+            value_B = _or_own(value_B, store, own_B)
         return value_B
 
     def _gather(self, action: int, query_BD: Tensor, slots_BK: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,7 +267,7 @@ class ActionValues:
         keys_UD = columns["keys_ND"][slots_U].requires_grad_()
         values_U = columns["vectors_NV"][slots_U, 0].requires_grad_()
         self._gathered.append(_Gathered(action, slots_U, keys_UD, values_U))
-        distance_BK = (query_BD[:, None] - keys_UD[index_BK]).square().sum(dim=2)
+        distance_BK = by_halves((query_BD[:, None] - keys_UD[index_BK]).square())
         return distance_BK.masked_fill(slots_BK < 0, torch.inf), values_U[index_BK]
 
     def _nearest(
@@ -285,17 +311,31 @@ def n_step_returns(
     return returns
 
 
+def _or_own(value_B: Tensor, store: NEC, own_B: Tensor) -> Tensor:
+    """Return what a store holds of the states themselves, at `own_B`, and values for the rest."""
+    held_B = store.columns["vectors_NV"][own_B.clamp(min=0), 0]
+    return torch.where(own_B >= 0, held_B, value_B)
+
+
 def _candidates(key_BD: Tensor, hash_B: Tensor, value_B: Tensor) -> Candidates:
     """Return rows with values and names, and nothing to read or to answer."""
-    rows, whole = len(key_BD), torch.zeros(len(key_BD), dtype=torch.int64, device=key_BD.device)
+    rows = key_BD.shape[0]
+    whole, answers, story, outcomes = _nothing(rows, key_BD.device)
     return Candidates(
         key_BD=key_BD,
         vector_BV=value_B[:, None],
-        answers_BA=whole[:, None],
-        story_BTL=whole.new_zeros(rows, 0, 0),
+        answers_BA=answers,
+        story_BTL=story,
         hash_B=hash_B,
-        outcome_BF=value_B.new_zeros(rows, 3),
+        outcome_BF=outcomes,
         task_B=whole,
         episode_B=whole,
         step_B=whole,
     )
+
+
+@lru_cache(maxsize=64)
+def _nothing(rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return zeros for whole numbers, answers, stories and outcomes, which nobody changes."""
+    whole = torch.zeros(rows, dtype=torch.int64, device=device)
+    return whole, whole[:, None], whole.new_zeros(rows, 0, 0), whole.new_zeros(rows, 3).float()

@@ -22,7 +22,7 @@ from stillknows.memory.interface import (
     decided,
     placed,
 )
-from stillknows.memory.names import Holding, Name, Names
+from stillknows.memory.names import Held, Holding, Name
 
 PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
 
@@ -93,10 +93,16 @@ class Departures:
     The next in line are sorted in advance. Whose rank has grown since is passed over, and the
     others keep their order, so that the answer is exact and seldom looks at all entries. The line
     stands on the host: of a GPU it asks the ranks of the first in it.
+
+    Attributes:
+        slots_Q: the line, int64.
+        ranks_Q: the rank of each when the line was formed, int64.
+        passed: how many of the first have left it.
     """
 
     def __init__(self) -> None:
-        self._slots_Q = self._ranks_Q = torch.zeros(0, dtype=torch.int64)
+        self.slots_Q = self.ranks_Q = torch.zeros(0, dtype=torch.int64)
+        self.passed = 0
 
     def first(self, count: int, rank_N: Tensor) -> Tensor:
         """Return the `count` slots that leave first, int64, on the host.
@@ -106,26 +112,26 @@ class Departures:
             rank_N: int64, of the entries that there are.
         """
         if not count:
-            return self._slots_Q[:0]
+            return self.slots_Q[:0]
         for _ in range(2):
             window = 4 * count
-            next_W = self._slots_Q[:window].to(rank_N.device, non_blocking=True)
-            stays_W = rank_N[next_W].cpu() == self._ranks_Q[:window]
+            first, ranks = (part[self.passed :] for part in (self.slots_Q, self.ranks_Q))
+            next_W = first[:window].to(rank_N.device, non_blocking=True)
+            stays_W = rank_N[next_W].cpu() == ranks[:window]
             where = stays_W.nonzero()[:, 0]
             if len(where) >= count:
-                begin = int(where[0])
-                self._slots_Q, self._ranks_Q = self._slots_Q[begin:], self._ranks_Q[begin:]
-                return self._slots_Q[where[:count] - begin]
-            self._sort(count, rank_N)
+                self.passed += int(where[0])
+                return first[where[:count]]
+            self.sort(count, rank_N)
         raise AssertionError("More are to leave than there are.")
 
-    def _sort(self, count: int, rank_N: Tensor) -> None:
-        """Sort the next in line: enough of them that sorting seldom happens."""
+    def sort(self, count: int, rank_N: Tensor) -> None:
+        """Form the line anew, for `count` at a time: so long that it is seldom formed."""
         entries = len(rank_N)
         order_N = rank_N * entries + torch.arange(entries, device=rank_N.device)
-        ahead = min(entries, max(64 * count, entries // 64))
+        ahead = min(entries, max(64 * count, entries // 16))
         order_Q = order_N.topk(ahead, largest=False).values.cpu()
-        self._slots_Q, self._ranks_Q = order_Q % entries, order_Q // entries
+        self.slots_Q, self.ranks_Q, self.passed = order_Q % entries, order_Q // entries, 0
 
 
 def blank_columns(
@@ -236,7 +242,7 @@ def plan(
 
 
 def place_in_order(
-    held: Names,
+    held: Held,
     known: list[int],
     names: list[Name],
     empty: Iterator[int],
@@ -369,7 +375,9 @@ def fill(
         new_SX = _sent(new_SX, columns[name])
         if min(shares, default=1.0) < 1:
             share_S1 = _sent(torch.tensor(shares, dtype=new_SX.dtype), new_SX)[:, None]
-            new_SX = torch.lerp(columns[name][at_S], new_SX, share_S1)
+            held_SX = columns[name][at_S]
+            moved_SX = held_SX + share_S1 * (new_SX - held_SX)
+            new_SX = torch.where(share_S1 < 1, moved_SX, new_SX)
         columns[name][at_S] = new_SX
     answers_SA = fit(part.answers_BA, columns["answers_NA"].shape[1])
     columns["answers_NA"][at_S] = _sent(answers_SA, columns["answers_NA"])

@@ -4,7 +4,7 @@ A matrix product leaves out the keys that cannot win; direct differences settle 
 |q|^2 - 2 q.k + |k|^2 loses the zero that the kernel is most sensitive to, and rounds differently
 in batches of different sizes, which would choose at random among equal keys. It knows nothing of
 what the keys stand for. On a GPU with Triton the same is done by `knn_kernels.py`, which reads the
-keys once and never makes the host wait.
+keys once and never makes the host wait; on a CPU with a compiler by `native.cpp`.
 
 A score is |k|^2 - 2 q.k, the squared distance less |q|^2, infinite where no key is held.
 
@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from stillknows.memory import native
 
 _HELD = 1 << 22  # scores of a batch that are held at most; of more, the lowest of each group
 _CHUNK = 1 << 18  # numbers that are computed at once where not all are held; these fit a cache
@@ -50,6 +52,10 @@ def nearest(
         `[B, K]` floats and `[B, K]` int64; no gradient reaches the selection, and the distances
         carry one to queries and keys.
     """
+    if native.searches(query_BD, (keys_ND,)):
+        found = native.nearest_of_each(query_BD, (keys_ND,), (filled_N,), neighbours)
+        distance_BK, slot_BK = (part[0] for part in found)
+        return _with_gradient(distance_BK, slot_BK, query_BD, keys_ND), slot_BK
     if _has_kernels(query_BD, keys_ND, neighbours):
         distances, slots = nearest_of_each(query_BD, [keys_ND], [filled_N], neighbours)
         return distances[0], slots[0]
@@ -64,8 +70,7 @@ def nearest(
         distance_UM = torch.cat([_distances(query, keys_ND, slot) for query, slot in parts])
         distance_UK, order_UK = (part[:, :kept] for part in distance_UM.sort(dim=1, stable=True))
         distance_BK, slot_BK = distance_UK[row_B], slot_UM.gather(1, order_UK)[row_B]
-    if torch.is_grad_enabled() and (query_BD.requires_grad or keys_ND.requires_grad):
-        distance_BK = _distances(query_BD, keys_ND, slot_BK)
+    distance_BK = _with_gradient(distance_BK, slot_BK, query_BD, keys_ND)
     if missing := neighbours - kept:
         distance_BK = torch.nn.functional.pad(distance_BK, (0, missing), value=torch.inf)
         slot_BK = torch.nn.functional.pad(slot_BK, (0, missing), value=-1)
@@ -75,7 +80,7 @@ def nearest(
 def nearest_of_each(
     query_BD: Tensor, keys: Sequence[Tensor], filled: Sequence[Tensor], neighbours: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what `nearest` does for each of several stores; on a GPU at once.
+    """Return what `nearest` does for each of several stores, at once where it can.
 
     Args:
         query_BD: `[B, D]`.
@@ -83,18 +88,19 @@ def nearest_of_each(
         filled: which rows hold a key, bool `[N]` each.
         neighbours: K, at least 1.
     """
-    if not all(_has_kernels(query_BD, keys_ND, neighbours) for keys_ND in keys):
+    if all(_has_kernels(query_BD, keys_ND, neighbours) for keys_ND in keys):
+        from stillknows.memory import knn_kernels
+
+        found_at_once = knn_kernels.nearest_of_each(query_BD, keys, filled, neighbours)
+    elif native.searches(query_BD, keys):
+        found_at_once = native.nearest_of_each(query_BD, keys, filled, neighbours)
+    else:
         pairs = zip(keys, filled, strict=True)
         found = [nearest(query_BD, *pair, neighbours) for pair in pairs]
         return [distance_BK for distance_BK, _ in found], [slot_BK for _, slot_BK in found]
-    from stillknows.memory import knn_kernels
-
-    distance_SBK, slot_SBK = knn_kernels.nearest_of_each(query_BD, keys, filled, neighbours)
-    distances, slots = list(distance_SBK), list(slot_SBK)
-    for store, keys_ND in enumerate(keys):
-        if torch.is_grad_enabled() and (query_BD.requires_grad or keys_ND.requires_grad):
-            distances[store] = _distances(query_BD, keys_ND, slots[store])
-    return distances, slots
+    parts = zip(*found_at_once, keys, strict=True)
+    distances = [_with_gradient(one, two, query_BD, keys_ND) for one, two, keys_ND in parts]
+    return distances, list(found_at_once[1])
 
 
 def _has_kernels(query_BD: Tensor, keys_ND: Tensor, neighbours: int) -> bool:
@@ -139,7 +145,23 @@ def inverse_distance_weights(distance_BK: Tensor, delta: float = 1e-3) -> Tensor
     row without neighbours is all zeros.
     """
     kernel_BK = 1 / (distance_BK + delta)
-    return kernel_BK / kernel_BK.sum(dim=1, keepdim=True).clamp(min=torch.finfo().tiny)
+    return kernel_BK / by_halves(kernel_BK)[:, None].clamp(min=torch.finfo().tiny)
+
+
+def by_halves(numbers: Tensor) -> Tensor:
+    """Return sums over the last dimension: its upper half is added to its lower until one is left.
+
+    Vectors of any width can keep to that order, so that `native.cpp` has the same last bit.
+    """
+    if numbers.device.type != "cpu":
+        return numbers.sum(dim=-1)
+    size = numbers.shape[-1]
+    half = 1 << max(0, size - 1).bit_length()
+    numbers = torch.nn.functional.pad(numbers, (0, half - size))
+    while half > 1:
+        half //= 2
+        numbers = numbers[..., :half] + numbers[..., half:]
+    return numbers[..., 0]
 
 
 def share_kept(before_BK: Tensor, after_BK: Tensor) -> float:
@@ -153,8 +175,16 @@ def _distances(query_BD: Tensor, keys_ND: Tensor, slot_Bn: Tensor) -> Tensor:
     """Return squared distances to the keys at `slot_Bn`, infinite at -1, by differences."""
     at_Bn = slot_Bn.clamp(min=0)
     keys_BnD = keys_ND.index_select(0, at_Bn.flatten()).view(*at_Bn.shape, keys_ND.shape[1])
-    distance_Bn = (query_BD[:, None] - keys_BnD).square_().sum(-1)
+    distance_Bn = by_halves((query_BD[:, None] - keys_BnD).square_())
     return distance_Bn.masked_fill(slot_Bn < 0, torch.inf)
+
+
+def _with_gradient(
+    distance_BK: Tensor, slot_BK: Tensor, query_BD: Tensor, keys_ND: Tensor
+) -> Tensor:
+    """Return distances, measured again where a gradient is to reach queries or keys."""
+    wanted = torch.is_grad_enabled() and (query_BD.requires_grad or keys_ND.requires_grad)
+    return _distances(query_BD, keys_ND, slot_BK) if wanted else distance_BK
 
 
 def _candidates(query_BD: Tensor, keys_ND: Tensor, length_N: Tensor, neighbours: int) -> Tensor:
@@ -266,7 +296,7 @@ def _settle(
     nearest_BK = []
     for query_1D, edge_1 in zip(torch.split(query_BD, 1), edge_B1, strict=True):
         near_n = (_scores(query_1D, keys_ND, length_N)[:, 0] <= edge_1).nonzero()[:, 0]
-        order_n = (keys_ND[near_n] - query_1D).square().sum(1).sort(stable=True).indices
+        order_n = by_halves((keys_ND[near_n] - query_1D).square()).sort(stable=True).indices
         nearest_BK.append(near_n[order_n[:neighbours]])
     return torch.stack(nearest_BK)
 

@@ -5,7 +5,7 @@ story. It knows numbers only: a name is a hash, an answer its tokens.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,18 @@ class Holding(NamedTuple):
 
     entry: int
     answer: tuple[int, ...]
+
+
+class Held(Protocol):
+    """Who holds what, as it may be changed: `Names`, or the same by the native file."""
+
+    def add(self, name: int, slot: int, holding: Holding) -> None:
+        """Note that a slot holds a name."""
+        ...
+
+    def drop(self, name: int, slot: int) -> int:
+        """Note that a slot no longer holds a name; return the id of its entry."""
+        ...
 
 
 class Census:

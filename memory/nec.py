@@ -15,26 +15,27 @@ tokens of a story, K neighbours.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stillknows.memory import episodic, interface, noise
+from stillknows.memory import episodic, native, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, placed
 from stillknows.memory.kept import Kept
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Census, Holding, Name, Names
 from stillknows.memory.offering import features_of
+from stillknows.memory.ordered import Ordered
 from stillknows.memory.store import COUNTERS, Store, TensorStore, holdings
+from stillknows.memory.table import Table
 
 IDENTITIES = ("question", "text", "none")
 _NOTHING = Written(SKIP, -1, -1)
 
 
-class NEC(Kept):
+class NEC(Kept, Ordered):
     """A store of `capacity` entries.
 
     Args:
@@ -163,9 +164,14 @@ class NEC(Kept):
         episodic.refuse(query=(query_BD, keys_ND.shape[1]))
         reach = max(1, self.size)
         length_N = None
-        if keys_ND.device.type == "cpu":
+        if keys_ND.is_cpu and not native.searches(query_BD, (keys_ND,)):
             length_N = self._lengths.of(keys_ND, filled_N)[:reach]
         return nearest(query_BD, keys_ND[:reach], filled_N[:reach], neighbours, length_N)
+
+    @property
+    def reading(self) -> int | None:
+        """The time that a read is counted at, None where it is not, as while frozen."""
+        return None if self._frozen else self.clock
 
     def touch(self, slots: Tensor, weights: Tensor) -> None:
         """Count a read of entries (repeats add up) as use, unless the store is frozen.
@@ -194,20 +200,27 @@ class NEC(Kept):
             What became of each.
 
         Raises:
+            As `take` does.
+        """
+        told = self.take(candidates)
+        return [Written(*row) for row in told.T.tolist()] if isinstance(told, Tensor) else told
+
+    def take(self, candidates: Candidates) -> list[Written] | Tensor:
+        """Do as `remember`, and tell what became of each as it is at hand, int64 `[3, B]`.
+
+        Raises:
             RuntimeError: if the store is frozen.
             ValueError: if a candidate has another width than the store, or is NaN or infinite.
         """
         if self._frozen:
             raise RuntimeError("The store is frozen: an examination writes nothing.")
-        key_size, vector_size = (self.columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
-        episodic.refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
-        episodic.refuse(vector=(candidates.vector_BV, vector_size))
-        candidates = Candidates(*(part.detach() for part in candidates))
-        names = self._names(candidates)
+        hash_B = self._hashes(candidates)
         while True:
             self.store.follow(self)
-            last, written = self._offer(candidates, names)
-            if self.store.write(self, "write", list(last)):
+            at_once = self._writes_at_once(candidates)
+            write = self._write_at_once if at_once else self._offer
+            slots, written = write(candidates, hash_B)
+            if self.store.write(self, "write", slots):
                 return written
 
     def sample(self, size: int, key: int, before: int | None = None, facts: bool = True) -> Tensor:
@@ -295,22 +308,22 @@ class NEC(Kept):
         finally:
             self._frozen = before
 
-    def _names(self, candidates: Candidates) -> list[Name]:
-        """Return for each row the number it is known by, and the tokens of its answer."""
+    def _hashes(self, candidates: Candidates) -> Tensor:
+        """Return the number that each row is known by."""
+        if self.identity != "text":
+            return candidates.hash_B
         answers_BA = episodic.fit(candidates.answers_BA, self.answer_length)
-        hash_B = candidates.hash_B
-        if self.identity == "text":
-            tokens_BL = torch.cat([candidates.story_BTL.flatten(1), answers_BA], dim=1).long()
-            hash_B = noise.hash_rows(tokens_BL)
-        return list(zip(hash_B.tolist(), map(tuple, answers_BA.tolist()), strict=True))
+        tokens_BL = torch.cat([candidates.story_BTL.flatten(1), answers_BA], dim=1).long()
+        return noise.hash_rows(tokens_BL)
 
-    def _offer(
-        self, candidates: Candidates, names: list[Name]
-    ) -> tuple[dict[int, int], list[Written]]:
-        """Ask the policy, do what it decides; return the row that stays in each slot, and all."""
+    def _offer(self, candidates: Candidates, hash_B: Tensor) -> tuple[list[int], list[Written]]:
+        """Ask the policy, do what it decides; return the slots that changed, and all."""
+        self.refuse(candidates)
+        candidates = Candidates(*(part.detach() for part in candidates))
+        answers = episodic.fit(candidates.answers_BA, self.answer_length).tolist()
+        names: list[Name] = list(zip(hash_B.tolist(), map(tuple, answers), strict=True))
         known = [-1 if self.identity == "none" else self.names.known(*name) for name in names]
-        free = self.writes is None or len(names) <= self.writes
-        if interface.leaves_first(self.policy) and len(names) <= self.capacity and free:
+        if self._in_order(len(names)):
             self.clock += 1
             slots, written = self._place_in_order(known, names)
         else:
@@ -324,27 +337,7 @@ class NEC(Kept):
             rows = placed(list(added.values()), candidates.outcome_BF.device)
             self.policy.observe_write(where, candidates.outcome_BF[rows])
         self.seen += len(names)
-        return last, written
-
-    def _place_in_order(
-        self, known: list[int], names: list[Name]
-    ) -> tuple[list[int], list[Written]]:
-        """Do what a rule decides that `leaves_first` knows, as `_settle` does for any policy."""
-        rows, size, column = len(names), self.size, interface.leaves_first(self.policy)
-        known = known if getattr(self.policy, "refresh", True) else [-1] * rows
-        rank_N = self.provenance(str(column))[:size]
-        free = chain(sorted(self.holes), range(size, self.capacity))
-        wanted = max(0, rows - len(self.holes) - (self.capacity - size))
-        first = self.departures.first(wanted + len(self.holes) if wanted else 0, rank_N).tolist()
-        leaving = [slot for slot in first if slot not in self.holes]  # holes rank lowest
-        those = ((slot, cast(int, self.names.at(slot))) for slot in leaving)
-        placing = (self.names, known, names, free, those, self.next_id)
-        slots, written = episodic.place_in_order(*placing)
-        added = [row for row in range(rows) if written[row].action == ADD]
-        begun = {slots[row]: written[row].entry for row in added}
-        self._stamp(begun, {slots[row]: names[row][0] for row in added})
-        self.next_id += len(added)
-        return slots, written
+        return list(last), written
 
     def _settle(
         self, decision: Decision, features: Features, names: list[Name]
@@ -392,6 +385,10 @@ class NEC(Kept):
         filled_N = self.columns["filled_N"]
         self.holes = set((~filled_N[: self.size]).nonzero()[:, 0].tolist())
         self.departures, self._lengths = Departures(), Lengths()
+        self.names: Names | Table
+        if Table.holds(self.columns):
+            self.names = Table(self.columns)
+            return
         slots = filled_N.nonzero()[:, 0]
         held = holdings({name: column[slots] for name, column in self.columns.items()})
         there = filled_N.device

@@ -14,6 +14,7 @@ from hypothesis import settings
 from omegaconf import DictConfig
 
 from stillknows.agents.configuration import compose_config
+from stillknows.memory import native
 
 torch.set_num_threads(1)
 settings.register_profile("stillknows", deadline=None, derandomize=True)
@@ -25,6 +26,17 @@ CHAT = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
+
+
+@pytest.fixture(scope="module", params=["native", "plain"])
+def either(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run with the native file of the memory, and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            patch.setattr(native, "library", lambda: None)
+        elif native.library() is None:
+            pytest.skip("needs a C++ compiler")
+        yield
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stillknows.memory.action_values import ActionValues, n_step_returns
 
+pytestmark = pytest.mark.usefixtures("either")
 D = 3
 
 

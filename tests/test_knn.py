@@ -12,6 +12,7 @@ from stillknows.memory import knn
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("either")
 
 
 def by_hand(query, keys, filled, neighbours):

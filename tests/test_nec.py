@@ -15,6 +15,7 @@ from stillknows.memory.rules import EvictIdle, EvictOldest, EvictUniformly
 from stillknows.memory.store import COUNTERS
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("either")
 
 
 class Leave:

@@ -1,0 +1,213 @@
+"""Loads `native.cpp`, which does on a CPU what a store does most often; without it PyTorch does.
+
+It is compiled by the C++ compiler that there is (`CXX`, or c++, g++, clang++), once, into a folder
+of the user's own (`$XDG_CACHE_HOME/stillknows`, or `~/.cache/stillknows`), under a name that
+changes with the source and the processor. Without a compiler, or with `STILLKNOWS_NATIVE=0`,
+nothing is compiled or loaded, and the numbers are the same, to the last bit. It knows tensors only.
+
+Letters: S stores, B queries, N keys, D key size, K neighbours.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
+         "-fno-trapping-math", "-w", "-shared", "-fPIC", "-pthread")  # fmt: skip
+_SECONDS = 120  # that a compiler may take
+_LAST_USE = 5  # of provenance
+MOST = 1 << 31  # keys of a store, whose slots are 32 bits there
+_whole, _pointer, _real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+SIGNATURES = {
+    "find_nearest": [_pointer, _whole, _pointer, *[_whole] * 4, _pointer, _pointer],
+    "read_values": [_pointer, *[_whole] * 3, _real, _real, *[_pointer] * 3],
+    "names_add": [_pointer, _whole, *[_pointer] * 3],
+    "names_drop": [_pointer, _whole],
+    "names_find": [_pointer, _whole, *[_pointer] * 3],
+    "names_known": [_pointer, _whole, _pointer, _whole],
+    "write_rows": [_pointer] * 4,
+}
+
+
+def pointers(names: str) -> tuple[tuple[str, Any], ...]:
+    """Return fields of a structure that are addresses."""
+    return tuple((name, _pointer) for name in names.split())
+
+
+def wholes(names: str) -> tuple[tuple[str, Any], ...]:
+    """Return fields of a structure that are whole numbers of 64 bits."""
+    return tuple((name, _whole) for name in names.split())
+
+
+class _Store(ctypes.Structure):
+    """`Store` of native.cpp."""
+
+    _fields_ = (
+        *pointers("keys filled"),
+        *wholes("count"),
+        *pointers("values uses last_use"),
+        *wholes("stride clock counts"),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled file, None where there is none; the first call may compile it."""
+    if os.environ.get("STILLKNOWS_NATIVE", "1") == "0" or os.name != "posix":
+        return None
+    try:
+        path = _folder() / f"native-{_key()}.so"
+        if not path.exists():
+            _compile(path)
+        loaded = ctypes.CDLL(str(path))
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # the second: nobody has a home
+        return None
+    for name, types in SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = types, _whole
+    return loaded
+
+
+def call(function: str, *arguments: Any) -> int:
+    """Call a function of the compiled file; what it returns means nothing where it says nothing."""
+    return int(getattr(library(), function)(*arguments))
+
+
+def _folder() -> Path:
+    """Return the folder of compiled files; nobody else may write there.
+
+    Raises:
+        OSError: if somebody else might, or there is none.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "stillknows"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise OSError(f"{folder} can be written by others.")
+    return folder
+
+
+def _key() -> str:
+    """Return a name for the source on this processor."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else [platform.processor()]
+    abilities = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    parts = (SOURCE.read_text(), " ".join(FLAGS), platform.platform(), abilities)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _compile(path: Path) -> None:
+    """Compile the source to a path, whole or not at all: others may do the same meanwhile.
+
+    Raises:
+        OSError: if there is no compiler, or no room.
+        subprocess.SubprocessError: if it fails.
+    """
+    wanted = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    compiler = next((found for name in wanted if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError("There is no C++ compiler.")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
+        made.replace(path)
+
+
+def searches(query_BD: Tensor, keys: Sequence[Tensor]) -> bool:
+    """Return whether the nearest of these queries among these keys are found here."""
+    if not (query_BD.is_cpu and query_BD.dtype == torch.float32 and query_BD.shape[1]):
+        return False
+    for keys_ND in keys:
+        plain = keys_ND.is_cpu and keys_ND.dtype == torch.float32 and keys_ND.is_contiguous()
+        if not plain or keys_ND.shape[0] >= MOST:
+            return False
+    return library() is not None
+
+
+def nearest_of_each(
+    query_BD: Tensor, keys: Sequence[Tensor], filled: Sequence[Tensor], neighbours: int
+) -> tuple[Tensor, Tensor]:
+    """Return what `knn.nearest_of_each` does, `[S, B, K]` each, without a gradient.
+
+    Args:
+        query_BD: `[B, D]`.
+        keys: of each store, such that `searches`.
+        filled: which rows hold a key, bool `[N]` each.
+        neighbours: K.
+    """
+    filled = [part.contiguous() for part in filled]
+    pairs = zip(keys, filled, strict=True)
+    stores = [_Store(one.data_ptr(), two.data_ptr(), one.shape[0]) for one, two in pairs]
+    return _find(stores, query_BD, neighbours)
+
+
+def _find(stores: list[_Store], query_BD: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    query_BD = query_BD.detach().contiguous()
+    whole = (len(stores), query_BD.shape[0], neighbours)
+    distance_SBK, slot_SBK = torch.empty(whole), torch.empty(whole, dtype=torch.int64)
+    call(
+        "find_nearest", (_Store * len(stores))(*stores), len(stores), query_BD.data_ptr(),
+        *query_BD.shape, neighbours, torch.get_num_threads(), distance_SBK.data_ptr(),
+        slot_SBK.data_ptr(),
+    )  # fmt: skip
+    return distance_SBK, slot_SBK
+
+
+def values(
+    query_BD: Tensor,
+    columns: Sequence[dict[str, Tensor]],
+    sizes: Sequence[int],
+    clocks: Sequence[int | None],
+    neighbours: int,
+    delta: float,
+    empty: float,
+) -> Tensor:
+    """Return what each store says of each query, `[B, S]`, without a gradient; reads are counted.
+
+    Args:
+        query_BD: `[B, D]`.
+        columns: of each store, whose keys are such that `searches`.
+        sizes: how many slots were ever filled.
+        clocks: the time of the read, None where it does not count.
+        neighbours: K.
+        delta: of the inverse-distance kernel; below 0: all neighbours weigh alike.
+        empty: what a store without entries says.
+    """
+    parts = zip(columns, sizes, clocks, strict=True)
+    stores = [_store(held, size, clock) for held, size, clock in parts]
+    distance_SBK, slot_SBK = _find(stores, query_BD, neighbours)
+    value_BS = torch.empty(len(query_BD), len(stores))
+    call(
+        "read_values", (_Store * len(stores))(*stores), *value_BS.T.shape, neighbours, delta, empty,
+        distance_SBK.data_ptr(), slot_SBK.data_ptr(), value_BS.data_ptr(),
+    )  # fmt: skip
+    return value_BS
+
+
+def _store(columns: dict[str, Tensor], size: int, clock: int | None) -> _Store:
+    last_use_N = columns["provenance_NC"][:, _LAST_USE]
+    return _Store(
+        columns["keys_ND"].data_ptr(),
+        columns["filled_N"].data_ptr(),
+        size,
+        columns["vectors_NV"].data_ptr(),
+        columns["uses_N"].data_ptr(),
+        last_use_N.data_ptr(),
+        last_use_N.stride(0),
+        clock or 0,
+        clock is not None,
+    )
