@@ -635,6 +635,49 @@ struct Order {
 enum { DONE, NOT_FINITE, LINE_ENDS };
 enum { ADD = 1, UPDATE = 2, COLUMNS = 7 };
 
+// Tells the rows' slots, actions, entries and who left for them, and gives names to the slots.
+void place(const Table &to, const Rows &from, Order &order, const std::vector<int64_t> &known,
+           const std::vector<int64_t> &leaving) {
+    int64_t first_id = order.next_id, left = 0;
+    int64_t *slots = from.told, *actions = slots + from.count, *entries = actions + from.count;
+    int64_t *gone = entries + from.count;
+    for (int64_t row = 0; row < from.count; ++row) {
+        int64_t slot = known[row], action = UPDATE, evicted = -1;
+        if (slot < 0 || to.names.entries[slot] >= first_id) {  // unknown, or gone by now
+            bool room = order.size < to.capacity;
+            slot = room ? order.size++ : leaving[left++];
+            action = ADD, evicted = room ? -1 : to.names.drop(slot);
+            to.names.add(from.names[row], slot, order.next_id++);
+        }
+        slots[row] = slot, actions[row] = action, entries[row] = to.names.entries[slot];
+        gone[row] = evicted;
+        to.last_row[slot] = int32_t(row);
+    }
+}
+
+// Puts a row into its slot, as an entry of its own or over the one that is there.
+void fill(const Table &to, const Rows &from, const Order &order, int64_t row) {
+    int64_t slot = from.told[row], *whole = to.provenance + slot * COLUMNS;
+    bool added = from.told[from.count + row] == ADD;
+    std::copy_n(from.keys + row * to.key_size, to.key_size, to.keys + slot * to.key_size);
+    for (int64_t at = 0; at < to.vector_size; ++at) {
+        float &held = to.vectors[slot * to.vector_size + at];
+        float given = from.vectors[row * to.vector_size + at];
+        held = added || order.rate >= 1 ? given : held + order.rate * (given - held);
+    }
+    for (int64_t at = 0; at < to.answer_length; ++at)
+        to.answers[slot * to.answer_length + at] =
+            at < from.answer_length ? int32_t(from.answers[row * from.answer_length + at]) : 0;
+    auto copy = to.token_bytes == 2 ? copy_tokens<int16_t> : copy_tokens<int32_t>;
+    copy(from.stories + row * to.story_size, to.story_size, to.stories, slot);
+    if (added) {
+        whole[0] = from.told[2 * from.count + row], whole[4] = order.seen, whole[6] = from.names[row];
+        to.uses[slot] = 0, to.filled[slot] = 1;
+    }
+    whole[1] = from.tasks[row], whole[2] = from.episodes[row], whole[3] = from.steps[row];
+    whole[5] = order.clock;
+}
+
 // Writes rows as NEC does by a rule that refreshes what is known and lets the lowest rank leave:
 // `place_in_order` and `fill` of episodic.py. Changes nothing unless all is done. The size and the
 // next id are told back, and how many of the line have been passed over.
@@ -656,43 +699,9 @@ int64_t write_rows(const Table *table, const Rows *rows, Order *order, int64_t *
             leaving.push_back(order->line[at]);
         else if (leaving.empty()) ++*passed;
     }
-    int64_t first_id = order->next_id, left = 0;
-    int64_t *slots = from.told, *actions = slots + from.count, *entries = actions + from.count;
-    int64_t *gone = entries + from.count;
-    for (int64_t row = 0; row < from.count; ++row) {
-        int64_t slot = known[row], action = UPDATE, evicted = -1;
-        if (slot < 0 || to.names.entries[slot] >= first_id) {  // unknown, or gone by now
-            bool room = order->size < to.capacity;
-            slot = room ? order->size++ : leaving[left++];
-            action = ADD, evicted = room ? -1 : to.names.drop(slot);
-            to.names.add(from.names[row], slot, order->next_id++);
-        }
-        slots[row] = slot, actions[row] = action, entries[row] = to.names.entries[slot];
-        gone[row] = evicted;
-        to.last_row[slot] = int32_t(row);
-    }
-    for (int64_t row = 0; row < from.count; ++row) {
-        int64_t slot = slots[row], *whole = to.provenance + slot * COLUMNS;
-        if (to.last_row[slot] != row) continue;
-        bool added = actions[row] == ADD;
-        std::copy_n(from.keys + row * to.key_size, to.key_size, to.keys + slot * to.key_size);
-        for (int64_t at = 0; at < to.vector_size; ++at) {
-            float &held = to.vectors[slot * to.vector_size + at];
-            float given = from.vectors[row * to.vector_size + at];
-            held = added || order->rate >= 1 ? given : held + order->rate * (given - held);
-        }
-        for (int64_t at = 0; at < to.answer_length; ++at)
-            to.answers[slot * to.answer_length + at] =
-                at < from.answer_length ? int32_t(from.answers[row * from.answer_length + at]) : 0;
-        auto copy = to.token_bytes == 2 ? copy_tokens<int16_t> : copy_tokens<int32_t>;
-        copy(from.stories + row * to.story_size, to.story_size, to.stories, slot);
-        if (added) {
-            whole[0] = entries[row], whole[4] = order->seen, whole[6] = from.names[row];
-            to.uses[slot] = 0, to.filled[slot] = 1;
-        }
-        whole[1] = from.tasks[row], whole[2] = from.episodes[row], whole[3] = from.steps[row];
-        whole[5] = order->clock;
-    }
+    place(to, from, *order, known, leaving);
+    for (int64_t row = 0; row < from.count; ++row)
+        if (to.last_row[from.told[row]] == row) fill(to, from, *order, row);
     return DONE;
 }
 
