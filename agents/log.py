@@ -39,9 +39,10 @@ The others:
 - `end`: `updates`, `parameters`, `memory_bytes`.
 - `clock`: `seconds`, of the whole life; the only event that another run of a seed does not repeat.
 
-A log grows by a line an update, some 12 bytes a question; a long one is in several files (see
-`stillknows.agents.log_parts`), which everything here reads as one. What a resumed life had lived
-beyond its checkpoint is lived again, and the old lines go to `cut.jsonl`.
+Every line ends with `checksum`, the CRC-32 of what stands before it, so that a damaged line is told
+from a whole one. A log grows by a line an update, some 12 bytes a question; a long one is in
+several files (see `stillknows.agents.log_parts`), which everything here reads as one. What a
+resumed life had lived beyond its checkpoint is lived again, and the old lines go to `cut.jsonl`.
 """
 
 import json
@@ -74,6 +75,7 @@ SCHEMA = 1
 CUT = "cut.jsonl"
 _BEGINNING = {"events": 0, "bytes": 0, "checksum": 0}
 _LONGEST = 1 << 26  # bytes of a line
+_SEAL = b', "checksum": "'
 PACKAGES = ("stillknows", "torch", "gymnasium", "avalanche-lib", "numpy")
 
 Event = dict[str, Any]
@@ -129,7 +131,7 @@ class LifetimeLog:
             OSError: with one sentence, if there is no room; the log ends with a whole line.
         """
         record = {"event": event, "time": time.time(), **fields}
-        line = (json.dumps(record) + "\n").encode()
+        line = _sealed(json.dumps(record))
         self.through(lambda: self._write(line))
         self._place["events"] += 1
         self._place["bytes"] += len(line)
@@ -202,6 +204,18 @@ class LifetimeLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _sealed(event: str) -> bytes:
+    """Return an event, a JSON object, as a line that ends with the checksum of all before it."""
+    begin = event.encode()[:-1]
+    return b'%b%b%08x"}\n' % (begin, _SEAL, zlib.crc32(begin))
+
+
+def _is_whole(line: bytes) -> bool:
+    """Return whether a line that is sealed is as it was written."""
+    begin, seal, end = line.rpartition(_SEAL)
+    return bool(seal) and end.rstrip() == b'%08x"}' % zlib.crc32(begin)
 
 
 def _claimed(path: Path) -> BinaryIO:
@@ -304,8 +318,11 @@ def lifetimes(folders: list[Path], begins: str = "lifetime") -> list[list[Event]
 
 
 def _parse(folder: Path) -> Iterator[Event]:
-    """Yield events; a last line cut short by a stop is left out, any other broken line is named."""
-    files = parts(folder)
+    """Yield events; a last line cut short by a stop is left out, any other broken line is named.
+
+    Lines end with a checksum, from the first that does on: a log may begin as those of before.
+    """
+    files, sealed = parts(folder), False
     for path in files:
         with path.open("rb") as file:
             lines = iter(partial(file.readline, _LONGEST), b"")
@@ -320,4 +337,8 @@ def _parse(folder: Path) -> Iterator[Event]:
                     raise ValueError(told) from error
                 if not isinstance(event, dict) or "event" not in event:
                     raise ValueError(f"{path}, line {number} is no event: the file is not a log.")
+                sealed = sealed or _SEAL in line
+                if sealed and not _is_whole(line):
+                    raise ValueError(f"{path}, line {number} was changed: the log is broken.")
+                event.pop("checksum", None)
                 yield event

@@ -43,8 +43,8 @@ from stillknows.agents.configuration import compose_config
 from stillknows.agents.container import write_tree
 from stillknows.agents.keeping import CHECKPOINT, SCHEMA, KeptAgent, load_agent
 from stillknows.agents.lifetime import AGENT, live_lifetime
+from stillknows.agents.lives import summarise
 from stillknows.agents.operations import OperationsLog
-from stillknows.agents.report import summarise
 from stillknows.agents.resuming import PLAN, read_plan, write_plan
 from stillknows.agents.stopping import Stop
 from stillknows.agents.verify import _differing

@@ -1,6 +1,7 @@
 """Logs in parts: read as one, cut as one, and the same files whatever was cut."""
 
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,35 @@ def test_how_far_a_life_is_is_counted_over_all_parts(tmp_path: Path) -> None:
     log.restore(state)
     assert table._updates("a") == 4
     log.close()
+
+
+def test_no_bit_of_a_log_can_change_unseen(tmp_path: Path) -> None:
+    whole = straight(tmp_path / "life", None, events=4)["log.jsonl"]
+    path, expected = tmp_path / "life" / "log.jsonl", logs.read(tmp_path / "life")
+    assert [set(event) & {"checksum"} for event in expected] == [set()] * 4
+    first = whole.index(b"\n")
+    seal = range(whole.index(b', "checksum'), whole.index(b', "checksum') + 15)
+    for place in range(len(whole) - 1):  # without its end, a last line was cut short by a stop
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << place % 7]) + whole[place + 1 :]
+        )
+        try:
+            events = logs.read(tmp_path / "life")
+        except ValueError:
+            continue
+        assert place in seal, place
+        assert place < first  # so that it begins as logs of before did
+        assert expected[0].items() <= events[0].items()
+        assert events[1:] == expected[1:]
+
+
+def test_a_log_of_before_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    sealed = straight(tmp_path / "sealed", None, events=6)["log.jsonl"].splitlines()
+    before = b"".join(line[: line.index(b', "checksum')] + b"}\n" for line in sealed[:3])
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "log.jsonl").write_bytes(before)
+    log = LifetimeLog(tmp_path / "old", resume=True)
+    log.restore({"events": 3, "bytes": len(before), "checksum": zlib.crc32(before)})
+    write(log, range(3, 6))
+    log.close()
+    assert logs.read(tmp_path / "old") == logs.read(tmp_path / "sealed")

@@ -1,0 +1,193 @@
+"""What becomes of damaged and hostile memories in a file of SQLite.
+
+    python benchmarks/damage_store.py --files 1000
+
+A memory is written to, with checkpoints on the way; then its file or its write-ahead log is damaged
+as in `damage.py`, made by another version, or by an enemy who knows SQL. Half of them are gone on
+with from the newest checkpoint, as by `train resume=…`, the others looked at, as by `memory ls`.
+Every reading ends in one of:
+
+- refused: one sentence;
+- whole: what was read is what had been written, exactly, if need be from the checkpoint;
+- accepted: (looked at only) it is as valid as any other: SQLite keeps no checksum of a page, and a
+  write-ahead log that is cut is one of an earlier moment.
+
+Counted as failures: any other exception, a memory other than the checkpoint's where a life goes
+on, and any code run.
+"""
+
+import argparse
+import contextlib
+import random
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from damage import DAMAGE, listen
+from omegaconf import OmegaConf
+from tqdm import trange
+
+from stillknows.agents.checkpoint import Checkpoints
+from stillknows.agents.keeping import KeptMemory
+from stillknows.agents.log import LifetimeLog
+from stillknows.agents.memory_places import memory_at, store_at
+from stillknows.agents.report import table
+from stillknows.agents.stopping import Stop
+from stillknows.memory.episodic import Candidates
+from stillknows.memory.nec import NEC
+from stillknows.memory.rules import EvictOldest
+
+FILE, WAL = "memory.sqlite", "memory.sqlite-wal"
+ENEMIES = (
+    "PRAGMA user_version = 99",
+    "PRAGMA application_id = 1",
+    "UPDATE description SET value = '1000000000000' WHERE name = 'capacity'",
+    "UPDATE description SET value = '[]' WHERE name = 'story_shape'",
+    "DELETE FROM description",
+    "UPDATE entries SET vector = zeroblob(100000000)",
+    "UPDATE entries SET story = x'00', slot = slot + 1000000",
+    "UPDATE entries SET id = 'x'",
+    "UPDATE keys SET key = 'text'",
+    "UPDATE uses SET slot = -5",
+    "UPDATE operations SET seen = -1, size = 1000000",
+    "DELETE FROM operations",
+    "DROP TABLE keys",
+    "ALTER TABLE uses RENAME TO others; CREATE VIEW uses AS SELECT * FROM others, others AS o",
+    "DROP TABLE uses; CREATE VIEW uses AS SELECT load_extension('evil') AS slot",
+    "CREATE TRIGGER evil AFTER INSERT ON operations BEGIN DELETE FROM entries; END",
+)
+
+
+def new_memory() -> NEC:
+    """Return an empty memory."""
+    return NEC(100, 8, 4, EvictOldest(), answer_length=2, story_shape=(2, 6), neighbours=4)
+
+
+def step(memory: NEC, number: int) -> None:
+    """Ask eight questions and remember eight answers."""
+    draw, whole = torch.Generator().manual_seed(number), torch.arange(8)
+    memory.recall(torch.randn(8, 8, generator=draw))
+    memory.remember(
+        Candidates(
+            key_BD=torch.randn(8, 8, generator=draw),
+            vector_BV=torch.randn(8, 4, generator=draw),
+            answers_BA=torch.randint(1, 99, (8, 2), generator=draw),
+            story_BTL=torch.randint(1, 99, (8, 2, 6), generator=draw),
+            hash_B=whole + 8 * number,
+            outcome_BF=torch.zeros(8, 3),
+            task_B=whole * 0,
+            episode_B=whole * 0 + number,
+            step_B=whole,
+        )
+    )
+
+
+def checkpoints(folder: Path, memory: NEC, log: LifetimeLog) -> Checkpoints:
+    """Return the checkpoints of a memory in a folder."""
+    config = OmegaConf.create({"checkpoint": {"every": 1, "seconds": 0, "keep": 2}})
+    return Checkpoints(folder, config, {"agent": KeptMemory(memory), "log": log}, Stop())
+
+
+def live(folder: Path, killed: Path) -> NEC:
+    """Write a memory, copy its files as a life that is killed leaves them, close and return it."""
+    memory, log = new_memory(), LifetimeLog(folder)
+    memory.keep_in(store_at(str(folder / FILE)))
+    saved = checkpoints(folder, memory, log)
+    for number in range(30):
+        step(memory, number)
+        log.append("update", update=number)
+        if number % 10 == 9:
+            saved.save()
+    shutil.copytree(folder, killed)
+    log.close()
+    memory.store.close()
+    return memory
+
+
+def equal(one: NEC, other: NEC) -> bool:
+    """Return whether two memories hold the same."""
+    filled = one.columns["filled_N"]
+    return torch.equal(filled, other.columns["filled_N"]) and all(
+        torch.equal(part[filled], other.columns[name][filled]) for name, part in one.columns.items()
+    )
+
+
+def go_on(folder: Path, truth: NEC) -> str:
+    """Go on from the newest checkpoint; say what came of it."""
+    memory, log = new_memory(), LifetimeLog(folder, resume=True)
+    with contextlib.ExitStack() as opened:
+        opened.callback(log.close)
+        store = store_at(str(folder / FILE))
+        opened.callback(store.close)
+        memory.keep_in(store)
+        checkpoints(folder, memory, log).restore_newest()
+        whole = equal(memory, truth)
+        step(memory, 99)
+    return "whole" if whole else "FAILED: another memory"
+
+
+def look(folder: Path, truth: NEC) -> str:
+    """Look at a memory; say what came of it."""
+    with memory_at(str(folder / FILE), read_only=True) as memory:
+        return "whole" if equal(memory, truth) else "accepted"
+
+
+def spoil(folder: Path, draw: random.Random) -> str:
+    """Damage a memory; say how."""
+    kind = draw.choice([*DAMAGE, *DAMAGE, "an enemy's"])
+    if kind == "an enemy's":
+        with contextlib.closing(sqlite3.connect(folder / FILE)) as connection:
+            connection.executescript(draw.choice(ENEMIES))
+        return kind
+    path = folder / draw.choice([FILE, FILE, WAL])
+    path = path if path.exists() and path.stat().st_size else folder / FILE
+    path.write_bytes(DAMAGE[kind](bytearray(path.read_bytes()), draw))
+    return kind
+
+
+def read_one(folder: Path, reading: Callable[[Path, NEC], str], truth: NEC) -> str:
+    """Read a memory; say what came of it."""
+    try:
+        return reading(folder, truth)
+    except (ValueError, OSError) as error:
+        whole = bool(str(error)) and "\n" not in str(error)
+        return "refused" if whole else f"FAILED: {type(error).__name__} {error!r}"
+    except Exception as error:  # noqa: BLE001 (that there is none is what is measured)
+        return f"FAILED: {type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Damage, read, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    came: Counter[tuple[str, str]] = Counter()
+    heard: list[str] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        closed, killed = Path(temporary) / "closed", Path(temporary) / "killed"
+        truth = live(closed, killed)
+        listen(heard)
+        for number in trange(given.files, disable=None):
+            draw, folder = random.Random(f"{given.seed} {number}"), Path(temporary) / str(number)
+            shutil.copytree(draw.choice([closed, killed]), folder)
+            kind, reading = spoil(folder, draw), draw.choice([go_on, look])
+            what = read_one(folder, reading, truth)
+            came[f"{reading.__name__.replace('_', ' ')}, {kind}", what.partition(":")[0]] += 1
+            if what.startswith("FAILED"):
+                print(f"file {number}: {kind}, {reading.__name__}: {what}", flush=True)
+            shutil.rmtree(folder)
+    outcomes = ["refused", "whole", "accepted", "FAILED"]
+    kinds = sorted({which for which, _ in came})
+    rows = [[which, *(str(came[which, what]) for what in outcomes)] for which in kinds]
+    print(table(["memory", "refused", "whole", "accepted", "failed"], rows))
+    print(f"\nCode that ran: {len(heard)} {heard[:3]}")
+
+
+if __name__ == "__main__":
+    main()
