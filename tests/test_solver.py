@@ -159,7 +159,7 @@ def test_the_command_writes_logs_weights_and_a_report_and_equal_seeds_are_equal(
                 {
                     k: v
                     for k, v in json.loads(line).items()
-                    if k not in ("time", "seconds", "config")
+                    if k not in ("time", "seconds", "config", "checksum")
                 }
                 for line in (path / "log.jsonl").read_text().splitlines()
             ]
