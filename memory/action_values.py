@@ -151,9 +151,17 @@ class ActionValues:
             key_BD: keys of the states.
             hash_B: their names, int64 `[B]`.
             return_B: their N-step returns.
+
+        Raises:
+            ValueError: if there is no such action, or a number is NaN or infinite.
         """
         actions, key_BD, return_B = action_B.tolist(), key_BD.detach(), return_B.detach()
         done = sorted(set(actions))
+        for action in done:
+            if not 0 <= action < len(self.stores):
+                raise ValueError(
+                    f"There is no action {action}: choose 0 to {len(self.stores) - 1}."
+                )
         if len(done) > 1:  # by action, and in order of the rows within each
             rows = torch.tensor(sorted(range(len(actions)), key=actions.__getitem__))
             key_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]

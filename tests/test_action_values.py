@@ -188,3 +188,11 @@ def test_an_unknown_kernel_is_one_sentence():
         ActionValues(1, 4, D, kernel="gauss")
     with pytest.raises(ValueError, match="update='last': choose average or max"):
         ActionValues(1, 4, D, update="last")
+
+
+@pytest.mark.parametrize("action", [-1, 2])
+def test_an_action_that_is_not_there_is_one_sentence_and_writes_nothing(action: int) -> None:
+    memory, whole = ActionValues(2, 10, 3), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=f"There is no action {action}: choose 0 to 1."):
+        memory.write(torch.tensor([0, action]), torch.randn(2, 3), whole, torch.ones(2))
+    assert [store.size for store in memory.stores] == [0, 0]
