@@ -17,6 +17,13 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "floor": {"task": int, "majority": _NUMBER, "last_mentioned": _NUMBER},
     "fault": {"task": int},
 }
+_OPTIONAL: dict[str, dict[str, Any]] = {  # what some or older logs do not tell
+    "lifetime": {"order": int, "scale": list | None, "needs": list, "gives": list},
+    "update": {"steps": int, "loss": _NUMBER},
+    "floor": {"random": _NUMBER},
+    "end": {"memory_bytes": int, "parameters": int},
+    "clock": {"seconds": _NUMBER},
+}
 _ACTED: dict[str, Any] = {
     "task": int,
     "random_return": _NUMBER,
@@ -38,6 +45,9 @@ def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
     acted = kind == "floor" and "random_return" in event
     for name, wanted in (_ACTED if acted else _FIELDS.get(kind, {})).items():
         if not isinstance(event.get(name), wanted):
+            raise ValueError(f"line {line} is no {kind} as it should be: look at its '{name}'")
+    for name, wanted in _OPTIONAL.get(kind, {}).items():
+        if name in event and not isinstance(event[name], wanted):
             raise ValueError(f"line {line} is no {kind} as it should be: look at its '{name}'")
     if kind == "lifetime":
         _expect(event["tasks"], str, "tasks", line)

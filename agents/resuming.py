@@ -74,6 +74,7 @@ def read_plan(run: Path, allow: Sequence[str] = ()) -> dict[str, DictConfig]:
         if plan["schema"] != SCHEMA:
             raise ValueError(f"its schema is {plan['schema']}, and this version reads {SCHEMA}")
         lives = {str(name): each for name, each in plan["lives"].items()}
+        seeded = dict(plan.get("seeded", {}))
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is broken or foreign ({_first_line(error)}).") from error
     try:
@@ -84,7 +85,7 @@ def read_plan(run: Path, allow: Sequence[str] = ()) -> dict[str, DictConfig]:
     try:
         made = {name: DictConfig(OmegaConf.create(each)) for name, each in lives.items()}
         for name, each in made.items():
-            _follow_seed(each, plan.get("seeded", {}).get(name, ()))
+            _follow_seed(each, seeded.get(name, ()))
         if not made or any(name != folder_name(each) for name, each in made.items()):
             raise ValueError("its lives have other names than their folders")
     except (TypeError, ValueError, OmegaConfBaseException) as error:

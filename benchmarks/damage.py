@@ -42,7 +42,7 @@ from stillknows.agents.checkpoint import FOLDER, Checkpoints, numbered, read_che
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.container import write_tree
 from stillknows.agents.keeping import CHECKPOINT, SCHEMA, KeptAgent, load_agent
-from stillknows.agents.lifetime import AGENT, live_lifetime
+from stillknows.agents.lifetime import AGENT, inquiry_of, live_lifetime
 from stillknows.agents.lives import summarise
 from stillknows.agents.operations import OperationsLog
 from stillknows.agents.resuming import PLAN, read_plan, write_plan
@@ -97,7 +97,8 @@ class Life:
         tasks = hydra.utils.instantiate(self.config.stream.tasks, _convert_="all")
         agent = build_agent(self.config, tasks)
         learner = hydra.utils.instantiate(self.config.learner, agent, seed=0)
-        settings = {"rows": 4, "exam_episodes": [4, 4], "seed": 0, "log": None}
+        inquiry = inquiry_of(self.config, agent, self.folder, tasks)
+        settings = {"rows": 4, "exam_episodes": [4, 4], "seed": 0, "log": None, "inquiry": inquiry}
         strategy = Lifetime(agent=agent, learner=learner, **settings)
         self.parts = {"agent": KeptAgent(agent), "learner": learner, "strategy": strategy}
         self.parts |= {"operations": OperationsLog(self.folder, 0, agent)}
@@ -222,9 +223,10 @@ def hostile_config(tree: Any, draw: random.Random) -> Any:
 def spoil_event(line: bytes, draw: random.Random) -> bytes:
     """Return a line of a log with something else in one field."""
     event = json.loads(line)
+    event.pop("checksum")
     values = [each for each in JUNK if not isinstance(each, torch.Tensor)]
     event[draw.choice(list(event))] = draw.choice([*values, 10**12, [10**12], [None], ["1"]])
-    return json.dumps(event).encode() + b"\n"
+    return logs._sealed(json.dumps(event))
 
 
 # --- Readings ------------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ class Past(ABC):
         Raises:
             ValueError: if it is broken, foreign, or of a newer version.
         """
-        found = {name: json.loads(value) for name, value in self._description()}
+        with self._sound():
+            found = {name: json.loads(value) for name, value in self._description()}
         if found.get("schema") not in READABLE:
             raise ValueError(
                 f"{self.name} holds a memory of version {found.get('schema')}; this reads version "
@@ -190,7 +191,8 @@ class Past(ABC):
         return {slot for (slot,) in found} | self._touched_since(operation)
 
     def _head(self) -> Head:
-        return Head(*map(int, self._query(HEAD)[0]))
+        with self._sound():
+            return Head(*map(int, self._query(HEAD)[0]))
 
     @contextmanager
     def _sound(self) -> Iterator[None]:

@@ -58,7 +58,8 @@ class Sizes(NamedTuple):
             numbers = [description["capacity"], *(n for shape in shapes.values() for n in shape)]
         except (KeyError, TypeError) as error:
             raise ValueError("its description is broken") from error
-        if not all(type(number) is int and 0 <= number < 2**40 for number in numbers):
+        sound = all(type(number) is int and 0 <= number < 2**40 for number in numbers)
+        if not sound or len(shapes["story"]) != 2:
             raise ValueError("its description is broken")
         types = {"vector": "<f4", "answer": "<i4", "story": tokens, "key": "<f4"}
         return cls(shapes, types, accounts)

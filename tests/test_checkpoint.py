@@ -32,6 +32,7 @@ from stillknows.agents.container import read_tree, write_tree
 from stillknows.agents.keeping import CHECKPOINT, load_agent, save_agent
 from stillknows.agents.lifetime import live_lifetime
 from stillknows.agents.optimizer import Optimizers, load_optimizer
+from stillknows.agents.resuming import PLAN, read_plan, write_plan
 from stillknows.agents.state import random_states, restore_random_states, restore_to, state_of
 from stillknows.agents.stopping import Stop
 from stillknows.agents.trust import bounded, refuse_foreign
@@ -437,6 +438,9 @@ EXAM = {
         ({"correct": [1, 0]}, "columns of different lengths"),
         ({"event": ["examination"]}, "line 2 is no event"),
         ({"arm": None}, "look at its 'arm'"),
+        ({"event": "update", "experience": 0, "steps": [1]}, "look at its 'steps'"),
+        ({"event": "clock", "seconds": {}}, "look at its 'seconds'"),
+        ({"event": "end", "memory_bytes": None}, "look at its 'memory_bytes'"),
     ],
 )
 def test_a_log_that_does_not_fit_is_told_with_its_line(
@@ -447,6 +451,18 @@ def test_a_log_that_does_not_fit_is_told_with_its_line(
     (tmp_path / logs.FILE).write_text("\n".join(map(json.dumps, lines)) + "\n")
     with pytest.raises(ValueError, match=sentence) as error:
         logs.read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seeded", ["x", 3, ["none-seed0"], {"none-seed0": 5}])
+def test_a_plan_that_was_changed_is_told_in_a_sentence(seeded: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_plan(run, {"none-seed0": compose_config(["debug=tiny", "name=none"])})
+    assert list(read_plan(run)) == ["none-seed0"]
+    plan = json.loads((run / PLAN).read_text())
+    (run / PLAN).write_text(json.dumps({**plan, "seeded": seeded}))
+    with pytest.raises(ValueError, match="is broken or foreign") as error:
+        read_plan(run)
     assert "\n" not in str(error.value)
 
 

@@ -134,6 +134,8 @@ def changed(statement: str) -> Callable[[Path], None]:
         (changed("UPDATE uses SET accounts=x'01'"), "is broken: what it says of use is broken"),
         (changed("DELETE FROM keys WHERE slot=1"), "is broken: a key in it is broken"),
         (changed("DELETE FROM description"), "version None; this reads version 2"),
+        (changed("DELETE FROM description WHERE name='generation'"), "is broken: "),
+        (changed("UPDATE description SET value='{' WHERE name='past'"), "is broken: "),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -343,6 +345,20 @@ def test_a_folder_without_or_with_several_memories_says_so(
     assert "several memories: name one of" in capsys.readouterr().err
     assert main(["memory", "delete", str(life)]) == 2
     assert "Nothing is named" in capsys.readouterr().err
+
+
+def test_a_memory_whose_description_was_changed_is_refused_in_a_sentence(
+    life: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in ("[]", "[4]", "[4, 12, 1]", '"x"', "[-1, 2]"):
+        with closing(sqlite3.connect(life / FILE)) as connection, connection:
+            connection.execute(
+                "UPDATE description SET value = ? WHERE name = 'story_shape'", [value]
+            )
+        assert main(["memory", "ls", str(life)]) == 2
+        said = capsys.readouterr().err
+        assert "its description is broken" in said
+        assert said.count("\n") == 1
 
 
 def test_the_arguments_know_who_may_stay() -> None:
