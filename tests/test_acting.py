@@ -117,6 +117,15 @@ def test_decisions_in_arrays_are_those_in_tensors(name: str, seed: int, slots: i
             torch.testing.assert_close(numbers[told_BM], wanted[told_BM], rtol=5e-6, atol=5e-6)
 
 
+def test_one_policy_serves_memories_of_any_size_in_turn() -> None:
+    twin = Twin(random(SCORING["actor"], 3))
+    for slots, rows in ((14, 4), (14, 2), (5, 4), (14, 4)):
+        lived(twin, slots + rows, slots, rows)
+    for _, mine, _, its in twin.both:
+        same(mine, its)
+    assert len({mine.slot_BN.shape for _, mine, _, _ in twin.both}) == 3
+
+
 @pytest.mark.parametrize("name", SCORING)
 def test_large_logits_are_weighed_as_in_tensors(name: str) -> None:
     twin = Twin(random(SCORING[name], seed=3, scale=4.0))
