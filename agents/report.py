@@ -20,6 +20,7 @@ from stillknows.agents.comparisons import (
     paired,
     stability,
 )
+from stillknows.agents.container import cannot_write
 from stillknows.agents.export import write_export
 from stillknows.agents.lives import Life, as_written, collect
 from stillknows.agents.protocol import PROTOCOLS, differences
@@ -41,12 +42,13 @@ def write_report(folders: Sequence[Path], out: Path, apart: bool = False) -> str
 
     Args:
         folders: runs; every lifetime at or below them counts.
-        out: an existing folder; an older report in it is replaced.
+        out: a folder, made if it is not there; an older report in it is replaced.
         apart: give lifetimes of other streams or budgets a section of their own.
 
     Raises:
         ValueError: if no lifetime in a folder is whole, or their protocols differ in more than the
             name and may not stand apart.
+        OSError: if the folder cannot be made.
     """
     lives, lacks = collect(folders)
     groups = groups_of(lives)
@@ -56,6 +58,10 @@ def write_report(folders: Sequence[Path], out: Path, apart: bool = False) -> str
             f"{differences(*(_common(next(iter(g.values()))[0]) for g in groups[:2]))}: report "
             "them one stream at a time, or each in a section of its own with --apart."
         )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
     parts = ["# What is still known"]
     for number, arms in enumerate(groups):
         if len(groups) > 1:

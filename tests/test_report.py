@@ -231,6 +231,10 @@ def test_what_is_missing_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.rglob(logs.FILE)}
     with pytest.raises(ValueError, match=r"No lifetime is whole\. .*is empty"):
         write_report([tmp_path / "empty"], tmp_path)
+    assert write_report([tmp_path], tmp_path / "a" / "new one") == text
+    assert (tmp_path / "a" / "new one" / "report.md").read_text(encoding="utf-8") == text
+    with pytest.raises(OSError, match="could not be written"):
+        write_report([tmp_path], tmp_path / "report.md")
 
 
 def test_scores_may_be_returns(tmp_path: Path) -> None:
