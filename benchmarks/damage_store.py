@@ -3,17 +3,19 @@
     python benchmarks/damage_store.py --files 1000
 
 A memory is written to, with checkpoints on the way; then its file or its write-ahead log is damaged
-as in `damage.py`, made by another version, or by an enemy who knows SQL. Half of them are gone on
-with from the newest checkpoint, as by `train resume=…`, the others looked at, as by `memory ls`.
-Every reading ends in one of:
+as in `damage.py`, made by another version, or by an enemy who knows SQL. Some were closed, some are
+of a process that was killed, before or after its log was folded into the file. Half of them are
+gone on with from the newest checkpoint, as by `train resume=…`, the others looked at, as by
+`memory ls`, and at every operation of their past. Every reading ends in one of:
 
 - refused: one sentence;
-- whole: what was read is what had been written, exactly, if need be from the checkpoint;
-- accepted: (looked at only) it is as valid as any other: SQLite keeps no checksum of a page, and a
-  write-ahead log that is cut is one of an earlier moment.
+- past refused: (looked at only) all was as before, but of the past, which is told in one sentence;
+- whole: all that was read is what had been written, exactly, if need be from the checkpoint;
+- earlier: (looked at only) the same, but it is the memory of an earlier moment, with its past: a
+  write-ahead log that is cut is one of then.
 
-Counted as failures: any other exception, a memory other than the checkpoint's where a life goes
-on, and any code run.
+Counted as failures: anything else that was accepted, any other exception, a memory other than the
+checkpoint's where a life goes on, and any code run.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from damage import DAMAGE, listen
@@ -39,8 +42,12 @@ from stillknows.agents.report import table
 from stillknows.agents.stopping import Stop
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
+from stillknows.memory.past import Born
 from stillknows.memory.rules import EvictOldest
+from stillknows.memory.sqlite import SQLite
+from stillknows.memory.store import COUNTERS
 
+FOLD = "PRAGMA wal_checkpoint(PASSIVE)"  # the log into the file; it is begun anew afterwards
 FILE, WAL = "memory.sqlite", "memory.sqlite-wal"
 ENEMIES = (
     "PRAGMA user_version = 99",
@@ -92,31 +99,52 @@ def checkpoints(folder: Path, memory: NEC, log: LifetimeLog) -> Checkpoints:
     return Checkpoints(folder, config, {"agent": KeptMemory(memory), "log": log}, Stop())
 
 
-def live(folder: Path, killed: Path) -> NEC:
-    """Write a memory, copy its files as a life that is killed leaves them, close and return it."""
-    memory, log = new_memory(), LifetimeLog(folder)
-    memory.keep_in(store_at(str(folder / FILE)))
+class Truth(NamedTuple):
+    """What was written: the memory after every operation, and when its entries were."""
+
+    after: dict[int, NEC]
+    births: dict[int, Born]
+
+    @property
+    def newest(self) -> NEC:
+        """The memory as it was in the end."""
+        return self.after[max(self.after)]
+
+
+def live(folder: Path, killed: Path, folded: Path) -> Truth:
+    """Write a memory and close it; return what it held.
+
+    Its files are copied as a life leaves them that is killed, and one that is killed after its log
+    was folded into the file.
+    """
+    memory, log, store = new_memory(), LifetimeLog(folder), SQLite(folder / FILE)
+    memory.keep_in(store)
     saved = checkpoints(folder, memory, log)
     for number in range(30):
         step(memory, number)
         log.append("update", update=number)
         if number % 10 == 9:
             saved.save()
+        if number == 15:
+            store._query(FOLD)
+    truth = Truth({n: memory.at(n) for n in range(1, memory.flush() + 1)}, store.births())
     shutil.copytree(folder, killed)
+    store._query(FOLD)
+    shutil.copytree(folder, folded)
     log.close()
-    memory.store.close()
-    return memory
+    store.close()
+    return truth
 
 
 def equal(one: NEC, other: NEC) -> bool:
-    """Return whether two memories hold the same."""
-    filled = one.columns["filled_N"]
-    return torch.equal(filled, other.columns["filled_N"]) and all(
-        torch.equal(part[filled], other.columns[name][filled]) for name, part in one.columns.items()
+    """Return whether two memories hold the same, with all use and counters."""
+    counted = all(getattr(one, name) == getattr(other, name) for name in COUNTERS)
+    return counted and all(
+        torch.equal(part, other.columns[name]) for name, part in one.columns.items()
     )
 
 
-def go_on(folder: Path, truth: NEC) -> str:
+def go_on(folder: Path, truth: Truth) -> str:
     """Go on from the newest checkpoint; say what came of it."""
     memory, log = new_memory(), LifetimeLog(folder, resume=True)
     with contextlib.ExitStack() as opened:
@@ -125,15 +153,33 @@ def go_on(folder: Path, truth: NEC) -> str:
         opened.callback(store.close)
         memory.keep_in(store)
         checkpoints(folder, memory, log).restore_newest()
-        whole = equal(memory, truth)
+        whole = equal(memory, truth.newest)
         step(memory, 99)
     return "whole" if whole else "FAILED: another memory"
 
 
-def look(folder: Path, truth: NEC) -> str:
-    """Look at a memory; say what came of it."""
+def look(folder: Path, truth: Truth) -> str:
+    """Look at a memory and back into its past; say what came of it."""
     with memory_at(str(folder / FILE), read_only=True) as memory:
-        return "whole" if equal(memory, truth) else "accepted"
+        number, store = memory.operation, memory.store
+        assert isinstance(store, SQLite)
+        if number not in truth.after or not equal(memory, truth.after[number]):
+            return "FAILED: accepted though wrong"
+        born = {entry: when for entry, when in truth.births.items() if when.operation <= number}
+        try:
+            same = store.births() == born and all(
+                equal(memory.at(then), truth.after[then]) for then in range(1, number)
+            )
+        except ValueError as error:
+            return "past refused" if sound(error) else f"FAILED: {error!r}"
+        if not same:
+            return "FAILED: another past accepted"
+        return "whole" if number == max(truth.after) else "earlier"
+
+
+def sound(error: Exception) -> bool:
+    """Return whether an error is one sentence."""
+    return bool(str(error)) and "\n" not in str(error)
 
 
 def spoil(folder: Path, draw: random.Random) -> str:
@@ -149,13 +195,12 @@ def spoil(folder: Path, draw: random.Random) -> str:
     return kind
 
 
-def read_one(folder: Path, reading: Callable[[Path, NEC], str], truth: NEC) -> str:
+def read_one(folder: Path, reading: Callable[[Path, Truth], str], truth: Truth) -> str:
     """Read a memory; say what came of it."""
     try:
         return reading(folder, truth)
     except (ValueError, OSError) as error:
-        whole = bool(str(error)) and "\n" not in str(error)
-        return "refused" if whole else f"FAILED: {type(error).__name__} {error!r}"
+        return "refused" if sound(error) else f"FAILED: {type(error).__name__} {error!r}"
     except Exception as error:  # noqa: BLE001 (that there is none is what is measured)
         return f"FAILED: {type(error).__name__}: {error}"
 
@@ -170,22 +215,22 @@ def main() -> None:
     came: Counter[tuple[str, str]] = Counter()
     heard: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
-        closed, killed = Path(temporary) / "closed", Path(temporary) / "killed"
-        truth = live(closed, killed)
+        left = [Path(temporary) / name for name in ("closed", "killed", "folded")]
+        truth = live(*left)
         listen(heard)
         for number in trange(given.files, disable=None):
             draw, folder = random.Random(f"{given.seed} {number}"), Path(temporary) / str(number)
-            shutil.copytree(draw.choice([closed, killed]), folder)
+            shutil.copytree(draw.choice(left), folder)
             kind, reading = spoil(folder, draw), draw.choice([go_on, look])
             what = read_one(folder, reading, truth)
             came[f"{reading.__name__.replace('_', ' ')}, {kind}", what.partition(":")[0]] += 1
             if what.startswith("FAILED"):
                 print(f"file {number}: {kind}, {reading.__name__}: {what}", flush=True)
             shutil.rmtree(folder)
-    outcomes = ["refused", "whole", "accepted", "FAILED"]
+    outcomes = ["refused", "past refused", "whole", "earlier", "FAILED"]
     kinds = sorted({which for which, _ in came})
     rows = [[which, *(str(came[which, what]) for what in outcomes)] for which in kinds]
-    print(table(["memory", "refused", "whole", "accepted", "failed"], rows))
+    print(table(["memory", *outcomes[:-1], "failed"], rows))
     print(f"\nCode that ran: {len(heard)} {heard[:3]}")
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from stillknows.memory.past import Past
-from stillknows.memory.schema import FOLD, LOCK, SCHEMA
+from stillknows.memory.past import Past, seal_of_lines
+from stillknows.memory.schema import BOUNDED, FOLD, LOCK, UNSUM
 from stillknows.memory.store import Through, at_once
 
 _SLACK = 8  # the past is folded when it is longer by a share of 1 / _SLACK
@@ -69,15 +69,22 @@ class Compacted(Past):
             head = self._head()
             self._base = head.base
             if head.base < base <= head.operation and head.generation == self._generation:
-                for statement in FOLD:
+                for statement in (*FOLD, UNSUM) if self._sealed else FOLD:
                     self._execute(statement, base=base)
-                self._describe(schema=SCHEMA, base=base)
+                self._schema = max(self._schema, BOUNDED)
+                self._describe(schema=self._schema, base=base)
                 self._base = base
 
     def _describe(self, **lines: Any) -> None:
-        """Set lines of the description."""
-        rows = [(name, json.dumps(value)) for name, value in lines.items()]
-        self._insert("description", rows, key="name")
+        """Set lines of the description, and its seal; it has to be sound."""
+        self._execute(LOCK)
+        kept = dict(self._description())
+        if kept:
+            self.description()
+        kept |= {name: json.dumps(value) for name, value in lines.items()}
+        if self._sealed:
+            kept["seal"] = str(seal_of_lines(kept))
+        self._insert("description", list(kept.items()), key="name")
 
     @abstractmethod
     def _execute(self, statement: str, **values: Any) -> int:

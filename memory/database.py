@@ -29,17 +29,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillknows.memory.compaction import Compacted
-from stillknows.memory.rows import Sizes, entry_rows, key_rows, pack_use, use_of, use_rows
+from stillknows.memory.rows import (
+    Sizes,
+    Version,
+    entry_rows,
+    key_rows,
+    pack_use,
+    use_of,
+    use_rows,
+)
 from stillknows.memory.schema import (
-    APPEND,
-    ERASE,
+    COLUMNS,
     ERASE_KEYS,
     INDEXES,
     LOCK,
-    SCHEMA,
+    RECOUNT,
     TABLES,
     VIEW,
+    append,
+    erase,
 )
+from stillknows.memory.seals import count, no_seals, seal, seal_blob, sealed
 from stillknows.memory.store import (
     COUNTERS,
     Rows,
@@ -82,6 +92,8 @@ class Database(Compacted):
         super().__init__(name)
         self._doubtful: set[int] | None = None  # slots of the device copy that may be ahead
         self._use_NU = torch.zeros(0, 2, dtype=torch.float64)  # use as the database has it
+        self._seals_3N = no_seals(0)  # of what the database has
+        self._reach = 0  # slots that the memory ever had, before it was restored to fewer too
 
     def begin(self, memory: "NEC") -> None:
         """Load what is kept, or write what the memory holds."""
@@ -94,7 +106,10 @@ class Database(Compacted):
         )
         self._use_NU[:, 1] = -1
         self._use_NU = self._use_NU.to(memory.columns["uses_N"].device)
-        newest, self._generation, self._base = self._head()
+        self._seals_3N = no_seals(memory.capacity)
+        with self._reading(), self._sound():
+            head = newest, self._generation, self._base = self._head()
+            self._expect_complete(head)
         if newest and memory.seen:
             raise ValueError(
                 f"{self.name} holds a memory already, and so does this agent: choose a place of "
@@ -116,12 +131,15 @@ class Database(Compacted):
         with self._reading(), self._sound():
             newest, generation, self._base = self._head()
             if generation == self._generation:
-                rows = self._rows(newest, self._slots_since(self.operation))
+                slots = self._slots_since(self.operation)
+                rows, seals_3N = self._rows(
+                    newest, slots, None if slots is None else self._seals_3N
+                )
         if generation != self._generation:
             self._load(memory)
             return
         self._take(memory, rows)
-        self.operation, self._doubtful = newest, None
+        self._seals_3N, self.operation, self._doubtful = seals_3N, newest, None
 
     def _slots_since(self, operation: int) -> list[int] | None:
         """Return the slots that may differ since an operation; None: so many, or any."""
@@ -138,7 +156,7 @@ class Database(Compacted):
 
     def flush(self, memory: "NEC") -> int:
         """Keep the use that is not kept yet, as an operation of its own."""
-        while len(self._used(memory)):
+        while len(self._used(memory)[0]):
             self.follow(memory)
             if self._keep(memory, "use", ()):
                 break
@@ -190,9 +208,9 @@ class Database(Compacted):
         erased: Sequence[int] = (),
     ) -> bool:
         """Write one operation, in one transaction; return whether nobody else was first."""
-        used_S, number, sizes = self._used(memory), self.operation + 1, self._sizes
-        use_SU = use_of(memory)[used_S]
+        used_S, use_SU = self._used(memory)
         self._doubtful = (self._doubtful or set()) | {*slots, *keyed}
+        number, sizes = self.operation + 1, self._sizes
         operation = {
             "number": number,
             "kind": kind,
@@ -205,12 +223,27 @@ class Database(Compacted):
         keys = key_rows(memory, [*slots, *keyed], number) if sizes.bytes("key") else []
         uses = use_rows(pack_use(used_S, use_SU, sizes))
         entries = entry_rows(memory, slots, number, sizes)
-        if not self._taken(Change(operation, erased, entries, keys, uses)):
+        change, seals_3N = self._seal(Change(operation, erased, entries, keys, uses))
+        if not self._taken(change):
             return False
-        self.operation, self._doubtful = number, None
+        self._seals_3N, self.operation, self._doubtful = seals_3N, number, None
         self._use_NU[used_S] = use_SU
         self._fold()
         return True
+
+    def _seal(self, change: Change) -> tuple[Change, NDArray[np.int64]]:
+        """Return a change with its seals, and those of all slots after it."""
+        if not self._sealed:
+            return change, self._seals_3N
+        entries, keys, uses = map(sealed, (change.entries, change.keys, change.uses))
+        seals_3N = count(self._seals_3N, entries, keys, uses)
+        operation = change.operation
+        operation |= {
+            "undo": seal_blob(operation["undo"], operation["number"]),
+            "whole": int(seals_3N.sum()),
+            "seal": seal([operation[name] for name in COLUMNS["operations"][:-1]]),
+        }
+        return Change(operation, change.erased, entries, keys, uses), seals_3N
 
     def _taken(self, change: Change) -> bool:
         """Commit a change; return whether nobody else was first."""
@@ -246,7 +279,7 @@ class Database(Compacted):
         """
         number = change.operation["number"]
         with self._writing():
-            if not self._execute(APPEND, **change.operation):
+            if not self._execute(append(self._sealed), **change.operation):
                 raise Conflict
             self._erase_versions(change.erased, number)
             self._insert("entries", change.entries)
@@ -257,28 +290,41 @@ class Database(Compacted):
         """Empty all that entries ever held; their ids stay."""
         for entry in ids:
             for slot, first in self._query(
-                "SELECT slot, operation FROM entries WHERE id = :entry", entry=entry
+                "SELECT slot, operation FROM entries WHERE id = :entry AND erased IS NULL",
+                entry=entry,
             ):
-                self._execute(ERASE_KEYS, slot=slot, first=first, number=number)
-            self._execute(ERASE, number=number, entry=entry)
+                version = {"slot": slot, "first": first, "number": number}
+                emptied = {}
+                if self._sealed:
+                    row = Version(first, slot, entry, erased=number)
+                    emptied = {"emptied": seal(row[:-1])}
+                    self._execute(RECOUNT, **version, **emptied)
+                self._execute(ERASE_KEYS, **version)
+                self._execute(erase(self._sealed), **version, **emptied)
 
     def _put_use(self, use: NDArray[Any]) -> None:
         """Set how much slots are used."""
-        self._insert("uses", use_rows(use), key="slot")
+        rows = use_rows(use)
+        self._insert("uses", sealed(rows) if self._sealed else rows, key="slot")
 
-    def _used(self, memory: "NEC") -> Tensor:
-        """Return the slots whose use the database does not have yet, int64."""
-        use_SU = use_of(memory)
-        return (use_SU != self._use_NU[: len(use_SU)]).any(dim=1).nonzero()[:, 0]
+    def _use_of(self, memory: "NEC") -> Tensor:
+        self._reach = max(self._reach, memory.size)
+        return use_of(memory, self._reach)
+
+    def _used(self, memory: "NEC") -> tuple[Tensor, Tensor]:
+        """Return the slots whose use the database does not have yet, int64, and their use."""
+        use_SU = self._use_of(memory)
+        used_S = (use_SU != self._use_NU[: len(use_SU)]).any(dim=1).nonzero()[:, 0]
+        return used_S, use_SU[used_S]
 
     def _take(self, memory: "NEC", rows: Rows) -> None:
         """Put rows of others on the device copy, and again the use that came since, on top."""
-        used_S = self._used(memory)
-        more_SU = use_of(memory)[used_S] - self._use_NU[used_S]
+        used_S, use_SU = self._used(memory)
+        more_SU = use_SU - self._use_NU[used_S]
         id_S = memory.provenance("id")[used_S].clone()
         clear(memory, sorted(self._doubtful or ()))  # where nothing was kept, nothing is
         put(memory, rows)
-        use_SU = use_of(memory)
+        use_SU = self._use_of(memory)
         at_S = rows.slots_S.to(use_SU.device)
         at_S = at_S[at_S < len(use_SU)]
         self._use_NU[at_S] = use_SU[at_S]
@@ -300,10 +346,10 @@ class Database(Compacted):
         """Make the device copy what the database holds."""
         with self._reading(), self._sound():
             newest, self._generation, self._base = self._head()
-            rows = self._rows(newest)
+            rows, self._seals_3N = self._rows(newest)
         clear(memory, range(memory.capacity))
         put(memory, rows)
-        use_SU = use_of(memory)
+        use_SU = self._use_of(memory)
         self._use_NU[:, 0], self._use_NU[:, 1], self._use_NU[:, 2:] = 0, -1, 0
         self._use_NU[: len(use_SU)] = use_SU
         self.operation, self._doubtful = newest, None
@@ -314,12 +360,12 @@ class Database(Compacted):
             self._execute(f"CREATE TABLE {name} ({columns.format(bytes=kind)})")
         for statement in (*INDEXES, VIEW):
             self._execute(statement)
-        self._describe(schema=SCHEMA, generation=0, base=0, past=self.past, **wanted)
+        self._describe(schema=self._schema, generation=0, base=0, past=self.past, **wanted)
 
     def _expect(self, wanted: dict[str, Any]) -> None:
         """Raise a ValueError if what is kept is not like this memory."""
         found = self.description()
-        self.past = found.get("past")
+        self.past, self._schema = found.get("past"), found["schema"]
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise ValueError(

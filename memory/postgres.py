@@ -13,6 +13,7 @@ through this project. A memory has a schema of its own, `stillknows_NAME`.
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from sqlalchemy import create_engine, text
@@ -22,27 +23,30 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
 from stillknows.memory.database import Change, Conflict, Database
-from stillknows.memory.schema import APPEND, COLUMNS
+from stillknows.memory.schema import COLUMNS, append
 from stillknows.memory.store import TensorStore
 
 _LONGEST = 63  # bytes of an identifier
+_KEYS = {"entries": "", "keys": "", "uses": "slot"}  # of which rows are replaced
 _PARTS = {"uses": "CAST(r->>{} AS float8)", "name": "r->>{}", "value": "r->>{}"} | dict.fromkeys(
     ("vector", "answer", "story", "key", "accounts"), "decode(r->>{}, 'hex')"
 )
 
 
-def _insertion(table: str, key: str = "", rows: str = "rows", where: str = "true") -> str:
+def _insertion(
+    table: str, columns: Sequence[str], key: str = "", rows: str = "rows", where: str = "true"
+) -> str:
     """Return a statement that inserts rows from a text of JSON.
 
     One text for all rows: an array of each column is adapted ten times more slowly.
 
     Args:
         table: of the rows.
+        columns: of a row.
         key: a column; a row that has the same is replaced.
         rows: the name of the bound text.
         where: a condition.
     """
-    columns = COLUMNS[table]
     parts = [_PARTS.get(name, "CAST(r->>{} AS bigint)") for name in columns]
     taken = ", ".join(part.format(place) for place, part in enumerate(parts))
     statement = (
@@ -59,14 +63,19 @@ def _bound(rows: Sequence[tuple[Any, ...]]) -> str:
     return json.dumps(rows, default=bytes.hex)
 
 
-_IF = "EXISTS (SELECT 1 FROM appended)"
-_WRITE = (  # an operation with all its rows; nothing, where the memory was rewound
-    f"WITH appended AS ({APPEND} RETURNING number), "
-    f"e AS ({_insertion('entries', rows='entries', where=_IF)}), "
-    f"k AS ({_insertion('keys', rows='keys', where=_IF)}), "
-    f"u AS ({_insertion('uses', 'slot', 'uses', _IF)}) "
-    "SELECT count(*) FROM appended"
-)
+@cache
+def _change(sealed: bool) -> str:
+    """Return what writes an operation with all its rows; nothing, where the memory was rewound."""
+    where = "EXISTS (SELECT 1 FROM appended)"
+    tables = {name: COLUMNS[name] if sealed else COLUMNS[name][:-1] for name in _KEYS}
+    inserts = ", ".join(
+        f"{name[0]} AS ({_insertion(name, columns, _KEYS[name], name, where)})"
+        for name, columns in tables.items()
+    )
+    return (
+        f"WITH appended AS ({append(sealed)} RETURNING number), {inserts} "
+        "SELECT count(*) FROM appended"
+    )
 
 
 class PostgreSQL(Database):
@@ -110,7 +119,7 @@ class PostgreSQL(Database):
 
     def scrub(self) -> None:
         """Write the tables anew. Logs and backups of the server are the server's."""
-        for table in ("entries", "keys", "uses"):
+        for table in ("operations", *_KEYS):
             self._execute(f"VACUUM FULL {table}")
 
     def close(self) -> None:
@@ -155,15 +164,16 @@ class PostgreSQL(Database):
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]], key: str = "") -> None:
         if not rows:
             return
-        self._execute(_insertion(table, key), rows=_bound(rows))
+        columns = COLUMNS[table][: len(rows[0])]  # the last is the seal
+        self._execute(_insertion(table, columns, key), rows=_bound(rows))
 
     def _commit(self, change: Change) -> None:
         """Write a change in one statement; one that erases, in a transaction of several."""
         if change.erased:
             super()._commit(change)
             return
-        rows = {name: _bound(getattr(change, name)) for name in ("entries", "keys", "uses")}
-        if not self._query(_WRITE, **change.operation, **rows)[0][0]:
+        rows = {name: _bound(getattr(change, name)) for name in _KEYS}
+        if not self._query(_change(self._sealed), **change.operation, **rows)[0][0]:
             raise Conflict
 
     def _writing(self) -> AbstractContextManager[None]:

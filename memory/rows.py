@@ -23,7 +23,36 @@ if TYPE_CHECKING:
     from stillknows.memory.nec import NEC
 
 WHERE = ("id", "task", "episode", "step", "birth", "hash")  # of provenance; last_use stands by uses
+_NOTHING = [-1] + [None] * (len(WHERE) + 2)
 Bytes = bytes | None
+
+
+class Version(NamedTuple):
+    """A row of entries: what a slot held from an operation on; an id of -1: nothing.
+
+    Attributes:
+        erased: by which operation, if its content was deleted.
+        seal: of all that is before it (`seals.py`); 0 in a memory that has none.
+    """
+
+    operation: int
+    slot: int
+    id: int
+    task: int | None = None
+    episode: int | None = None
+    step: int | None = None
+    birth: int | None = None
+    hash: int | None = None
+    vector: Bytes = None
+    answer: Bytes = None
+    story: Bytes = None
+    erased: int | None = None
+    seal: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether an entry is there."""
+        return self.id >= 0 and self.story is not None
 
 
 class Sizes(NamedTuple):
@@ -33,11 +62,13 @@ class Sizes(NamedTuple):
         shapes: of an entry's vector, answer, story and key.
         types: of their numbers.
         accounts: names of what the policy keeps about an entry.
+        capacity: how many slots there are.
     """
 
     shapes: dict[str, tuple[int, ...]]
     types: dict[str, str]
     accounts: tuple[str, ...]
+    capacity: int = 0
 
     @classmethod
     def of(cls, description: dict[str, Any]) -> "Sizes":
@@ -62,7 +93,7 @@ class Sizes(NamedTuple):
         if not sound or len(shapes["story"]) != 2:
             raise ValueError("its description is broken")
         types = {"vector": "<f4", "answer": "<i4", "story": tokens, "key": "<f4"}
-        return cls(shapes, types, accounts)
+        return cls(shapes, types, accounts, description["capacity"])
 
     @property
     def use(self) -> np.dtype[Any]:
@@ -75,11 +106,16 @@ class Sizes(NamedTuple):
         """Return the bytes of a part of an entry."""
         return math.prod(self.shapes[name]) * np.dtype(self.types[name]).itemsize
 
+    def expect_slots(self, slots: Sequence[Any]) -> None:
+        """Raise a ValueError if one of them is none."""
+        if not all(type(slot) is int and 0 <= slot < self.capacity for slot in slots):
+            raise ValueError("it names a slot that there is not")
+
 
 def entry_rows(
     memory: "NEC", slots: Sequence[int], operation: int, sizes: Sizes
-) -> list[tuple[int | Bytes, ...]]:
-    """Return a row for each slot: operation, slot, provenance, vector, answer, story."""
+) -> list[tuple[Any, ...]]:
+    """Return a row for each slot, as of `Version`, without a seal."""
     at_S = torch.tensor(slots, dtype=torch.int64, device=memory.columns["filled_N"].device)
     places = [PROVENANCE.index(name) for name in WHERE]
     whole = memory.columns["provenance_NC"][at_S][:, places].tolist()
@@ -93,12 +129,12 @@ def entry_rows(
     ]
     filled = memory.columns["filled_N"][at_S].tolist()
     return [
-        (operation, slot, *(numbers + list(parts) if held else [-1] + [None] * (len(WHERE) + 2)))
+        (operation, slot, *(numbers + list(parts) if held else _NOTHING), None)
         for slot, numbers, held, *parts in zip(slots, whole, filled, *blobs, strict=True)
     ]
 
 
-def key_rows(memory: "NEC", slots: Sequence[int], operation: int) -> list[tuple[int | Bytes, ...]]:
+def key_rows(memory: "NEC", slots: Sequence[int], operation: int) -> list[tuple[Any, ...]]:
     """Return a row for each slot that is filled: operation, slot, key."""
     keys_ND, filled_N = memory.columns["keys_ND"], memory.columns["filled_N"]
     at_S = torch.tensor(slots, dtype=torch.int64, device=keys_ND.device)
@@ -111,12 +147,11 @@ def key_rows(memory: "NEC", slots: Sequence[int], operation: int) -> list[tuple[
     ]
 
 
-def use_of(memory: "NEC") -> Tensor:
-    """Return use of all slots that were ever filled: weight, time, accounts, float64 `[S, 2 + F]`.
+def use_of(memory: "NEC", reach: int) -> Tensor:
+    """Return use of the first slots (`reach`): weight, time, accounts, float64 `[S, 2 + F]`.
 
     Float64 holds each of them exactly.
     """
-    reach = memory.size
     accounts = [account[:reach] for account in accounts_of(memory).values()]
     uses_S = memory.columns["uses_N"][:reach]
     parts = [uses_S, memory.provenance("last_use")[:reach], *accounts]
@@ -141,6 +176,26 @@ def use_rows(use: NDArray[Any]) -> list[tuple[Any, ...]]:
     return list(zip(*numbers, accounts, strict=True))
 
 
+def use_from(rows: Sequence[tuple[Any, ...]], sizes: Sizes) -> NDArray[Any]:
+    """Return a record for each slot up to the last of rows, which `use_rows` made.
+
+    Raises:
+        ValueError: if they are none of this memory.
+    """
+    slots = [row[0] for row in rows]
+    sizes.expect_slots(slots)
+    use = np.zeros(max(slots, default=-1) + 1, sizes.use)
+    use["slot"], use["last"] = np.arange(len(use)), -1
+    width = 4 * len(sizes.accounts)
+    if not all(isinstance(row[3], bytes) and len(row[3]) == width for row in rows):
+        raise ValueError("what it says of use is broken")
+    use["uses"][slots] = np.array([row[1] for row in rows], np.float64)
+    use["last"][slots] = np.array([row[2] for row in rows], np.int64)
+    own = np.frombuffer(b"".join(row[3] for row in rows), "<f4")
+    use["own"][slots] = own.reshape(len(rows), len(sizes.accounts))
+    return use
+
+
 def unpack_use(blob: bytes, sizes: Sizes) -> NDArray[Any]:
     """Return the records in a blob.
 
@@ -153,7 +208,7 @@ def unpack_use(blob: bytes, sizes: Sizes) -> NDArray[Any]:
 
 
 def rows_from(
-    entries: Sequence[tuple[Any, ...]],
+    entries: Sequence[Version],
     keys: dict[int, bytes],
     use: NDArray[Any],
     counters: dict[str, int],
@@ -162,8 +217,7 @@ def rows_from(
     """Return rows of a database as those of a memory.
 
     Args:
-        entries: slot, provenance, vector, answer and story; an id of -1 or None in the place of
-            content says that nothing is there.
+        entries: the newest of each slot.
         keys: of slots.
         use: records of slots.
         counters: of the memory.
@@ -172,9 +226,10 @@ def rows_from(
     Raises:
         ValueError: if a length does not fit.
     """
-    slots = [int(row[0]) for row in entries]
-    filled = [row[1] >= 0 and row[-1] is not None for row in entries]
-    held = [row for row, there in zip(entries, filled, strict=True) if there]
+    slots = [row.slot for row in entries]
+    sizes.expect_slots(slots)
+    filled = [row.held for row in entries]
+    held = [row for row in entries if row.held]
     story = sizes.shapes["story"]
     key, vector, answer = (sizes.shapes[name][0] for name in ("key", "vector", "answer"))
     columns = blank_columns(
@@ -188,20 +243,22 @@ def rows_from(
     )
     columns["filled_N"] = torch.tensor(filled, dtype=torch.bool)
     at = columns["filled_N"].nonzero()[:, 0]
-    for number, name, column in ((-3, "vector", "vectors_NV"), (-2, "answer", "answers_NA")):
-        columns[column][at] = _tensor([row[number] for row in held], name, sizes)
-    columns["story_NTL"][at] = _tensor([row[-1] for row in held], "story", sizes)
+    columns["vectors_NV"][at] = _tensor([row.vector for row in held], "vector", sizes)
+    columns["answers_NA"][at] = _tensor([row.answer for row in held], "answer", sizes)
+    columns["story_NTL"][at] = _tensor([row.story for row in held], "story", sizes)
     if sizes.bytes("key"):
         found = [keys.get(slots[place]) for place in at.tolist()]
         columns["keys_ND"][at] = _tensor(found, "key", sizes)
     accounts = {name: torch.zeros(len(slots)) for name in sizes.accounts}
-    _place(columns, [row[1 : 1 + len(WHERE)] for row in held], at)
+    _place(columns, [row[2 : 2 + len(WHERE)] for row in held], at)
     _add_use(columns, accounts, slots, use)
     return Rows(torch.tensor(slots, dtype=torch.int64), columns, accounts, counters)
 
 
-def _place(columns: dict[str, Tensor], whole: list[tuple[int, ...]], at: Tensor) -> None:
+def _place(columns: dict[str, Tensor], whole: list[tuple[Any, ...]], at: Tensor) -> None:
     """Set the provenance of filled rows."""
+    if not all(type(number) is int for row in whole for number in row):
+        raise ValueError("where an entry in it is from is broken")
     if whole:
         places = torch.tensor([PROVENANCE.index(name) for name in WHERE])
         columns["provenance_NC"][at[:, None], places] = torch.tensor(whole, dtype=torch.int64)

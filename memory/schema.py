@@ -6,36 +6,46 @@ changed, `uses` one for each slot, and `present` is a view of the entries as the
 The past reaches back to an operation, the base. What is older is folded into it: of every slot the
 newest row up to the base stays, and of the operations before it those that such rows, or
 deletions, are of.
+
+Since the third version every row has a seal, and every operation the sum of what the memory held
+after it (`seals.py`).
 """
 
 from collections.abc import Sequence
 
-SCHEMA = 2  # the first had no base: its past is whole
-READABLE = (1, SCHEMA)
+from stillknows.memory.rows import Version
+
+BOUNDED, SEALED = 2, 3  # versions: before the first the past was whole, before the second unsealed
+SCHEMA = SEALED
+READABLE = (1, BOUNDED, SEALED)
 CONTENT = ("task", "episode", "step", "birth", "hash", "vector", "answer", "story")
 TABLES = {
     "description": "name TEXT PRIMARY KEY, value TEXT NOT NULL",
     "operations": "number BIGINT PRIMARY KEY, kind TEXT NOT NULL, time DOUBLE PRECISION NOT NULL, "
     "seen BIGINT NOT NULL, clock BIGINT NOT NULL, next_id BIGINT NOT NULL, size BIGINT NOT NULL, "
-    "deleted TEXT, undo {bytes}",
+    "deleted TEXT, seal BIGINT NOT NULL, undo {bytes}, whole BIGINT",
     "entries": "operation BIGINT NOT NULL, slot BIGINT NOT NULL, id BIGINT NOT NULL, task BIGINT, "
     "episode BIGINT, step BIGINT, birth BIGINT, hash BIGINT, vector {bytes}, answer {bytes}, "
-    "story {bytes}, erased BIGINT, PRIMARY KEY (operation, slot)",
+    "story {bytes}, erased BIGINT, seal BIGINT NOT NULL, PRIMARY KEY (operation, slot)",
     "keys": "operation BIGINT NOT NULL, slot BIGINT NOT NULL, key {bytes} NOT NULL, "
-    "PRIMARY KEY (operation, slot)",
+    "seal BIGINT NOT NULL, PRIMARY KEY (operation, slot)",
     "uses": "slot BIGINT PRIMARY KEY, uses DOUBLE PRECISION NOT NULL, last_use BIGINT NOT NULL, "
-    "accounts {bytes} NOT NULL",
+    "accounts {bytes} NOT NULL, seal BIGINT NOT NULL",
 }
 INDEXES = (
     "CREATE INDEX entries_by_slot ON entries (slot, operation)",
     "CREATE INDEX entries_by_id ON entries (id)",
     "CREATE INDEX keys_by_slot ON keys (slot, operation)",
 )
-COLUMNS = {  # in the order in which rows are inserted
+COLUMNS = {  # in the order of their rows; the seal is of those before it
     "description": ("name", "value"),
-    "entries": ("operation", "slot", "id", *CONTENT),
-    "keys": ("operation", "slot", "key"),
-    "uses": ("slot", "uses", "last_use", "accounts"),
+    "operations": (
+        *("number", "kind", "time", "seen", "clock", "next_id", "size", "deleted"),
+        "seal",
+    ),
+    "entries": Version._fields,
+    "keys": ("operation", "slot", "key", "seal"),
+    "uses": ("slot", "uses", "last_use", "accounts", "seal"),
 }
 VIEW = (
     "CREATE VIEW present AS SELECT e.slot, e.id, e.task, e.episode, e.step, e.birth, u.uses, "
@@ -50,19 +60,18 @@ HEAD = (
     f"(SELECT value FROM description WHERE name = 'generation'), {BASE}"
 )
 LOCK = "UPDATE description SET value = value WHERE name = 'generation'"  # until the end
-APPEND = (  # nothing, where the memory was rewound; an error, where the number is taken
-    "INSERT INTO operations (number, kind, time, seen, clock, next_id, size, deleted, undo) "
-    "SELECT :number, :kind, :time, :seen, :clock, :next_id, :size, :deleted, :undo "
-    "WHERE (SELECT value FROM description WHERE name = 'generation') = :generation"
-)
-ERASE_KEYS = (  # of one version of a slot
-    "DELETE FROM keys WHERE slot = :slot AND operation >= :first AND operation < "
+_UNTIL = (  # the next version of a slot
     "coalesce((SELECT min(operation) FROM entries WHERE slot = :slot AND operation > :first), "
     ":number)"
 )
-ERASE = (
-    f"UPDATE entries SET {', '.join(name + ' = NULL' for name in CONTENT)}, erased = :number "
-    "WHERE id = :entry"
+ERASE_KEYS = (  # of one version of a slot
+    f"DELETE FROM keys WHERE slot = :slot AND operation >= :first AND operation < {_UNTIL}"
+)
+RECOUNT = (  # one version of a slot, which is to be empty, in the sums of what held it
+    "UPDATE operations SET whole = whole + :emptied - (SELECT seal FROM entries WHERE slot = :slot "
+    "AND operation = :first) - coalesce((SELECT k.seal FROM keys k WHERE k.slot = :slot "
+    "AND k.operation >= :first AND k.operation <= operations.number "
+    f"ORDER BY k.operation DESC LIMIT 1), 0) WHERE number >= :first AND number < {_UNTIL}"
 )
 FOLD = (  # into the operation `:base`
     *(
@@ -74,14 +83,34 @@ FOLD = (  # into the operation `:base`
     "(SELECT 1 FROM entries e WHERE e.operation = operations.number)",
     "UPDATE operations SET undo = NULL WHERE number <= :base AND undo IS NOT NULL",
 )
-IDS = (
-    "SELECT DISTINCT id FROM entries WHERE episode = :episode AND (:any = 1 OR task = :task) "
-    "AND id >= 0 ORDER BY id"
+UNSUM = "UPDATE operations SET whole = NULL WHERE number < :base AND whole IS NOT NULL"  # with it
+LOST = (  # operations since the base; rows of operations that there are not
+    "SELECT (SELECT count(*) FROM operations WHERE number > :base), "
+    "(SELECT count(*) FROM entries WHERE operation > :number) "
+    "+ (SELECT count(*) FROM keys WHERE operation > :number) "
+    "+ (SELECT count(*) FROM uses WHERE :number = 0)"
 )
-BIRTHS = (
-    "SELECT e.id, e.operation, o.time FROM (SELECT id, min(operation) AS operation FROM entries "
-    "WHERE id >= 0 GROUP BY id) e JOIN operations o ON o.number = e.operation"
-)
+
+
+def append(sealed: bool) -> str:
+    """Return what appends an operation: nothing, where the memory was rewound since.
+
+    Where the number is taken, it is an error.
+    """
+    names = (*COLUMNS["operations"][:-1], "undo", *(("whole", "seal") if sealed else ()))
+    return (
+        f"INSERT INTO operations ({', '.join(names)}) SELECT :{', :'.join(names)} "
+        "WHERE (SELECT value FROM description WHERE name = 'generation') = :generation"
+    )
+
+
+def erase(sealed: bool) -> str:
+    """Return what empties the version of a slot that began with the operation `:first`."""
+    emptied = ", ".join(f"{name} = NULL" for name in CONTENT)
+    return (
+        f"UPDATE entries SET {emptied}, erased = :number{', seal = :emptied' if sealed else ''} "
+        "WHERE slot = :slot AND operation = :first"
+    )
 
 
 def as_of(table: str, columns: Sequence[str], slots: Sequence[int] | None = None) -> str:

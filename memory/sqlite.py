@@ -50,7 +50,10 @@ class SQLite(Database):
         """Return a copy of all that is kept, without a file."""
         twin = SQLite(None)
         self._connection.backup(twin._connection)
-        for name in ("operation", "_generation", "_base", "_doubtful", "_use_NU", "_sizes", "past"):
+        for name in (
+            *("operation", "past", "_generation", "_base", "_doubtful", "_use_NU", "_sizes"),
+            *("_schema", "_seals_3N", "_reach"),
+        ):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         return twin
 
@@ -146,7 +149,9 @@ class SQLite(Database):
             return self._connection.execute(statement, values).rowcount
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]], key: str = "") -> None:
-        columns = COLUMNS[table]
+        if not rows:
+            return
+        columns = COLUMNS[table][: len(rows[0])]  # the last is the seal
         marks = ", ".join("?" * len(columns))
         verb = "INSERT OR REPLACE" if key else "INSERT"
         with self._said():
@@ -191,12 +196,19 @@ class SQLite(Database):
             if "operations.number" in str(error):
                 raise Conflict from None
             raise ValueError(f"{self.name} is broken: {error}.") from error
-        except sqlite3.OperationalError as error:
-            raise OSError(_sentence(self.name, error)) from error
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.name} is broken or no memory ({error}).") from error
+            if isinstance(error, sqlite3.OperationalError) and not _is_of_content(error):
+                raise OSError(_sentence(self.name, error)) from error
+            said = str(error).splitlines()[0][:200]
+            raise ValueError(f"{self.name} is broken or no memory ({said}).") from error
         except OSError as error:
             raise OSError(f"{self.name} cannot be opened: {error.strerror}.") from error
+
+
+def _is_of_content(error: sqlite3.OperationalError) -> bool:
+    """Return whether an error is about what is in a file: no table of ours, or no text."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_ERROR or str(error).startswith("Could not decode")
 
 
 def _sentence(name: str, error: sqlite3.OperationalError) -> str:

@@ -357,7 +357,7 @@ def test_a_memory_whose_description_was_changed_is_refused_in_a_sentence(
             )
         assert main(["memory", "ls", str(life)]) == 2
         said = capsys.readouterr().err
-        assert "its description is broken" in said
+        assert "is broken: its description does not fit its seal" in said
         assert said.count("\n") == 1
 
 

@@ -5,11 +5,12 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,24 @@ def test_a_life_that_was_cut_ends_as_one_that_was_not(
     assert list(differences(straight(name), tmp_path)) == []
     again = (tmp_path / "cut.jsonl").read_text().splitlines()
     assert len(again) <= 2 + 5 * len(cuts)  # three updates, and what they and a task's end wrote
+
+
+def test_a_life_whose_memory_is_damaged_says_so_and_goes_on_without_it(
+    straight: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert not live(configured("sqlite"), tmp_path, die_after=20)
+    path = tmp_path / "memory.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE entries SET episode = episode + 1")
+    with pytest.raises(ValueError, match="seal: take a copy of it, or move it away, and a life"):
+        live(configured("sqlite"), tmp_path)
+    path.unlink()
+    assert live(configured("sqlite"), tmp_path)
+    one, other = (load_agent(each / "agent.safetensors") for each in (tmp_path, straight("sqlite")))
+    assert all(torch.equal(part, other.state_dict()[n]) for n, part in one.state_dict().items())
+    assert [e for e in logs.read(tmp_path) if e["event"] == "exam"] == [
+        e for e in logs.read(straight("sqlite")) if e["event"] == "exam"
+    ]
 
 
 @settings(max_examples=2, phases=[Phase.generate])

@@ -469,12 +469,18 @@ def test_a_memory_of_the_first_version_is_read_and_bounded(database: Opener) -> 
     memory = new()
     memory.keep_in(database())
     live(memory, range(4))
+    memory.flush()
     for statement in (
         "UPDATE description SET value = '1' WHERE name = 'schema'",
-        "DELETE FROM description WHERE name IN ('base', 'past')",
+        "DELETE FROM description WHERE name IN ('base', 'past', 'seal')",
+        "UPDATE operations SET undo = substr(undo, 1, length(undo) - 4)",
+        "ALTER TABLE operations DROP COLUMN whole",
+        *(
+            f"ALTER TABLE {table} DROP COLUMN seal"
+            for table in ("operations", "entries", "keys", "uses")
+        ),
     ):
         memory.store._execute(statement)  # type: ignore[attr-defined]
-    memory.flush()
     memory.store.close()
     again = new()
     again.keep_in(database())
