@@ -2,8 +2,9 @@
 
 A decision is some dozens of small operations, and most of their time is the price of calling them,
 which is less for an array than for a tensor. So what needs no gradient is worked out here when it
-is on a CPU: what a `Scorer` says of all that is held, and who leaves. It is the same, to rounding,
-as in tensors, which remain for gradients and for GPUs.
+is on a CPU: what a `Scorer` says of all that is held. It is the same, to rounding, as in tensors,
+which remain for gradients and for GPUs, and as in native code (`fused.py`), which takes less time
+where there is a compiler.
 
 Arrays stand with features first, `[H, X]`: what is summed over features, and what belongs to a
 column, then runs along the memory.
@@ -12,10 +13,11 @@ Letters: B rows, N slots, M = N + 1 (the candidate is last), P places of content
 (or B P), W word size, H hidden size, O outputs of the scorer, F what embeds beside contents.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,18 +25,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from stillknows.memory.interface import ADD, SKIP, Decision, Features
+from stillknows.memory.interface import Features
 
 if TYPE_CHECKING:
     from stillknows.memory.scorer import Weights
 
 Array = NDArray[Any]
+Made = TypeVar("Made")
 
 _NEVER = np.float32(-1e9)  # what is added to the logit of what cannot be attended to
 _FAINT = np.float32(2.0**-50)  # a cosine times its square moves no logit, and loses no digit
 _STEEP = 60.0  # logits up to this have exponentials that may be summed as they are
 _FEW = 12  # places, as many as are fetched faster all together
-_ROOT = np.float32(0.5**0.5)
+ROOT = np.float32(0.5**0.5)
 
 
 def on_cpu(tensor: Tensor) -> bool:
@@ -98,8 +101,8 @@ class Products(NamedTuple):
             _with_bias(
                 np.hstack([weights.query_HH, weights.read_HH]), weights.query_H, weights.read_H
             ),
-            _with_bias(weights.layer_HH, weights.layer_H) * _ROOT,
-            _with_bias(weights.last_HO * _ROOT, weights.last_O),
+            _with_bias(weights.layer_HH, weights.layer_H) * ROOT,
+            _with_bias(weights.last_HO * ROOT, weights.last_O),
             weights.alike_O[:, None] / _FAINT / _FAINT,
             np.stack([age_H, full_H, alike_H / _FAINT / _FAINT, weights.new_H], axis=1),
             bool(norm(weights.query_HH) + norm(weights.query_H) > _STEEP),  # as |z| < 1
@@ -123,17 +126,33 @@ class Kept:
         self._held: list[bytes] = []
         self._made: Any = None
 
-    def of(self, tensors: Sequence[Tensor], make: Callable[[], Any]) -> Any:
-        """Return what was made of them, and make it anew if they are others, or hold others."""
+    def of(self, tensors: Sequence[Tensor], kind: type[Made], make: Callable[[], Made]) -> Made:
+        """Return what was made of them, and make it anew if they are others, or hold others.
+
+        Args:
+            tensors: what it is made of.
+            kind: its type; of another it is made anew.
+            make: makes it.
+        """
         places = [tensor.data_ptr() for tensor in tensors]
-        if places != self._places or [view.tobytes() for view in self._views] != self._held:
+        same = isinstance(self._made, kind) and places == self._places
+        if not same or [view.tobytes() for view in self._views] != self._held:
             self._places, self._views = places, [tensor.detach().numpy() for tensor in tensors]
             self._held, self._made = [view.tobytes() for view in self._views], make()
-        return self._made
+        made: Made = self._made
+        return made
 
 
-class Desk:
-    """What a scorer notes of a pool of contents, and what of it the slots hold now.
+class Desk(ABC):
+    """What a scorer notes of a pool of contents, where nothing is learned from decisions."""
+
+    @abstractmethod
+    def scores(self, features: Features) -> Tensor:
+        """Return the numbers of all that is held and, last, of the candidate, `[O, B, M]`."""
+
+
+class ArrayDesk(Desk):
+    """Notes and numbers in arrays, with what of them the slots hold now.
 
     From one decision to the next only a few slots hold something else: their columns, and the
     candidates', are fetched anew.
@@ -141,9 +160,6 @@ class Desk:
     Args:
         products: of the scorer's weights as they are.
         content_BPW: the contents, in the order in which they came.
-
-    Attributes:
-        embedded_XH: C of each content's embedding, those of a row together, X = B P.
     """
 
     def __init__(self, products: Products, content_BPW: Array) -> None:
@@ -151,19 +167,11 @@ class Desk:
         self._products = products
         self._embedded_XH = content_BPW.reshape(-1, width) @ products.content_WH
         self._embedded_XH += products.content_H
-        self.embedded_XH = torch.from_numpy(self._embedded_XH)
         self._relations_2X = _relations(content_BPW)
         self._first_B1 = self._places * np.arange(rows)[:, None]
 
-    @property
-    def weights(self) -> "Weights[Tensor]":
-        """The weights as tensors."""
-        weights: Any = self._products.weights
-        told: Weights[Tensor] = type(weights)(*map(torch.as_tensor, weights))
-        return told
-
     @np.errstate(invalid="ignore")
-    def scores(self, features: Features) -> Array:
+    def scores(self, features: Features) -> Tensor:
         """Return the numbers of all that is held and, last, of the candidate, `[O, B, M]`.
 
         With the letters of `scorer.Weights`, y `[H, X]` and z `[H + 1, X]`, whose last row is 1:
@@ -185,10 +193,10 @@ class Desk:
         torch.erf(at.first, out=at.second)
         at.second_HX += 1
         np.multiply(at.first_HX, at.second_HX, out=at.unit_HX)  # sqrt(2) gelu
-        scores_OX: Array = of.last_OH @ at.z_HX
+        scores_OX = of.last_OH @ at.z_HX
         scores_OX += of.alike_O1 * now_FX[2]
         of.rooms.append(at)
-        return scores_OX.reshape(-1, *place_BM.shape)
+        return torch.from_numpy(scores_OX.reshape(-1, *place_BM.shape))
 
     def _fetch(self, place_BM: Array, at: "Room") -> None:
         """Lay out what stands in these places: what is not there yet, where that is less work."""
@@ -234,7 +242,7 @@ class Room:
 
     def __init__(self, rows: int, places: int, hidden: int) -> None:
         columns, of_row = rows * places, (hidden, rows, places)
-        self.desk: Desk | None = None  # whose columns are laid out, those of `place_BM`
+        self.desk: ArrayDesk | None = None  # whose columns are laid out, those of `place_BM`
         self.place_BM = np.empty((rows, places), np.int64)
         self.filled = b""
         self.held_HX = np.empty((hidden, columns), np.float32)
@@ -300,55 +308,3 @@ def _order(places: int) -> tuple[Array, Array]:
     """Return which (second) came later than which, and `_NEVER` for those that came earlier."""
     later_PP = np.triu(np.ones((places, places), np.bool_), 1)
     return later_PP, later_PP.T * _NEVER
-
-
-class Held(NamedTuple):
-    """What the slots hold, as far as it matters who leaves.
-
-    Attributes:
-        slots: N.
-        full_B: which rows have no free slot.
-        place_B: which slot of each row is used next: one that is free, else the least worth.
-        lowest_B: what that is worth; less than anything where it is free.
-    """
-
-    slots: int
-    full_B: Array
-    place_B: Array
-    lowest_B: Array
-
-    @classmethod
-    def of(cls, filled_BN: Array, worth_BN: Array) -> "Held":
-        """Return it from what is filled and what each is worth; among equals the first is used."""
-        worth_BN = np.where(filled_BN, worth_BN, -np.inf)
-        full_B, lowest_B = np.logical_and.reduce(filled_BN, 1), np.minimum.reduce(worth_BN, 1)
-        return cls(filled_BN.shape[1], full_B, worth_BN.argmin(1), lowest_B)
-
-    def written(self, kept_B: Array, action_B4: Array | None = None) -> Decision:
-        """Return a decision in tensors: where it is kept, the candidate takes the slot used next.
-
-        Args:
-            kept_B: which candidates are kept; bool.
-            action_B4: as in `Decision`; None: add what is kept, skip the rest.
-        """
-        rows = len(kept_B)
-        if action_B4 is None:
-            action_B4 = np.zeros((rows, 4), np.float32)
-            action_B4[:, SKIP], action_B4[:, ADD] = ~kept_B, kept_B
-        places_2BN = np.zeros((2, rows, self.slots), np.float32)  # of slots, of victims
-        places_2BN[self.full_B.view(np.int8), np.arange(rows), self.place_B] = kept_B
-        nothing_B = np.zeros(rows, np.float32)
-        return Decision(*map(torch.from_numpy, (action_B4, *places_2BN, nothing_B)))
-
-
-def keep_worthiest(features: Features, worth_BM: Array, threshold: float | None = None) -> Decision:
-    """Return a decision by which the least worth leaves; among equals the candidate stays.
-
-    Args:
-        features: of the candidates.
-        worth_BM: of each slot and, last, of the candidate.
-        threshold: where it is worth no more, it is not written even if there is room.
-    """
-    held, new_B = Held.of(features.filled_BN.numpy(), worth_BM[:, :-1]), worth_BM[:, -1]
-    kept_B = (new_B >= held.lowest_B) | ~held.full_B
-    return held.written(kept_B if threshold is None else kept_B & (new_B > threshold))

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.acting import Desk, Held
+from stillknows.memory.acting import Desk
+from stillknows.memory.choosing import Terms, choose
 from stillknows.memory.interface import ACTIONS, ADD, SKIP, Decision, Features, one_hot, written
 from stillknows.memory.scorer import Noted, Scorer
 
@@ -59,7 +60,7 @@ class ActorPolicy(nn.Module):
         self.allowed = [name in ("skip", "add", *actions) for name in ACTIONS]
         self.saves = saves
         mix_XO = torch.zeros(2, 6)  # all that the likeliest decision needs: add before skip, and
-        mix_XO[0, ADD], mix_XO[0, SKIP], mix_XO[1, _LEAVING] = 1, -1, 1  # who leaves
+        mix_XO[0, ADD], mix_XO[0, SKIP], mix_XO[1, _LEAVING] = 1, -1, -1  # who stays
         self.register_buffer("mix_XO", mix_XO, persistent=False)
         last = self.scorer.network[-1]
         assert isinstance(last, nn.Linear)
@@ -125,10 +126,9 @@ class ActorPolicy(nn.Module):
     def _likeliest(self, features: Features) -> Decision:
         """Return the likeliest decision, in few operations."""
         if isinstance(features.noted, Desk):
-            wanted_BM, leaving_BM = features.noted.scores(features)
-            held = Held.of(features.filled_BN.numpy(), -leaving_BM[:, :-1])
-            kept_B = wanted_BM[:, -1] > 0
-            return held.written(kept_B if self.saves else kept_B | ~held.full_B)
+            wanted_BM, staying_BM = features.noted.scores(features).unbind()
+            terms = Terms(threshold=0.0, competes=False, takes_room=not self.saves)
+            return choose(features.filled_BN, staying_BM, wanted_BM, terms)
         with torch.inference_mode():
             scores_BMX = self.scorer(features)
             if features.noted is None:
@@ -136,7 +136,7 @@ class ActorPolicy(nn.Module):
         wanted_B = scores_BMX[:, -1, 0] > 0
         if not self.saves:
             wanted_B = wanted_B | ~features.filled_BN.all(dim=1)
-        return written(features, wanted_B, scores_BMX[:, :-1, 1])
+        return written(features, wanted_B, -scores_BMX[:, :-1, 1])
 
     def _may(self, filled_BN: Tensor, full_B: Tensor) -> Tensor:
         """Return which actions are open to it, bool `[B, 4]`."""

@@ -10,7 +10,8 @@ Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size.
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.acting import Desk, keep_worthiest
+from stillknows.memory.acting import Desk
+from stillknows.memory.choosing import Terms, choose
 from stillknows.memory.interface import Decision, Features, written
 from stillknows.memory.scorer import Noted, Scorer
 
@@ -64,7 +65,8 @@ class CriticPolicy(nn.Module):
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; among equals the candidate stays: it is the later word."""
         if isinstance(features.noted, Desk) and not self.explores:
-            return keep_worthiest(features, features.noted.scores(features)[0], self.threshold)
+            worth_BM = features.noted.scores(features)[0]
+            return choose(features.filled_BN, worth_BM, worth_BM, Terms(self.threshold))
         with torch.inference_mode():
             worth_BM = self.worth(features)
         if self.explores:

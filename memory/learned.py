@@ -6,11 +6,11 @@ reward, temporal-difference error).
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.acting import Held, acts
+from stillknows.memory.acting import acts
+from stillknows.memory.choosing import Terms, choose
 from stillknows.memory.interface import (
     ADD,
     SKIP,
@@ -99,15 +99,9 @@ class RetentionPolicy(nn.Module):
         """Return the decision from what is noted, where nothing is learned from it nor explored."""
         assert features.place_BM is not None
         assert features.strength_BN is not None
-        place_B, held_BN = features.place_BM.numpy()[:, -1], features.strength_BN.numpy()
-        new_B = features.noted.numpy()[np.arange(len(place_B)), place_B]
-        low, high = np.float32(_EPS), np.float32(1 - _EPS)
-        held = Held.of(features.filled_BN.numpy(), held_BN.clip(low, high))
-        kept_B = (new_B.clip(low, high) >= held.lowest_B) | ~held.full_B
-        kept_B &= new_B > self.threshold
-        action_B4 = np.zeros((len(new_B), 4), np.float32)
-        action_B4[:, SKIP], action_B4[:, ADD] = (1 - new_B) * ~kept_B, new_B
-        return held.written(kept_B, action_B4)
+        strength_B1 = features.noted.gather(1, features.place_BM[:, -1:])
+        terms = Terms(self.threshold, margin=_EPS)
+        return choose(features.filled_BN, features.strength_BN, strength_B1, terms)
 
     def note(self, content_BPW: Tensor) -> Tensor:
         """Return the strength of each content, `[B, P]`."""

@@ -1,9 +1,11 @@
-"""Loads `native.cpp`, which does on a CPU what a store does most often; without it PyTorch does.
+"""Loads native code, which does on a CPU what a store and a policy do most often, if it can.
 
-It is compiled by the C++ compiler that there is (`CXX`, or c++, g++, clang++), once, into a folder
-of the user's own (`$XDG_CACHE_HOME/stillknows`, or `~/.cache/stillknows`), under a name that
-changes with the source and the processor. Without a compiler, or with `STILLKNOWS_NATIVE=0`,
-nothing is compiled or loaded, and the numbers are the same, to the last bit. It knows tensors only.
+The sources are compiled by the C++ compiler that there is (`CXX`, or c++, g++, clang++), once, into
+one file in a folder of the user's own (`$XDG_CACHE_HOME/stillknows`, or `~/.cache/stillknows`),
+under a name that changes with them and the processor. Without a compiler, or with
+`STILLKNOWS_NATIVE=0`, nothing is compiled or loaded, and PyTorch does the same: numbers of a store
+(`native.cpp`, called here) to the last bit, those of decisions (`scoring.cpp` by `fused.py`,
+`choosing.cpp` by `choosing.py`) to rounding. It knows tensors only.
 
 Letters: S stores, B queries, N keys, D key size, K neighbours.
 """
@@ -23,13 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("native", "scoring", "choosing")]
+HEADERS = [Path(__file__).with_name("products.h")]
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
          "-fno-trapping-math", "-w", "-shared", "-fPIC", "-pthread")  # fmt: skip
 _SECONDS = 120  # that a compiler may take
 _LAST_USE = 5  # of provenance
 MOST = 1 << 31  # keys of a store, whose slots are 32 bits there
-_whole, _pointer, _real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+_whole, _pointer = ctypes.c_int64, ctypes.c_void_p
+_real, _double = ctypes.c_float, ctypes.c_double
 SIGNATURES = {
     "find_nearest": [_pointer, _whole, _pointer, *[_whole] * 4, _pointer, _pointer],
     "read_values": [_pointer, *[_whole] * 3, _real, _real, *[_pointer] * 3],
@@ -38,6 +42,17 @@ SIGNATURES = {
     "names_find": [_pointer, _whole, *[_pointer] * 3],
     "names_known": [_pointer, _whole, _pointer, _whole],
     "write_rows": [_pointer] * 4,
+    "note": [_pointer, *[_whole] * 3, _pointer, _whole, _whole, _pointer, _pointer],
+    "score": [_pointer, *[_whole] * 3, *[_pointer] * 2, *[_whole] * 3, *[_pointer] * 4],
+    "expect_use": [_pointer, *[_whole] * 3, *[_pointer] * 4],
+    "choose": [
+        *[_whole] * 2,
+        _pointer,
+        *[_pointer, _whole] * 2,
+        *[_double] * 2,
+        _whole,
+        *[_pointer] * 4,
+    ],
 }
 
 
@@ -85,6 +100,11 @@ def call(function: str, *arguments: Any) -> int:
     return int(getattr(library(), function)(*arguments))
 
 
+def floats(tensor: Tensor) -> Tensor:
+    """Return the numbers of a tensor as native code reads them: float32, one after the other."""
+    return tensor.float().contiguous()
+
+
 def _folder() -> Path:
     """Return the folder of compiled files; nobody else may write there.
 
@@ -101,16 +121,17 @@ def _folder() -> Path:
 
 
 def _key() -> str:
-    """Return a name for the source on this processor."""
+    """Return a name for the sources on this processor."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.exists() else [platform.processor()]
     abilities = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
-    parts = (SOURCE.read_text(), " ".join(FLAGS), platform.platform(), abilities)
+    code = [path.read_text() for path in (*SOURCES, *HEADERS)]
+    parts = (*code, " ".join(FLAGS), platform.platform(), abilities)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 def _compile(path: Path) -> None:
-    """Compile the source to a path, whole or not at all: others may do the same meanwhile.
+    """Compile the sources to a path, whole or not at all: others may do the same meanwhile.
 
     Raises:
         OSError: if there is no compiler, or no room.
@@ -122,7 +143,7 @@ def _compile(path: Path) -> None:
         raise FileNotFoundError("There is no C++ compiler.")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
         made.replace(path)
 

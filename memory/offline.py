@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory.acting import Array, keep_worthiest, on_cpu, through
+from stillknows.memory import native
+from stillknows.memory.acting import on_cpu, through
+from stillknows.memory.choosing import Terms, choose
+from stillknows.memory.fused import expected_use
 from stillknows.memory.interface import Decision, Features, written
 
 
@@ -51,18 +54,21 @@ class OfflinePolicy(nn.Module):
         _see(torch, seen_7BM, *_looked_at(features))
         return seen_7BM.permute(1, 2, 0)
 
-    def _acted(self, features: Features) -> Array:
+    def _acted(self, features: Features) -> Tensor:
         """Return the expected use without a gradient, on a CPU."""
+        if native.library() is not None:
+            return expected_use(self.network, features)
         rows, slots = features.filled_BN.shape
         seen_7BM = np.zeros((7, rows, slots + 1), np.float32)
         _see(np, seen_7BM, *(part.numpy() for part in _looked_at(features)))
-        use_BM: Array = through(self.network, seen_7BM.reshape(7, -1)).reshape(rows, -1)
-        return use_BM
+        use_X = through(self.network, seen_7BM.reshape(7, -1))
+        return torch.from_numpy(use_X.reshape(rows, slots + 1))
 
     def decide(self, features: Features) -> Decision:
         """Return one-hot decisions; among equals the candidate stays: it is the later word."""
         if on_cpu(features.age_BN):
-            return keep_worthiest(features, self._acted(features))
+            use_BM = self._acted(features)
+            return choose(features.filled_BN, use_BM, use_BM, Terms())
         with torch.inference_mode():
             use_BM = self.expected_use(features)
         held_BN = use_BM[:, :-1].masked_fill(~features.filled_BN, torch.inf)

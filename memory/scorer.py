@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from stillknows.memory.acting import Array, Desk, Kept, Products, acts
+from stillknows.memory import native
+from stillknows.memory.acting import Array, ArrayDesk, Desk, Kept, Products, acts
+from stillknows.memory.fused import NativeDesk, Network
 from stillknows.memory.interface import Features
 
 Numbers = TypeVar("Numbers")  # tensors, or arrays
@@ -113,7 +115,7 @@ class Scorer(nn.Module):
             ValueError: if the memory gives neither.
         """
         if isinstance(features.noted, Desk):
-            return torch.from_numpy(features.noted.scores(features)).permute(1, 2, 0)
+            return features.noted.scores(features).permute(1, 2, 0)
         if features.noted is not None:
             return self._recalled(features.noted, features)
         if features.content_BNW is None:
@@ -148,7 +150,7 @@ class Scorer(nn.Module):
         """
         rows, places, _ = content_BPW.shape
         if acts(content_BPW):
-            return Desk(self._products(mix_XO), content_BPW.numpy())
+            return self._desk(content_BPW, mix_XO)
         content_WH, content_H = self._embedding(_tensor)
         normal_BPW = nn.functional.normalize(content_BPW, dim=2)
         later_BPP = torch.bmm(normal_BPW, normal_BPW.transpose(1, 2)).triu_(1)
@@ -159,12 +161,17 @@ class Scorer(nn.Module):
             places * torch.arange(rows, device=content_BPW.device)[:, None],
         )
 
-    def _products(self, mix_XO: Tensor | None) -> Products:
+    def _desk(self, content_BPW: Tensor, mix_XO: Tensor | None) -> Desk:
+        """Return a desk in native code, or in arrays, with products of the weights as they are."""
         told = [*self.parameters(), *([] if mix_XO is None else [mix_XO])]
-        products: Products = self._kept.of(
-            told, lambda: Products.of(self._folded(mix_XO, _array), *self._embedding(_array))
-        )
-        return products
+
+        def parts() -> tuple[Weights[Array], Array, Array]:
+            return self._folded(mix_XO, _array), *self._embedding(_array)
+
+        if native.library() is None:
+            made = self._kept.of(told, Products, lambda: Products.of(*parts()))
+            return ArrayDesk(made, content_BPW.numpy())
+        return NativeDesk(self._kept.of(told, Network, lambda: Network.of(*parts())), content_BPW)
 
     def _embedding(self, of: Callable[[Tensor], Any]) -> tuple[Any, Any]:
         """Return C of what embeds contents, and what is added, as tensors or arrays."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stillknows.memory.acting import Desk
 from stillknows.memory.actor import ActorPolicy
 from stillknows.memory.critic import CriticPolicy
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy
@@ -209,8 +210,9 @@ def test_the_gradient_of_strengths_is_the_same_with_and_without_notes() -> None:
 def test_nothing_is_gone_back_through_where_nothing_is_sampled() -> None:
     witness = Witness(ActorPolicy(WIDTH))
     lived(witness, seed=0, slots=3)
-    assert not any(part.requires_grad for part in witness.seen[0].noted.weights)
-    assert not witness.seen[0].noted.embedded_XH.requires_grad
+    noted = witness.seen[0].noted
+    assert isinstance(noted, Desk)
+    assert not noted.scores(witness.seen[0]).requires_grad
 
 
 def test_without_contents_it_says_so() -> None:
