@@ -205,7 +205,9 @@ class Past(ABC):
             keys = [row for row in keys if row[1] in held]
             seals_3N = count(seals_3N, entries, keys, sealed(use_rows(use)))
             if whole is not None and seals_3N.sum() != whole:
-                raise ValueError(f"rows that operation {operation} left are lost or of another")
+                raise ValueError(
+                    f"rows that operation {operation} left are lost, or are of another moment"
+                )
         return rows, seals_3N
 
     def _expect_complete(self, head: "Head") -> None:

@@ -270,7 +270,7 @@ def test_a_sound_row_of_another_moment_is_told(database: Opener) -> None:
     for row in rows_in(store, "uses"):
         if row != before[row["slot"]]:
             with changed(store, "uses", row, **before[row["slot"]]):
-                refused(lambda: look(database, back=False), "lost or of another")
+                refused(lambda: look(database, back=False), "lost, or are of another moment")
             replaced += 1
     assert replaced
     store.close()
@@ -388,7 +388,7 @@ def test_what_another_wrote_is_told_when_it_is_followed(database: Opener) -> Non
         refused(second.follow, "a row of entries")
     where = {name: row[name] for name in KEYS["entries"]}
     store._execute("DELETE FROM entries WHERE operation = :operation AND slot = :slot", **where)
-    refused(second.follow, "lost or of another")
+    refused(second.follow, "lost, or are of another moment")
     names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
     store._execute(f"INSERT INTO entries ({names}) VALUES ({marks})", **row)
     second.follow()
