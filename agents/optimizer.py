@@ -85,12 +85,12 @@ def _state_of(saved: dict[str, Any], number: int) -> list[Any]:
 
 
 def height(
-    done: int, planned: int, warmup: int = 20, fall: float = 1.0, rest: float = 0.1
+    done: float, planned: float, warmup: int = 20, fall: float = 1.0, rest: float = 0.1
 ) -> float:
     """Return the share of the highest learning rate that holds after `done` of `planned` updates.
 
     Args:
-        done: updates before this one.
+        done: updates before this one, or seconds of a time that is planned.
         planned: all of them.
         warmup: updates over which the rate rises from 0, along a line.
         fall: share of the updates, the last, in which it falls, along half a cosine.

@@ -5,7 +5,7 @@ is made, and its weights (`weights.safetensors`).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def solve(overrides: Sequence[str]) -> Path:
     config = compose_config(overrides, "solve")
     expect_lists(config, "seeds", "lessons")
     expect_whole(config, "seed", "exam_episodes", "learner.updates", "learner.batch")
+    _expect_minutes(config.learner.minutes)
     if not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):
         raise ValueError(f"seeds={config.seeds} should be whole numbers from 0, such as [0,1,2].")
     expect_device(config)
@@ -64,6 +65,13 @@ def solve(overrides: Sequence[str]) -> Path:
     print(write_report([run], run))
     print(f"Written to {run / 'report.md'}.")
     return run
+
+
+def _expect_minutes(minutes: Any) -> None:
+    if minutes is not None and not (isinstance(minutes, int | float) and minutes > 0):
+        raise ValueError(
+            f"learner.minutes={minutes} should be a number above 0, or null for no limit."
+        )
 
 
 def build(config: DictConfig) -> tuple[Solver, list[Problem], dict[str, Problem]]:
@@ -134,28 +142,31 @@ def write_report(runs: list[Path], out: Path) -> str:
     return text
 
 
-def _who(life: Sequence[logs.Event]) -> tuple[str, int]:
-    """Return the memory of a log, and how many updates it had."""
+def _who(life: Sequence[logs.Event]) -> tuple[str, str]:
+    """Return the memory of a log, and what it had to learn: updates, perhaps minutes."""
     config = life[0]["config"]
-    return config["working_memory"]["_target_"].rpartition(".")[2], config["learner"]["updates"]
+    budget, minutes = str(config["learner"]["updates"]), config["learner"].get("minutes")
+    if minutes is not None:
+        budget += f", {minutes} minutes"
+    return config["working_memory"]["_target_"].rpartition(".")[2], budget
 
 
 def _table(lives: Sequence[Sequence[logs.Event]]) -> str:
     """Return a Markdown table with a row a memory and examination; intervals are over seeds."""
-    found: dict[tuple[str, int, str], list[logs.Event]] = {}
+    found: dict[tuple[str, str, str], list[logs.Event]] = {}
     for life in lives:
         for event in life:
             if event["event"] == "marks":
                 found.setdefault((*_who(life), event["exam"]), []).append(event)
     lines = [
-        "| memory | updates | examined on | n | bits | of them wrong | all right |",
+        "| memory | at most | examined on | n | bits | of them wrong | all right |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (memory, updates, exam), marks in found.items():
+    for (memory, budget, exam), marks in found.items():
         wrong, right = (interval([e[key] for e in marks]) for key in ("wrong_bits", "all_right"))
         bits = f"{marks[0]['bits']:.0f}"
         lines.append(
-            f"| {memory} | {updates} | {exam} | {len(marks)} | {bits} | {wrong} | {right} |"
+            f"| {memory} | {budget} | {exam} | {len(marks)} | {bits} | {wrong} | {right} |"
         )
     return "\n".join(lines)
 
@@ -184,7 +195,7 @@ def _solve_one(config: DictConfig, seed: int, folder: Path, place: int) -> None:
             if update % EVERY == 0 or update + 1 == chosen.updates:
                 log.append("update", update=update, **report._asdict())
 
-        learn(
+        updates = learn(
             solver,
             curriculum,
             optimizer,
@@ -192,13 +203,20 @@ def _solve_one(config: DictConfig, seed: int, folder: Path, place: int) -> None:
             batch=chosen.batch,
             clip=chosen.clip,
             hear=hear,
+            spent=_clock(chosen.minutes),
         )
         for exam, problem in exams.items():
             marks = examine(solver, problem, config.exam_episodes, chosen.batch)
             log.append("marks", exam=exam, **marks._asdict())
-        log.append("clock", seconds=time.monotonic() - begun)
+        log.append("clock", seconds=time.monotonic() - begun, updates=updates)
     write_tree(folder / "weights.safetensors", dict(solver.state_dict()), SCHEMA)
     bar.close()
+
+
+def _clock(minutes: float | None) -> Callable[[], float]:
+    """Return what says which share of the minutes has passed."""
+    begun = time.monotonic()
+    return lambda: 0.0 if minutes is None else (time.monotonic() - begun) / (60 * minutes)
 
 
 def _describe(config: DictConfig, seed: int) -> dict[str, Any]:

@@ -146,21 +146,27 @@ def learn(
     clip: float,
     warmup: int = 20,
     hear: Callable[[int, Report], None] = lambda update, report: None,
-) -> None:
-    """Train a solver in place.
+    spent: Callable[[], float] = lambda: 0.0,
+) -> int:
+    """Train a solver in place; return how many updates it had.
 
     Args:
         solver: who learns, on the device it is on.
         curriculum: what.
-        optimizer: of its weights; the learning rate rises and falls once.
-        updates: how many.
+        optimizer: of its weights; the learning rate rises and falls once, with the updates or with
+            the time, whichever is nearer to its end.
+        updates: how many, at most.
         batch: episodes of an update.
         clip: largest norm of the gradient.
         warmup: updates over which the learning rate rises.
         hear: is told of every update.
+        spent: says which share of the time there is has passed; at 1 no update begins.
     """
     device = solver.head.weight.device
     for update in range(updates):
+        share = spent()
+        if share >= 1:
+            return update
         lesson, tensors = curriculum.draw(batch)
         inputs, targets, marked = (tensor.to(device) for tensor in tensors)
         logits = solver(inputs)
@@ -168,12 +174,13 @@ def learn(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(solver.parameters(), clip)
-        optimizer.set_height(height(update, updates, warmup))
+        optimizer.set_height(min(height(update, updates, warmup), height(share, 1, warmup=0)))
         optimizer.step()
         curriculum.mark(
             lesson, float(_wrong_bits(solver, logits, targets, marked).eq(0).float().mean())
         )
         hear(update, Report(lesson, curriculum.newest, loss.item(), curriculum.known))
+    return updates
 
 
 @torch.no_grad()

@@ -122,6 +122,38 @@ def test_a_solver_learns_to_copy_lesson_by_lesson():
     assert told[-1][1] == 1
 
 
+def test_where_time_is_scarce_the_rate_falls_with_it_and_learning_ends():
+    lesson = Copy(bits=3, max_length=1)
+    solver = Solver(DNC(lesson.input_size, 4, 8, 1, hidden_size=8), lesson)
+    optimizer = build_optimizer(solver, 4e-3, 0.02, 0.0)
+    shares, rates = iter([0.0, 0.25, 0.5, 0.75, 1.0]), []
+    made = learn(
+        solver,
+        Curriculum([lesson], 0.9, 0.1, seed=0),
+        optimizer,
+        updates=1000,
+        batch=2,
+        clip=10.0,
+        warmup=0,
+        hear=lambda *_: rates.append([g["lr"] / g["highest"] for g in optimizer.param_groups]),
+        spent=lambda: next(shares),
+    )
+    fallen = [0.1 + 0.45 * (1 + np.cos(np.pi * share)) for share in (0, 0.25, 0.5, 0.75)]
+    assert made == 4
+    np.testing.assert_allclose(rates, np.array(fallen)[:, None].repeat(len(rates[0]), 1), atol=1e-5)
+
+
+def test_a_seed_whose_time_is_over_is_examined_all_the_same(tmp_path, capsys):
+    small = ["debug=short", "working_memory.slots=4", "seeds=[0]", "workers=1"]
+    run = tmp_path / "run"
+    assert main(["solve", *small, "learner.minutes=1e-9", f"run={run}"]) == 0
+    told = capsys.readouterr().out
+    assert "| DNC | 5, 1e-09 minutes | 20 vectors | 1 | 160 |" in told
+    events = [json.loads(line) for line in (run / "seed0" / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["solving", "marks", "marks", "clock"]
+    assert events[-1]["updates"] == 0
+
+
 def test_compiled_or_not_the_controller_and_the_switches_are_the_configuration_s():
     options = ["working_memory.feed_forward=true", "working_memory.hidden_size=7"]
     for name, kind in (("dnc", DNC), ("ntm", NTM)):
@@ -223,6 +255,8 @@ def test_a_report_is_of_one_task_of_any_memories_and_of_what_has_ended(tmp_path,
         (["solve", "learner.learning_rate=-1"], "neither goes below 0"),
         (["solve", "lessons=[]"], "lessons=[] should be a list"),
         (["solve", "seeds=3"], "seeds=3 should be a list"),
+        (["solve", "learner.minutes=0"], "learner.minutes=0 should be a number above 0"),
+        (["solve", "learner.minutes=x"], "learner.minutes=x should be a number above 0"),
         (["solve", "learner.updates=0"], "learner.updates=0 should be a whole number"),
         (["solve", "learner.bacth=3"], "Did you mean 'batch'"),
         (["solve", "device=cuda:99"], "device=cuda:99 is not there"),
