@@ -1,5 +1,5 @@
 // What the policy of `offline.py` expects, and who leaves, as `choosing.py` has it: the same as in
-// arrays, to rounding. Optional, as `native.cpp` is.
+// arrays, to rounding. Optional, as `nearest.cpp` is.
 //
 // Letters: B rows, N slots, M = N + 1 (the candidate is last), H hidden size.
 

@@ -4,7 +4,7 @@ A matrix product leaves out the keys that cannot win; direct differences settle 
 |q|^2 - 2 q.k + |k|^2 loses the zero that the kernel is most sensitive to, and rounds differently
 in batches of different sizes, which would choose at random among equal keys. It knows nothing of
 what the keys stand for. On a GPU with Triton the same is done by `knn_kernels.py`, which reads the
-keys once and never makes the host wait; on a CPU with a compiler by `native.cpp`.
+keys once and never makes the host wait; on a CPU with a compiler by `nearest.cpp`.
 
 A score is |k|^2 - 2 q.k, the squared distance less |q|^2, infinite where no key is held.
 
@@ -151,7 +151,7 @@ def inverse_distance_weights(distance_BK: Tensor, delta: float = 1e-3) -> Tensor
 def by_halves(numbers: Tensor) -> Tensor:
     """Return sums over the last dimension: its upper half is added to its lower until one is left.
 
-    Vectors of any width can keep to that order, so that `native.cpp` has the same last bit.
+    Vectors of any width can keep to that order, so that `nearest.cpp` has the same last bit.
     """
     if numbers.device.type != "cpu":
         return numbers.sum(dim=-1)

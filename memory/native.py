@@ -4,8 +4,8 @@ The sources are compiled by the C++ compiler that there is (`CXX`, or c++, g++, 
 one file in a folder of the user's own (`$XDG_CACHE_HOME/stillknows`, or `~/.cache/stillknows`),
 under a name that changes with them and the processor. Without a compiler, or with
 `STILLKNOWS_NATIVE=0`, nothing is compiled or loaded, and PyTorch does the same: numbers of a store
-(`native.cpp`, called here) to the last bit, those of decisions (`scoring.cpp` by `fused.py`,
-`choosing.cpp` by `choosing.py`) to rounding. It knows tensors only.
+(`nearest.cpp`, called here, and `writing.cpp` by `table.py`) to the last bit, those of decisions
+(`scoring.cpp` by `fused.py`, `choosing.cpp` by `choosing.py`) to rounding. It knows tensors only.
 
 Letters: S stores, B queries, N keys, D key size, K neighbours.
 """
@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("native", "scoring", "choosing")]
-HEADERS = [Path(__file__).with_name("products.h")]
+_HERE = Path(__file__).parent
+SOURCES = [_HERE / f"{name}.cpp" for name in ("nearest", "writing", "scoring", "choosing")]
+HEADERS = [_HERE / f"{name}.h" for name in ("vectors", "measuring", "screening", "products")]
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
          "-fno-trapping-math", "-w", "-shared", "-fPIC", "-pthread")  # fmt: skip
 _SECONDS = 120  # that a compiler may take
@@ -67,7 +68,7 @@ def wholes(names: str) -> tuple[tuple[str, Any], ...]:
 
 
 class _Store(ctypes.Structure):
-    """`Store` of native.cpp."""
+    """`Store` of nearest.cpp."""
 
     _fields_ = (
         *pointers("keys filled"),

@@ -1,5 +1,5 @@
 // What a scorer notes of contents, and the numbers that it gives to all that is held, as `acting.py`
-// works them out in arrays: the same to rounding. Optional, as `native.cpp` is.
+// works them out in arrays: the same to rounding. Optional, as `nearest.cpp` is.
 //
 // Features stand last, and what a row holds stands in the order in which it came: whom it attends to
 // is what stands after it.
