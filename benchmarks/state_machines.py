@@ -293,9 +293,12 @@ class Machine(RuleBasedStateMachine):
         self._done()
 
     @precondition(lambda self: self.shares)
-    @rule(name=NAMES, answer=ANSWERS, reads=st.booleans())
-    def share(self, name: int, answer: int, reads: bool) -> None:
-        """Let a second one read, or write; the first follows, and keeps what it has not told."""
+    @rule(name=NAMES, answer=ANSWERS, reads=st.booleans(), unaware=st.none() | NAMES)
+    def share(self, name: int, answer: int, reads: bool, unaware: int | None) -> None:
+        """Let a second one read, or write; the first follows, and keeps what it has not told.
+
+        Or it does not know of the second, and writes something itself.
+        """
         self.second = self.second or self._opened()
         self.second.follow()
         assert contents(self.second) == self.kept
@@ -310,7 +313,10 @@ class Machine(RuleBasedStateMachine):
             assert written == told, (written, told)
             self.model, _ = self.model.written(name, answer, 2)
         self._kept(self.second.operation)
-        self.memory.follow()
+        if unaware is None:
+            self.memory.follow()
+        else:
+            self.write(unaware, answer, episode=1)
 
     @invariant()
     def agrees(self) -> None:

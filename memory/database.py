@@ -9,12 +9,13 @@ the database is read when a memory is opened, and for what others have changed.
 So that a database does not grow for ever, its past may be bounded (`compaction.py`).
 
 An operation has the next number, and two writers cannot have the same one (optimistic
-concurrency): who comes second learns what the first has done, and decides again.
+concurrency): who comes second learns what the first has done, and decides again. So nobody has to
+ask before a write; who was not alone lately does, since to decide twice costs more.
 
 SQL is written here and in `schema.py`, with bound parameters; how it is run is the subclasses'
 affair.
 
-Letters: S slots, N entries, U numbers of use.
+Letters: S slots, N entries, U numbers of use (`usage.py`).
 """
 
 import json
@@ -24,9 +25,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stillknows.memory.compaction import Compacted
 from stillknows.memory.rows import (
@@ -35,7 +34,6 @@ from stillknows.memory.rows import (
     entry_rows,
     key_rows,
     pack_use,
-    use_of,
     use_rows,
 )
 from stillknows.memory.schema import (
@@ -50,14 +48,8 @@ from stillknows.memory.schema import (
     erase,
 )
 from stillknows.memory.seals import count, no_seals, seal, seal_blob, sealed
-from stillknows.memory.store import (
-    COUNTERS,
-    Rows,
-    accounts_of,
-    clear,
-    describe,
-    put,
-)
+from stillknows.memory.store import COUNTERS, Rows, clear, describe, put
+from stillknows.memory.usage import Usage
 
 if TYPE_CHECKING:
     from stillknows.memory.nec import NEC
@@ -91,9 +83,9 @@ class Database(Compacted):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._doubtful: set[int] | None = None  # slots of the device copy that may be ahead
-        self._use_NU = torch.zeros(0, 2, dtype=torch.float64)  # use as the database has it
+        self._company = False  # whether others were found at work when they were last asked for
+        self._usage = Usage()
         self._seals_3N = no_seals(0)  # of what the database has
-        self._reach = 0  # slots that the memory ever had, before it was restored to fewer too
 
     def begin(self, memory: "NEC") -> None:
         """Load what is kept, or write what the memory holds."""
@@ -101,11 +93,8 @@ class Database(Compacted):
         self._create(wanted)
         self._expect(wanted)
         self._sizes = Sizes.of(wanted)
-        self._use_NU = torch.zeros(
-            memory.capacity, 2 + len(wanted["accounts"]), dtype=torch.float64
-        )
-        self._use_NU[:, 1] = -1
-        self._use_NU = self._use_NU.to(memory.columns["uses_N"].device)
+        device = memory.columns["uses_N"].device
+        self._usage = Usage(memory.capacity, len(wanted["accounts"]), device)
         self._seals_3N = no_seals(memory.capacity)
         with self._reading(), self._sound():
             head = newest, self._generation, self._base = self._head()
@@ -123,10 +112,19 @@ class Database(Compacted):
     def follow(self, memory: "NEC") -> None:
         """Put right on the device copy what others have changed, or what was not kept."""
         self.through(lambda: self._follow(memory))
+        self._usage.note(memory)
+
+    def prepare(self, memory: "NEC") -> None:
+        """Follow where others were at work lately, or the device copy may be ahead."""
+        if self._company or self._doubtful is not None:
+            self.follow(memory)
+        else:
+            self._usage.note(memory)
 
     def _follow(self, memory: "NEC") -> None:
         newest, generation, _ = self._head()
-        if (newest, generation) == (self.operation, self._generation) and self._doubtful is None:
+        self._company = (newest, generation) != (self.operation, self._generation)
+        if not self._company and self._doubtful is None:
             return
         with self._reading(), self._sound():
             newest, generation, self._base = self._head()
@@ -156,8 +154,8 @@ class Database(Compacted):
 
     def flush(self, memory: "NEC") -> int:
         """Keep the use that is not kept yet, as an operation of its own."""
-        while len(self._used(memory)[0]):
-            self.follow(memory)
+        while len(self._usage.since(memory)[0]):
+            self.prepare(memory)
             if self._keep(memory, "use", ()):
                 break
         return self.operation
@@ -208,7 +206,7 @@ class Database(Compacted):
         erased: Sequence[int] = (),
     ) -> bool:
         """Write one operation, in one transaction; return whether nobody else was first."""
-        used_S, use_SU = self._used(memory)
+        used_S, use_SU = self._usage.since(memory)
         self._doubtful = (self._doubtful or set()) | {*slots, *keyed}
         number, sizes = self.operation + 1, self._sizes
         operation = {
@@ -216,7 +214,7 @@ class Database(Compacted):
             "kind": kind,
             "time": time.time(),
             "deleted": json.dumps(list(erased)) if erased else None,
-            "undo": pack_use(used_S, self._use_NU[used_S], sizes).tobytes(),
+            "undo": pack_use(used_S, self._usage.kept(used_S), sizes).tobytes(),
             "generation": str(self._generation),
             **{name: getattr(memory, name) for name in COUNTERS},
         }
@@ -227,7 +225,7 @@ class Database(Compacted):
         if not self._taken(change):
             return False
         self._seals_3N, self.operation, self._doubtful = seals_3N, number, None
-        self._use_NU[used_S] = use_SU
+        self._usage.keep(used_S, use_SU)
         self._fold()
         return True
 
@@ -307,52 +305,23 @@ class Database(Compacted):
         rows = use_rows(use)
         self._insert("uses", sealed(rows) if self._sealed else rows, key="slot")
 
-    def _use_of(self, memory: "NEC") -> Tensor:
-        self._reach = max(self._reach, memory.size)
-        return use_of(memory, self._reach)
-
-    def _used(self, memory: "NEC") -> tuple[Tensor, Tensor]:
-        """Return the slots whose use the database does not have yet, int64, and their use."""
-        use_SU = self._use_of(memory)
-        used_S = (use_SU != self._use_NU[: len(use_SU)]).any(dim=1).nonzero()[:, 0]
-        return used_S, use_SU[used_S]
-
     def _take(self, memory: "NEC", rows: Rows) -> None:
         """Put rows of others on the device copy, and again the use that came since, on top."""
-        used_S, use_SU = self._used(memory)
-        more_SU = use_SU - self._use_NU[used_S]
-        id_S = memory.provenance("id")[used_S].clone()
+        unkept = self._usage.unkept(memory, self._doubtful or ())
         clear(memory, sorted(self._doubtful or ()))  # where nothing was kept, nothing is
         put(memory, rows)
-        use_SU = self._use_of(memory)
-        at_S = rows.slots_S.to(use_SU.device)
-        at_S = at_S[at_S < len(use_SU)]
-        self._use_NU[at_S] = use_SU[at_S]
-        doubtful = torch.tensor(sorted(self._doubtful or ()), dtype=torch.int64).to(used_S)
-        anew_S = torch.isin(used_S, at_S) & ~torch.isin(used_S, doubtful)
-        anew_S &= memory.provenance("id")[used_S] == id_S
-        for slot, more_U in zip(used_S[anew_S].tolist(), more_SU[anew_S], strict=True):
-            self._add_use(memory, slot, more_U)
-
-    def _add_use(self, memory: "NEC", slot: int, more_U: Tensor) -> None:
-        """Add use that is not kept yet to what others have counted."""
-        memory.columns["uses_N"][slot] += more_U[0]
-        last = self._use_NU[slot, 1] + more_U[1].clamp(min=0)
-        memory.provenance("last_use")[slot] = last.long()
-        for account, more in zip(accounts_of(memory).values(), more_U[2:], strict=True):
-            account[slot] += more.to(account)
+        self._usage.take(memory, rows.slots_S, unkept)
 
     def _load(self, memory: "NEC") -> None:
         """Make the device copy what the database holds."""
         with self._reading(), self._sound():
-            newest, self._generation, self._base = self._head()
-            rows, self._seals_3N = self._rows(newest)
+            head = self._head()
+            rows, self._seals_3N = self._rows(head.operation)
         clear(memory, range(memory.capacity))
         put(memory, rows)
-        use_SU = self._use_of(memory)
-        self._use_NU[:, 0], self._use_NU[:, 1], self._use_NU[:, 2:] = 0, -1, 0
-        self._use_NU[: len(use_SU)] = use_SU
-        self.operation, self._doubtful = newest, None
+        self._usage.load(memory)
+        self.operation, self._generation, self._base = head
+        self._doubtful = None
 
     def _make_tables(self, wanted: dict[str, Any], kind: str) -> None:
         """Create the tables of an empty memory; `kind` is the type of bytes."""

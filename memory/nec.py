@@ -216,7 +216,7 @@ class NEC(Kept, Ordered):
             raise RuntimeError("The store is frozen: an examination writes nothing.")
         hash_B = self._hashes(candidates)
         while True:
-            self.store.follow(self)
+            self.store.prepare(self)
             at_once = self._writes_at_once(candidates)
             write = self._write_at_once if at_once else self._offer
             slots, written = write(candidates, hash_B)

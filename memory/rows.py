@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillknows.memory.episodic import PROVENANCE, blank_columns
-from stillknows.memory.store import Rows, accounts_of
+from stillknows.memory.store import Rows
 
 if TYPE_CHECKING:
     from stillknows.memory.nec import NEC
@@ -145,17 +145,6 @@ def key_rows(memory: "NEC", slots: Sequence[int], operation: int) -> list[tuple[
         for slot, blob, held in zip(slots, blobs, filled, strict=True)
         if held
     ]
-
-
-def use_of(memory: "NEC", reach: int) -> Tensor:
-    """Return use of the first slots (`reach`): weight, time, accounts, float64 `[S, 2 + F]`.
-
-    Float64 holds each of them exactly.
-    """
-    accounts = [account[:reach] for account in accounts_of(memory).values()]
-    uses_S = memory.columns["uses_N"][:reach]
-    parts = [uses_S, memory.provenance("last_use")[:reach], *accounts]
-    return torch.stack([part.to(uses_S.device, torch.float64) for part in parts], dim=1)
 
 
 def pack_use(slots_S: Tensor, use_SU: Tensor, sizes: Sizes) -> NDArray[Any]:

@@ -93,14 +93,15 @@ LOST = (  # operations since the base; rows of operations that there are not
 
 
 def append(sealed: bool) -> str:
-    """Return what appends an operation: nothing, where the memory was rewound since.
+    """Return what appends an operation: nothing, where the one before it is not the newest.
 
-    Where the number is taken, it is an error.
+    Nor where the memory was rewound since; where another appends at the same time, it is an error.
     """
     names = (*COLUMNS["operations"][:-1], "undo", *(("whole", "seal") if sealed else ()))
     return (
         f"INSERT INTO operations ({', '.join(names)}) SELECT :{', :'.join(names)} "
-        "WHERE (SELECT value FROM description WHERE name = 'generation') = :generation"
+        "WHERE (SELECT value FROM description WHERE name = 'generation') = :generation "
+        "AND (SELECT coalesce(max(number), 0) FROM operations) = :number - 1"
     )
 
 

@@ -51,8 +51,8 @@ class SQLite(Database):
         twin = SQLite(None)
         self._connection.backup(twin._connection)
         for name in (
-            *("operation", "past", "_generation", "_base", "_doubtful", "_use_NU", "_sizes"),
-            *("_schema", "_seals_3N", "_reach"),
+            *("operation", "past", "_generation", "_base", "_doubtful", "_usage", "_sizes"),
+            *("_schema", "_seals_3N"),
         ):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         return twin

@@ -94,6 +94,14 @@ class Store(Protocol):
         """Bring the device copy to the newest operation, those of others included."""
         ...
 
+    def prepare(self, memory: "NEC") -> None:
+        """Make the device copy ready for a change; each begins with this, or with `follow`.
+
+        What others have done is asked for only where they were at work lately. So who is alone does
+        not wait for an answer, and who is not, after all, hears it from `write`.
+        """
+        ...
+
     def write(
         self, memory: "NEC", kind: str, slots: Sequence[int], keyed: Sequence[int] = ()
     ) -> bool:
@@ -106,8 +114,9 @@ class Store(Protocol):
             keyed: whose keys alone are new.
 
         Returns:
-            False if somebody else has changed the memory since `follow`: nothing was kept, and
-            the next `follow` undoes the change.
+            False if somebody else has changed the memory since the operation that the device copy
+            knows: nothing was kept, and the next `prepare` or `follow` undoes the change and all
+            that it did to use and accounts.
         """
         ...
 
@@ -175,6 +184,9 @@ class TensorStore:
 
     def follow(self, memory: "NEC") -> None:
         """Do nothing: nobody else changes the memory."""
+
+    def prepare(self, memory: "NEC") -> None:
+        """Do nothing, for the same reason."""
 
     def write(
         self, memory: "NEC", kind: str, slots: Sequence[int], keyed: Sequence[int] = ()

@@ -308,26 +308,38 @@ def test_a_lost_connection_is_one_sentence_and_nothing_is_lost(postgres: None) -
         store.close()
 
 
-def test_a_write_takes_two_messages(postgres: None) -> None:
+def test_who_writes_alone_sends_one_message_a_write(postgres: None) -> None:
     from sqlalchemy import event
 
     from stillknows.memory.postgres import PostgreSQL
 
-    memory, store = new(), PostgreSQL(uuid.uuid4().hex)
+    name = uuid.uuid4().hex
+    memory, other, store = new(), new(), PostgreSQL(name)
     memory.keep_in(store)
     sent: list[str] = []
     event.listen(
         store._engine, "before_cursor_execute", lambda *said: sent.append(said[2].split()[0])
     )
-    for name in range(7):
+    for number in range(7):
         memory.recall(torch.zeros(2, 4))
-        memory.remember(rows(name))
-    assert sent == ["SELECT", "WITH"] * 7
+        memory.remember(rows(number))
+    assert sent == ["WITH"] * 7
     sent.clear()
     memory.recall(torch.zeros(2, 4))
     memory.flush()
-    assert sent == ["SELECT", "WITH"]
-    store.close()
+    assert sent == ["WITH"]
+    other.keep_in(PostgreSQL(name))
+    other.remember(rows(8))
+    sent.clear()
+    memory.remember(rows(9))
+    assert sent[:2] == ["WITH", "SELECT"]
+    assert sent[-1] == "WITH"
+    sent.clear()
+    for number in (10, 11):
+        memory.remember(rows(number))
+    assert sent == ["SELECT", "WITH", "WITH"]
+    for each in (memory, other):
+        each.store.close()
 
 
 def test_names_and_contents_are_bound_not_pasted(postgres: None) -> None:

@@ -221,15 +221,15 @@ def test_two_who_share_a_memory_decide_one_after_the_other(database: Opener) -> 
     second.keep_in(database())
     for step in range(12):
         here, there = (first, second) if step % 2 else (second, first)
-        follow = here.store.follow
+        prepare = here.store.prepare
 
-        def late(memory: NEC, follow: Any = follow, here: NEC = here, there: NEC = there) -> None:
-            """Follow; then the other one writes first."""
-            follow(memory)
-            here.store.follow = follow  # type: ignore[method-assign]
+        def late(memory: NEC, prepare: Any = prepare, here: NEC = here, there: NEC = there) -> None:
+            """Prepare; then the other one writes first."""
+            prepare(memory)
+            here.store.prepare = prepare  # type: ignore[method-assign]
             there.remember(rows((100 + step, 6), seed=step))  # noqa: B023 (called at once)
 
-        here.store.follow = late  # type: ignore[method-assign]
+        here.store.prepare = late  # type: ignore[method-assign]
         here.recall(torch.ones(1, 4))
         (written,) = here.remember(rows((step, 5), seed=step))
         assert written.entry == here.provenance("id").max()
@@ -250,15 +250,15 @@ def test_a_try_that_another_one_s_use_came_before_leaves_nothing(database: Opene
     first.keep_in(database())
     first.remember(rows((1, 5)))
     second.keep_in(database())
-    follow = first.store.follow
+    prepare = first.store.prepare
 
     def late(memory: NEC) -> None:
-        follow(memory)
-        first.store.follow = follow  # type: ignore[method-assign]
+        prepare(memory)
+        first.store.prepare = prepare  # type: ignore[method-assign]
         second.recall(torch.zeros(1, 4))
         second.flush()
 
-    first.store.follow = late  # type: ignore[method-assign]
+    first.store.prepare = late  # type: ignore[method-assign]
     (written,) = first.remember(rows((2, 6)))
     assert written == (ADD, 1, -1)
     second.follow()
@@ -291,9 +291,7 @@ def test_who_was_rewound_by_another_writes_after_that(database: Opener) -> None:
     second.keep_in(database())
     live(second, range(3, 5))
     first.rewind(2)
-    follow, second.store.follow = second.store.follow, lambda memory: None  # it does not know yet
-    assert second.store.write(second, "write", [0]) is False
-    second.store.follow = follow  # type: ignore[method-assign]
+    assert second.store.write(second, "write", [0]) is False  # it does not know yet
     (written,) = second.remember(rows((33, 5), seed=33))
     first.follow()
     same(first, second)
