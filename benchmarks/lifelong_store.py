@@ -55,7 +55,7 @@ RULES: dict[str, Callable[[], Any]] = {
     "reservoir": Reservoir,
     "surprise": Surprise,
     "novelty": partial(Novelty, 0.999),
-    "value, without a network": partial(UtilityPolicy, hidden=0),
+    "value, without a network": partial(UtilityPolicy, hidden=0, floor=-1.0),
     "facts": KeepFacts,
     "never write": WriteNothing,
 }

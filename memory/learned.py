@@ -116,8 +116,13 @@ class UtilityPolicy(nn.Module):
     in probability of the right answer over the controller alone (`observe_credit`). What an entry
     earned for the weight with which it was used is its utility, shrunk towards what a small network
     predicts of it: from its outcome when it was written, and from how many entries hold its
-    question now (a question whose answer depends on the story has many). The lowest utility leaves;
-    a candidate whose prediction is lower than that is refused, unless explored.
+    question now (a question whose answer depends on the story has many).
+
+    What is worth more than the floor is kept for recall, the most useful longest. The rest is worth
+    little as a neighbour and is kept for rehearsal: a reservoir (Vitter 1985) in the n slots that
+    are left to it, which a candidate enters with probability n / (candidates so far), and from
+    which leaves whoever is drawn. Only where no slot is left to it does the lowest utility leave,
+    and a candidate whose prediction is lower than that is refused, unless explored.
 
     Accounts and network move to the device of the store with the first decision, and
     `state_dict` holds all of it, the optimizer too.
@@ -125,7 +130,8 @@ class UtilityPolicy(nn.Module):
     Args:
         hidden: width of the network; 0: none, what was never used is worth the mean of what was.
         learning_rate: of Adam.
-        explore: share of the refused that are written all the same.
+        explore: share of the refused that are written where all is worth keeping for recall.
+        floor: gain in probability a use above which an entry is kept for recall; -1: all are.
         grace: candidates during which a new entry cannot be evicted, at most half the capacity.
         prior: how many uses the prediction counts for.
 
@@ -145,6 +151,7 @@ class UtilityPolicy(nn.Module):
         hidden: int = 16,
         learning_rate: float = 1e-2,
         explore: float = 0.05,
+        floor: float = 0.03,
         grace: int = 32,
         prior: float = 8.0,
     ) -> None:
@@ -153,8 +160,10 @@ class UtilityPolicy(nn.Module):
             raise ValueError(f"prior={prior}: an entry never used needs one above 0.")
         layers = (nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 1)) if hidden else (Mean(),)
         self.network = nn.Sequential(*layers)
+        for part in self.network[2:].parameters():
+            nn.init.zeros_(part)  # nothing is expected of anything before something has earned
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
-        self.explore, self.grace, self.prior = explore, grace, prior
+        self.explore, self.floor, self.grace, self.prior = explore, floor, grace, prior
         self.begin(0)
 
     def begin(self, capacity: int) -> None:
@@ -205,11 +214,12 @@ class UtilityPolicy(nn.Module):
         self.namesakes_N.copy_(namesakes_RN[-1])
         expected_B = self._predict(features.outcome_BF, features.namesakes_BM[:, -1] + 1)
         known_B, full_B = features.known_B >= 0, features.filled_BN.all(dim=1)
-        young_BN = features.age_BN < min(self.grace, slots // 2)
-        worth_BN = self.utility(namesakes_RN).masked_fill(young_BN, torch.inf)
-        lowest_B, leaver_B = worth_BN.min(dim=1)
-        wanted_B = expected_B >= lowest_B
-        wanted_B |= (features.noise_BM[:, -1] < self.explore) & lowest_B.isfinite()
+        rank_BN, plain_BN = self._ranks(self.utility(namesakes_RN), features)
+        lowest_B, leaver_B = rank_BN.min(dim=1)
+        chance_B = plain_BN.sum(dim=1) / (features.seen_B + 1)
+        chance_B = torch.where(lowest_B > self.floor, self.explore, chance_B)
+        wanted_B = (expected_B > self.floor) & (expected_B >= lowest_B)
+        wanted_B |= (features.noise_BM[:, -1] < chance_B) & lowest_B.isfinite()
         action_B = torch.where(~full_B | wanted_B, ADD, SKIP)
         action_B = torch.where(known_B, UPDATE, action_B)
         free_B = (~features.filled_BN).float().argmax(dim=1)
@@ -221,6 +231,14 @@ class UtilityPolicy(nn.Module):
             one_hot(victim_B, slots),
             torch.zeros_like(lowest_B),
         )
+
+    def _ranks(self, utility_RN: Tensor, features: Features) -> tuple[Tensor, Tensor]:
+        """Return who leaves, the lowest first, and which entries are for rehearsal, `[B, N]`."""
+        plain_BN = features.filled_BN & (utility_RN <= self.floor)
+        drawn_BN = self.floor - features.noise_BM[:, :-1]
+        rank_BN = torch.where(plain_BN, drawn_BN, utility_RN)
+        young_BN = features.age_BN < min(self.grace, rank_BN.shape[1] // 2)
+        return rank_BN.masked_fill(young_BN, torch.inf), plain_BN
 
     @torch.no_grad()
     def observe_write(self, slots: Tensor, outcome_BF: Tensor) -> None:

@@ -177,7 +177,10 @@ def test_retention_learns_what_an_answer_needs() -> None:
 
 def utility(capacity: int = N, **options: float) -> UtilityPolicy:
     torch.manual_seed(0)
-    policy = UtilityPolicy(**{"explore": 0.0, "grace": 0, **options})  # type: ignore[arg-type]
+    settings = {"explore": 0.0, "floor": -100.0, "grace": 0, **options}
+    policy = UtilityPolicy(**settings)  # type: ignore[arg-type]
+    for part in policy.network[2:].parameters():
+        torch.nn.init.uniform_(part, -0.25, 0.25)  # as if it had learned something
     policy.begin(capacity)
     return policy
 
@@ -255,11 +258,56 @@ def test_exploration_writes_its_share_of_the_refused() -> None:
     assert decision.victim_BN.sum(0).tolist() == [0, decision.action_B4[:, ADD].sum(), 0, 0]
 
 
+def test_what_is_worth_little_as_a_neighbour_is_a_reservoir_beside_what_is_worth_much() -> None:
+    policy, rows, seen = utility(floor=0.5), 6000, 9
+    asked = features(full(rows), outcome_BF=torch.zeros(rows, 3), age_BN=torch.ones(rows, N))
+    asked = asked._replace(seen_B=torch.full((rows,), seen))
+    assert predicted(policy, torch.zeros(3)) < 0.5
+    for worths, plain in (((0.4, 0.9, 0.0, -0.2), [0, 2, 3]), ((0.1, 0.2, 0.3, 0.4), [0, 1, 2, 3])):
+        worth(policy, *worths)
+        decision = policy.decide(asked)
+        share = len(plain) / (seen + 1)
+        assert decision.action_B4[:, ADD].mean().item() == pytest.approx(
+            share, abs=0.026
+        )  # 4 sigma
+        left_N = decision.victim_BN.sum(dim=0)
+        assert left_N.sum() == decision.action_B4[:, ADD].sum()
+        assert left_N[[slot for slot in range(N) if slot not in plain]].sum() == 0
+        even = rows * share / len(plain)
+        assert left_N[plain].tolist() == pytest.approx([even] * len(plain), rel=0.12)
+
+
+def test_what_is_expected_to_be_worth_recall_is_written_whatever_the_chance() -> None:
+    policy, outcome = utility(floor=0.5), torch.zeros(3)
+    with torch.no_grad():
+        policy.network[2].bias += 0.6 - predicted(policy, outcome)
+    asked = features(full(50), outcome_BF=outcome.expand(50, 3), age_BN=torch.ones(50, N))
+    asked = asked._replace(seen_B=torch.full((50,), 10**9))
+    for worths, victim in (((0.9, 0.2, 0.8, 0.7), 1), ((0.9, 0.8, 0.55, 0.7), 2)):
+        worth(policy, *worths)
+        decision = policy.decide(asked)
+        assert decision.action_B4[:, ADD].all()
+        assert decision.victim_BN.argmax(dim=1).tolist() == [victim] * 50
+    worth(policy, 0.9, 0.8, 0.65, 0.7)
+    assert policy.decide(asked).action_B4[:, SKIP].all()
+
+
 def test_utility_needs_outcomes_and_a_prior() -> None:
     with pytest.raises(ValueError, match="use it as episodic_policy"):
         utility().decide(features(full()))
     with pytest.raises(ValueError, match="prior=0"):
         UtilityPolicy(prior=0)
+
+
+def test_nothing_is_expected_of_anything_before_something_has_earned() -> None:
+    policy = UtilityPolicy()
+    policy.begin(N)
+    policy.observe_write(torch.arange(N), torch.randn(N, 3))
+    policy.learn()
+    assert utilities(policy) == [0.0] * N
+    policy.observe_credit(torch.tensor([1]), torch.tensor([0.5]), torch.tensor([1.0]))
+    policy.learn()
+    assert predicted(policy, policy.outcome_NF[1]) > 0
 
 
 def test_a_new_entry_is_worth_what_is_predicted() -> None:
@@ -375,7 +423,7 @@ def test_utility_keeps_what_earns() -> None:
 
 
 def test_a_life_saved_and_restored_goes_on_as_one_that_never_stopped() -> None:
-    straight, held = utility(capacity=32, explore=0.1, grace=8), empty()
+    straight, held = utility(capacity=32, explore=0.1, floor=0.03, grace=8), empty()
     live(straight, 0, 120, held)
     file = io.BytesIO()
     torch.save(straight.state_dict(), file)
