@@ -13,7 +13,7 @@ from torch import Tensor
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.thought import Thought, identity
 from stillknows.agents.tokenizer import PAD, Tokenizer
-from stillknows.memory.episodic import Candidates, Written, fit
+from stillknows.memory.episodic import Candidates, Written
 
 
 class Marked(NamedTuple):
@@ -78,7 +78,7 @@ class Remembering:
         memory = self.agent.episodic_memory
         if memory is None:
             return
-        self._credit(thought, target_BA, (-controller_B).exp())
+        self._credit(thought, (-mixture_B).exp() - (-controller_B).exp())
         offered = candidates(self.agent, thought, target_BA, mixture_B, marked)
         self._written.extend(memory.remember(offered))
         self._names.extend(offered.hash_B.tolist())
@@ -104,24 +104,13 @@ class Remembering:
         names, self._names = tuple(self._names), []
         return names
 
-    def _credit(self, thought: Thought, target_BA: Tensor, alone_B: Tensor) -> None:
-        """Tell the policy what each neighbour was worth: its weight times what p would gain by it.
-
-        That is, if it spoke in the place of the controller, whatever the trust in the store is now:
-        what the controller knows by itself today it may have forgotten tomorrow.
-
-        Args:
-            thought: with what was recalled.
-            target_BA: tokens of the right answers.
-            alone_B: their probabilities, of the controller alone.
-        """
+    def _credit(self, thought: Thought, gain_B: Tensor) -> None:
+        """Tell the policy what each neighbour was worth: its weight times what p gained."""
         policy: Any = getattr(self.agent.episodic_memory, "policy", None)
         if thought.recall is None or not hasattr(policy, "observe_credit"):
             return
         recall, there_BK = thought.recall, thought.recall.present_BK
-        told_B1A = fit(target_BA, recall.answers_BKA.shape[2])[:, None]
-        right_BK = (recall.answers_BKA == told_B1A).all(dim=2).float()
-        credit_BK = recall.weights_BK * (right_BK - alone_B[:, None])
+        credit_BK = recall.weights_BK * gain_B[:, None]
         policy.observe_credit(
             recall.slots_BK[there_BK], credit_BK[there_BK], recall.weights_BK[there_BK]
         )

@@ -112,12 +112,11 @@ class RetentionPolicy(nn.Module):
 class UtilityPolicy(nn.Module):
     """Keeps the entries that were worth most as neighbours: a critic of the value of an entry.
 
-    The agent reports what each neighbour of an answer was worth: its kernel weight times what the
-    probability of the right answer would gain if it spoke alone, over the controller alone
-    (`observe_credit`). What an entry earned for the weight with which it was used is its utility,
-    shrunk towards what a small network predicts of it: from its outcome when it was written, and
-    from how many entries hold its question now (a question whose answer depends on the story has
-    many).
+    The agent reports what each neighbour of an answer was worth: its kernel weight times the gain
+    in probability of the right answer over the controller alone (`observe_credit`). What an entry
+    earned for the weight with which it was used is its utility, shrunk towards what a small network
+    predicts of it: from its outcome when it was written, and from how many entries hold its
+    question now (a question whose answer depends on the story has many).
 
     What is worth more than the floor is kept for recall, the most useful longest. The rest is worth
     little as a neighbour and is kept for rehearsal: a reservoir (Vitter 1985) in the n slots that
@@ -152,7 +151,7 @@ class UtilityPolicy(nn.Module):
         hidden: int = 16,
         learning_rate: float = 1e-2,
         explore: float = 0.05,
-        floor: float = 0.4,
+        floor: float = 0.03,
         grace: int = 32,
         prior: float = 8.0,
     ) -> None:

@@ -423,7 +423,7 @@ def test_utility_keeps_what_earns() -> None:
 
 
 def test_a_life_saved_and_restored_goes_on_as_one_that_never_stopped() -> None:
-    straight, held = utility(capacity=32, explore=0.1, floor=0.4, grace=8), empty()
+    straight, held = utility(capacity=32, explore=0.1, floor=0.03, grace=8), empty()
     live(straight, 0, 120, held)
     file = io.BytesIO()
     torch.save(straight.state_dict(), file)
