@@ -67,7 +67,8 @@ def tasks_of(seed: int, life: int) -> tuple[Any, list[Task]]:
     dials = {**WORLD, **LIFE, "life": life}
     names = f"stream.tasks.tasks=[{','.join(TASKS)}]"
     settings = [f"++stream.tasks.{name}={value}" for name, value in dials.items()]
-    config = compose_config(["arm=recall", f"seed={seed}", names, *settings])
+    whole = ["arm=recall", "episodic_policy=reservoir", f"seed={seed}"]
+    config = compose_config([*whole, names, *settings])
     return config, hydra.utils.instantiate(config.stream.tasks, _convert_="all")
 
 
