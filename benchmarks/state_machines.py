@@ -295,10 +295,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.shares)
     @rule(name=NAMES, answer=ANSWERS, reads=st.booleans(), unaware=st.none() | NAMES)
     def share(self, name: int, answer: int, reads: bool, unaware: int | None) -> None:
-        """Let a second one read, or write; the first follows, and keeps what it has not told.
-
-        Or it does not know of the second, and writes something itself.
-        """
+        """Let a second one read, or write; the first follows, or writes and does not know of it."""
         self.second = self.second or self._opened()
         self.second.follow()
         assert contents(self.second) == self.kept

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from candidates import rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.agents.memory_places import memory_at
 from stillknows.memory.database import Database
-from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
 from stillknows.memory.rules import EvictOldest
 from stillknows.memory.schema import COLUMNS
@@ -58,25 +58,6 @@ class EvictOldestPaid(EvictOldest):
 
 def new(policy: type[EvictOldest] = EvictOldestPaid, neighbours: int = 2) -> NEC:
     return NEC(5, 4, 3, policy(), answer_length=2, story_shape=(2, 3), neighbours=neighbours)
-
-
-def rows(*pairs: tuple[int, int], episode: int = 0, seed: int = 0) -> Candidates:
-    """Return candidates: (name of the question, answer) a row."""
-    random = torch.Generator().manual_seed(seed)
-    names, answers = (torch.tensor(part) for part in zip(*pairs, strict=True))
-    count, whole = len(pairs), torch.arange(len(pairs))
-    story_BL = torch.stack([names + 1, answers, names + 1], dim=1)
-    return Candidates(
-        key_BD=torch.randn(count, 4, generator=random),
-        vector_BV=torch.randn(count, 3, generator=random),
-        answers_BA=answers[:, None],
-        story_BTL=story_BL[:, None].repeat(1, 2, 1),
-        hash_B=names,
-        outcome_BF=torch.rand(count, 3, generator=random),
-        task_B=whole * 0 + 1,
-        episode_B=whole * 0 + episode,
-        step_B=whole,
-    )
 
 
 def live(memory: NEC, steps: range) -> None:

@@ -7,18 +7,17 @@ import copy
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from candidates import rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from stillknows.memory.database import Database
-from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import UPDATE
 from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.nec import NEC
@@ -31,41 +30,32 @@ POLICIES = (EvictOldest, EvictIdle, EvictRare, Reservoir, KeepFacts, UtilityPoli
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Opener]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Opener]]:
     """Return what finds a place for a memory: what opens it, the same one each time."""
-    if request.param == "sqlite":
+    if request.param == "postgres":
+        request.getfixturevalue("postgres")
+    found: list[Database] = []
 
-        def file() -> Opener:
-            path = tmp_path / f"{uuid.uuid4().hex}.sqlite"
-            return lambda: SQLite(path)
+    def opener() -> Opener:
+        name = uuid.uuid4().hex
 
-        return file
-    request.getfixturevalue("postgres")
+        def opened() -> Database:
+            found.append(_open(request.param, name, tmp_path))
+            return found[-1]
+
+        return opened
+
+    yield opener
+    for store in found:
+        store.close()
+
+
+def _open(backend: str, name: str, folder: Path) -> Database:
+    if backend == "sqlite":
+        return SQLite(folder / f"{name}.sqlite")
     from stillknows.memory.postgres import PostgreSQL
 
-    def schema() -> Opener:
-        name = uuid.uuid4().hex
-        return lambda: PostgreSQL(name)
-
-    return schema
-
-
-def rows(*pairs: tuple[int, int], seed: int = 0) -> Candidates:
-    """Return candidates: (name of the question, answer) a row."""
-    random = torch.Generator().manual_seed(seed)
-    names, answers = (torch.tensor(part) for part in zip(*pairs, strict=True))
-    count, whole = len(pairs), torch.arange(len(pairs))
-    return Candidates(
-        key_BD=torch.randn(count, 4, generator=random),
-        vector_BV=torch.randn(count, 3, generator=random),
-        answers_BA=answers[:, None],
-        story_BTL=torch.stack([names + 1, answers, names + 1], dim=1)[:, None].repeat(1, 2, 1),
-        hash_B=names,
-        outcome_BF=torch.rand(count, 3, generator=random),
-        task_B=whole * 0 + 1,
-        episode_B=whole * 0,
-        step_B=whole,
-    )
+    return PostgreSQL(name)
 
 
 def opened(store: Database, policy: Any = None, asks: bool = False) -> NEC:
@@ -145,32 +135,28 @@ ACTIONS: dict[str, Callable[[NEC, int], Any]] = {
 }
 
 
-@contextmanager
-def writers(opener: Opener, policy: Any, asks: bool) -> Iterator[list[NEC]]:
-    """Give two who share a memory."""
-    both = [opened(opener(), copy.deepcopy(policy), asks) for _ in range(2)]
-    try:
-        yield both
-    finally:
-        for memory in both:
-            memory.store.close()
+def writers(opener: Opener, policy: Any, asks: bool) -> list[NEC]:
+    """Return two who share a memory."""
+    return [opened(opener(), copy.deepcopy(policy), asks) for _ in range(2)]
 
 
 def live_alike(place: Callable[[], Opener], policy: Any, steps: list[tuple[int, str, int]]) -> None:
     """Let two share a memory, and two who ask before each write another; compare at each step."""
-    with writers(place(), policy, False) as plain, writers(place(), policy, True) as asking:
-        for who, action, number in steps:
-            done = [ACTIONS[action](both[who], number) for both in (plain, asking)]
-            assert done[0] == done[1], (action, done)
-            same(plain[who], asking[who])
-            same_policies(plain[who], asking[who])
-        for both in (plain, asking):
-            for memory in (*both, *both):  # the use of each, then what the other has told
-                memory.flush()
-                memory.follow()
-        same(*plain)
-        for one, other in zip(plain, asking, strict=True):
-            same(one, other)
+    plain, asking = (writers(place(), policy, asks) for asks in (False, True))
+    for who, action, number in steps:
+        done = [ACTIONS[action](both[who], number) for both in (plain, asking)]
+        assert done[0] == done[1], (action, done)
+        same(plain[who], asking[who])
+        same_policies(plain[who], asking[who])
+    for both in (plain, asking):
+        for memory in (*both, *both):  # the use of each, then what the other has told
+            memory.flush()
+            memory.follow()
+    same(*plain)
+    for one, other in zip(plain, asking, strict=True):
+        same(one, other)
+    for memory in (*plain, *asking):  # a server has not room for all examples at once
+        memory.store.close()
 
 
 @pytest.mark.parametrize("policy", [EvictOldest, UtilityPolicy])
@@ -238,8 +224,6 @@ def test_who_is_alone_does_not_ask_and_who_is_not_asks_until_it_is(
     assert questions(first, write, 16) == 2
     second.follow()
     same(first, second)
-    for memory in (first, second):
-        memory.store.close()
 
 
 def test_a_write_that_came_second_costs_no_use(place: Callable[[], Opener]) -> None:
@@ -260,8 +244,6 @@ def test_a_write_that_came_second_costs_no_use(place: Callable[[], Opener]) -> N
     assert torch.equal(accounts_of(first)["weight"], accounts["weight"])
     second.follow()
     same(first, second)
-    for memory in (first, second):
-        memory.store.close()
 
 
 def test_what_is_earned_without_a_read_is_kept_too(place: Callable[[], Opener]) -> None:
@@ -277,8 +259,6 @@ def test_what_is_earned_without_a_read_is_kept_too(place: Callable[[], Opener]) 
     assert first.operation == 3
     assert accounts_of(first)["earned"].tolist() == [0, 0.75, 0, 0]
     same(first, second)
-    for memory in (first, second):
-        memory.store.close()
 
 
 @pytest.mark.parametrize("action", ["write", "rekey", "delete"])
@@ -309,8 +289,6 @@ def test_who_asks_and_comes_second_all_the_same_loses_no_use(
     assert torch.equal(first.columns["uses_N"], uses_N)
     second.follow()
     same(first, second)
-    for memory in (first, second):
-        memory.store.close()
 
 
 @pytest.mark.parametrize("aware", [True, False])
@@ -330,8 +308,6 @@ def test_use_of_an_entry_that_left_is_nobody_s(place: Callable[[], Opener], awar
     assert first.columns["uses_N"].tolist() == [0, 0, 5, 6]
     second.follow()
     same(first, second)
-    for memory in (first, second):
-        memory.store.close()
 
 
 def test_a_rewind_by_another_is_heard_of_at_the_write(place: Callable[[], Opener]) -> None:
@@ -354,8 +330,6 @@ def test_a_rewind_by_another_is_heard_of_at_the_write(place: Callable[[], Opener
     assert write(second, 22) == write(reference, 22)
     first.follow()
     same(first, second)
-    for memory in (first, second):
-        memory.store.close()
 
 
 def test_a_number_that_was_let_go_is_not_taken_again(place: Callable[[], Opener]) -> None:
@@ -375,8 +349,6 @@ def test_a_number_that_was_let_go_is_not_taken_again(place: Callable[[], Opener]
     assert first.operation == second.operation + 1 == 10
     second.follow()
     same(first, second)
-    for memory in (first, second):
-        memory.store.close()
 
 
 def test_a_write_without_a_question_whose_connection_is_lost_leaves_nothing(
@@ -403,8 +375,6 @@ def test_a_write_without_a_question_whose_connection_is_lost_leaves_nothing(
     other.follow()
     same(memory, other)
     assert torch.equal(memory.columns["uses_N"], twin.columns["uses_N"])
-    for each in (memory, other):
-        each.store.close()
 
 
 def cut_off(store: Any, other: Any, patch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from candidates import rows
 
 from stillknows.agents.keeping import KeptMemory
 from stillknows.memory.check import run_check
 from stillknows.memory.check_bench import Bench
 from stillknows.memory.check_store import CHECKS
-from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import ADD
 from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.merging import merge
@@ -55,26 +55,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
 def new(policy: Any = None, capacity: int = 5, **options: Any) -> NEC:
     sizes = {"answer_length": 2, "story_shape": (2, 3), "neighbours": 2}
     return NEC(capacity, 4, 3, policy or EvictOldest(), **(sizes | options))
-
-
-def rows(*pairs: tuple[int, int], episode: int = 0, seed: int = 0) -> Candidates:
-    """Return candidates: (name of the question, answer) a row."""
-    random = torch.Generator().manual_seed(seed)
-    names, answers = (torch.tensor(part) for part in zip(*pairs, strict=True))
-    count, whole = len(pairs), torch.arange(len(pairs))
-    return Candidates(
-        key_BD=torch.randn(count, 4, generator=random),
-        vector_BV=torch.randn(count, 3, generator=random),
-        answers_BA=answers[:, None],
-        story_BTL=torch.stack([names + 1, answers], dim=1)[:, None]
-        .expand(-1, 2, -1)
-        .repeat(1, 1, 2)[..., :3],
-        hash_B=names,
-        outcome_BF=torch.rand(count, 3, generator=random),
-        task_B=whole * 0 + 1,
-        episode_B=whole * 0 + episode,
-        step_B=whole,
-    )
 
 
 def same(first: NEC, second: NEC) -> None:
