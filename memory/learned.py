@@ -1,7 +1,7 @@
 """Policies that learn: retention for a working memory, utility for a lifelong store.
 
 Neither knows tasks or words. Letters: B rows, N slots, W word size, F outcome features (loss,
-reward, temporal-difference error).
+reward, temporal-difference error), C columns of an account.
 """
 
 from typing import Any
@@ -116,7 +116,9 @@ class UtilityPolicy(nn.Module):
     in probability of the right answer over the controller alone (`observe_credit`). What an entry
     earned for the weight with which it was used is its utility, shrunk towards what a small network
     predicts of it: from its outcome when it was written, and from how many entries hold its
-    question now (a question whose answer depends on the story has many).
+    question now (a question whose answer depends on the story has many). The network learns from
+    what became of all that were given time, also of those that were never used, which earned
+    nothing, and of the last that left: who learned from survivors alone would expect too much.
 
     What is worth more than the floor is kept for recall, the most useful longest. The rest is worth
     little as a neighbour and is kept for rehearsal: a reservoir (Vitter 1985) in the n slots that
@@ -128,12 +130,13 @@ class UtilityPolicy(nn.Module):
     `state_dict` holds all of it, the optimizer too.
 
     Args:
-        hidden: width of the network; 0: none, what was never used is worth the mean of what was.
+        hidden: width of the network; 0: none, the mean of all is expected of each.
         learning_rate: of Adam.
         explore: share of the refused that are written where all is worth keeping for recall.
         floor: gain in probability a use above which an entry is kept for recall; -1: all are.
         grace: candidates during which a new entry cannot be evicted, at most half the capacity.
         prior: how many uses the prediction counts for.
+        departures: how many of those that left are learned from (R).
 
     Raises:
         ValueError: if `prior` is not positive.
@@ -145,6 +148,8 @@ class UtilityPolicy(nn.Module):
     uses_N: Tensor
     outcome_NF: Tensor
     namesakes_N: Tensor
+    settled_N: Tensor
+    left_RC: Tensor
 
     def __init__(
         self,
@@ -154,6 +159,7 @@ class UtilityPolicy(nn.Module):
         floor: float = 0.03,
         grace: int = 32,
         prior: float = 8.0,
+        departures: int = 1024,
     ) -> None:
         super().__init__()
         if prior <= 0:
@@ -164,6 +170,7 @@ class UtilityPolicy(nn.Module):
             nn.init.zeros_(part)  # nothing is expected of anything before something has earned
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
         self.explore, self.floor, self.grace, self.prior = explore, floor, grace, prior
+        self.departures = departures
         self.begin(0)
 
     def begin(self, capacity: int) -> None:
@@ -172,6 +179,9 @@ class UtilityPolicy(nn.Module):
         self.register_buffer("uses_N", torch.zeros(capacity))
         self.register_buffer("outcome_NF", torch.zeros(capacity, 3))
         self.register_buffer("namesakes_N", torch.zeros(capacity))
+        self.register_buffer("settled_N", torch.zeros(capacity))  # 1 where its grace is over
+        self.register_buffer("left_RC", torch.zeros(self.departures, 6))  # as `_account`
+        self._left_before_RC = self.left_RC
 
     @property
     def accounts(self) -> dict[str, Tensor]:
@@ -209,6 +219,7 @@ class UtilityPolicy(nn.Module):
         if features.outcome_BF is None or features.namesakes_BM is None:
             raise ValueError("UtilityPolicy needs outcomes: use it as episodic_policy.")
         self.to(features.filled_BN.device)
+        self._left_before_RC = self.left_RC
         slots = features.filled_BN.shape[1]
         namesakes_RN = _distinct(features.namesakes_BM[:, :-1].to(self.earned_N))
         self.namesakes_N.copy_(namesakes_RN[-1])
@@ -238,15 +249,28 @@ class UtilityPolicy(nn.Module):
         drawn_BN = self.floor - features.noise_BM[:, :-1]
         rank_BN = torch.where(plain_BN, drawn_BN, utility_RN)
         young_BN = features.age_BN < min(self.grace, rank_BN.shape[1] // 2)
+        self.settled_N.copy_((features.filled_BN & ~young_BN)[-1])
         return rank_BN.masked_fill(young_BN, torch.inf), plain_BN
 
     @torch.no_grad()
     def observe_write(self, slots: Tensor, outcome_BF: Tensor) -> None:
-        """Begin the account of entries just added at `slots` `[B]` with their outcomes `[B, 3]`."""
+        """Begin the account of entries just added at `slots` `[B]` with their outcomes `[B, 3]`.
+
+        The account of whoever left for them is closed.
+        """
+        self.left_RC = torch.cat([self.left_RC, self._account(slots)])[len(slots) :]
+        self.settled_N[slots] = 0
         self.outcome_NF[slots] = outcome_BF.to(self.outcome_NF)
         self.namesakes_N[slots] = 1
         self.earned_N[slots] = 0
         self.uses_N[slots] = 0
+
+    def undo_write(self) -> None:
+        """Take back what was noted since `decide` beside the accounts, which the store mends.
+
+        It calls this where another writer of the same memory was first, and asks anew.
+        """
+        self.left_RC = self._left_before_RC
 
     @torch.no_grad()
     def observe_credit(self, slots: Tensor, credit: Tensor, weight: Tensor) -> None:
@@ -264,15 +288,15 @@ class UtilityPolicy(nn.Module):
         self.uses_N.index_add_(0, slots, weight.to(self.uses_N))
 
     def learn(self) -> None:
-        """Move the network one step towards what entries earned, those most used the most."""
-        known_N = self.uses_N / (self.uses_N + self.prior)
-        if not known_N.any():
+        """Move the network one step towards what became of entries, present and departed."""
+        account_XC = torch.cat([self._account(slice(None)), self.left_RC])
+        outcome_XF, (namesakes_X, gain_X, counts_X) = account_XC[:, :3], account_XC[:, 3:].T
+        if not counts_X.any():
             return
-        earned_N = self.earned_N / self.uses_N.clamp(min=1e-6)
-        error_N = self._predict(self.outcome_NF, self.namesakes_N) - earned_N
-        loss = (known_N * error_N.square()).sum() / known_N.sum()
+        error_X = self._predict(outcome_XF, namesakes_X) - gain_X
+        loss = (counts_X * error_X.square()).sum() / counts_X.sum()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -282,6 +306,21 @@ class UtilityPolicy(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take the optimizer's state from `load_state_dict`."""
         self.optimizer.load_state_dict(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        """Take also a state of before it was kept who left."""
+        for name in ("settled_N", "left_RC"):
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+    def _account(self, slots: Tensor | slice) -> Tensor:
+        """Return of some entries outcome, namesakes, gain a use, and whether they count, `[B, C]`.
+
+        Those that were never used gained nothing; those in their grace do not count.
+        """
+        gain_B = self.earned_N[slots] / self.uses_N[slots].clamp(min=1)
+        told_3B = (self.namesakes_N[slots], gain_B, self.settled_N[slots])
+        return torch.cat([self.outcome_NF[slots], torch.stack(told_3B, dim=1)], dim=1)
 
     def _predict(self, outcome_XF: Tensor, namesakes_X: Tensor) -> Tensor:
         """Return the utility expected of entries with such outcomes and numbers of namesakes."""

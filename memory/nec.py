@@ -222,6 +222,8 @@ class NEC(Kept, Ordered):
             slots, written = write(candidates, hash_B)
             if self.store.write(self, "write", slots):
                 return written
+            if hasattr(self.policy, "undo_write"):
+                self.policy.undo_write()
 
     def sample(self, size: int, key: int, before: int | None = None, facts: bool = True) -> Tensor:
         """Return up to `size` different filled slots, every one as likely; the same for a key.

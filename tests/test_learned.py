@@ -235,6 +235,7 @@ def test_the_young_are_protected_even_from_exploration() -> None:
     ages = torch.tensor([[1.0, 5.0, 2.0, 9.0]])
     asked = features(full(), outcome_BF=torch.zeros(1, 3), age_BN=ages)
     assert policy.decide(asked).victim_BN.tolist() == [[0, 0, 1, 0]]
+    assert policy.settled_N.tolist() == [0, 1, 1, 1]
     policy.explore = 1.0
     all_young = policy.decide(asked._replace(age_BN=torch.zeros(1, N)))
     assert all_young.action_B4.argmax() == SKIP
@@ -303,6 +304,7 @@ def test_nothing_is_expected_of_anything_before_something_has_earned() -> None:
     policy = UtilityPolicy()
     policy.begin(N)
     policy.observe_write(torch.arange(N), torch.randn(N, 3))
+    policy.settled_N.fill_(1)
     policy.learn()
     assert utilities(policy) == [0.0] * N
     policy.observe_credit(torch.tensor([1]), torch.tensor([0.5]), torch.tensor([1.0]))
@@ -357,28 +359,39 @@ def test_credit_is_a_mean_shrunk_towards_the_prediction(
         assert policy.uses_N[slot].item() == pytest.approx(used, abs=1e-4)
 
 
-def test_learning_moves_predictions_towards_what_was_earned() -> None:
+def test_learning_moves_predictions_towards_what_became_of_entries() -> None:
     policy = utility(capacity=3)
     outcome_BF = torch.tensor([[2.0, 0.0, 1.0], [0.1, 1.0, 0.0], [0.1, 1.0, 0.0]])
     policy.observe_write(torch.arange(3), outcome_BF)
-    unread = copy.deepcopy(policy.network.state_dict())
+    policy.observe_credit(torch.tensor([0, 1]), torch.tensor([1.0, -0.5]), torch.ones(2))
+    young = copy.deepcopy(policy.network.state_dict())
     policy.learn()
-    assert all(torch.equal(x, unread[name]) for name, x in policy.network.state_dict().items())
+    assert all(torch.equal(x, young[name]) for name, x in policy.network.state_dict().items())
+    policy.settled_N.fill_(1)
     for _ in range(200):
         policy.observe_credit(torch.tensor([0, 1]), torch.tensor([1.0, -0.5]), torch.ones(2))
         policy.learn()
     assert predicted(policy, outcome_BF[0]) == pytest.approx(1.0, abs=0.1)
-    assert predicted(policy, outcome_BF[1]) == pytest.approx(-0.5, abs=0.1)
+    assert predicted(policy, outcome_BF[1]) == pytest.approx(-0.25, abs=0.1)  # of two, one unused
 
 
-def test_without_a_network_an_entry_begins_with_the_mean_of_those_that_were_used() -> None:
-    policy = utility(capacity=3, hidden=0, learning_rate=0.05)
-    policy.observe_write(torch.arange(3), torch.tensor([[2.0, 0.0, 1.0]]).expand(3, 3))
-    for _ in range(300):
-        policy.observe_credit(torch.tensor([0, 1]), torch.tensor([0.8, 0.2]), torch.ones(2))
+@pytest.mark.parametrize(
+    ("departures", "mean"), [(1024, (0.8 + 0.2 + 0.0) / 3), (1, 0.4), (0, 0.8)]
+)
+def test_those_that_left_count_as_well_and_the_newest_of_them_the_longest(
+    departures: int, mean: float
+) -> None:
+    policy = utility(capacity=3, hidden=0, learning_rate=0.05, departures=departures)
+    anything = torch.tensor([[2.0, 0.0, 1.0]])
+    policy.observe_write(torch.arange(3), anything.expand(3, 3))
+    uses = torch.tensor([5.0, 5.0, 0.0])
+    policy.observe_credit(torch.arange(3), uses * torch.tensor([0.8, 0.2, 0.0]), uses)
+    policy.settled_N.fill_(1)
+    policy.observe_write(torch.tensor([1]), anything)  # in the place of what gained 0.2
+    policy.observe_write(torch.tensor([2]), anything)  # and of what was never used
+    for _ in range(400):
         policy.learn()
-    policy.observe_write(torch.tensor([2]), torch.tensor([[0.0, 1.0, 0.0]]))
-    assert utilities(policy)[2] == pytest.approx(0.5, abs=0.05)
+    assert utilities(policy)[1:] == pytest.approx([mean] * 2, abs=0.02)
 
 
 def live(policy: UtilityPolicy | EvictOldest, begin: int, end: int, state: list[Tensor]) -> None:
