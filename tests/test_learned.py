@@ -384,8 +384,8 @@ def test_those_that_left_count_as_well_and_the_newest_of_them_the_longest(
     policy = utility(capacity=3, hidden=0, learning_rate=0.05, departures=departures)
     anything = torch.tensor([[2.0, 0.0, 1.0]])
     policy.observe_write(torch.arange(3), anything.expand(3, 3))
-    uses = torch.tensor([5.0, 5.0, 0.0])
-    policy.observe_credit(torch.arange(3), uses * torch.tensor([0.8, 0.2, 0.0]), uses)
+    uses = torch.tensor([1.0, 0.5, 0.0])  # of half a use, half is counted
+    policy.observe_credit(torch.arange(3), uses * torch.tensor([0.8, 0.4, 0.0]), uses)
     policy.settled_N.fill_(1)
     policy.observe_write(torch.tensor([1]), anything)  # in the place of what gained 0.2
     policy.observe_write(torch.tensor([2]), anything)  # and of what was never used
