@@ -63,7 +63,8 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     """Return the agent of a configuration that reads with a tokenizer.
 
     Raises:
-        ValueError: if the episodic memory has no room for the number of a token.
+        ValueError: if the episodic memory has no room for the number of a token, or vectors of
+            another width than the controller's.
     """
     new = hydra.utils.instantiate
     controller = new(config.controller, vocabulary=len(tokenizer))
@@ -80,7 +81,7 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
         config.fuse,
         reads=working.reads if working is not None else 0,
         word_size=working.word_size if working is not None else 0,
-        recalled=config.controller.width if recall else 0,
+        recalled=_recalled(episodic, config.controller.width) if recall else 0,
     )
     agent = MemoryAgent(
         tokenizer,
@@ -95,6 +96,17 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     agent.settings = {part: settings[part] for part in PARTS}
     return agent.to(config.device)
+
+
+def _recalled(memory: Any, width: int) -> int:
+    """Return the size of the vectors that are recalled; 0 where none are kept."""
+    size: int = memory.columns["vectors_NV"].shape[1]
+    if size not in (0, width):
+        raise ValueError(
+            f"episodic_memory.vector_size={size}: what is kept is the controller's vector of "
+            f"{width} numbers, or none: give {width} or 0."
+        )
+    return size
 
 
 def episodic_of(config: DictConfig) -> Any:

@@ -276,6 +276,9 @@ def test_examinations_leave_no_trace_and_their_order_does_not_matter(policy: str
         ("working_memory=dnc", "working_memory.slots=6", "working_policy=evict_uniformly"),
         ("episodic_policy=utility", "episodic_memory.bytes=40000"),
         ("episodic_policy=novelty",),
+        ("episodic_memory.vector_size=0",),
+        ("episodic_memory.vector_size=0", "fuse=concatenation", "working_memory=none"),
+        ("episodic_memory.vector_size=0", "fuse=cross_attention"),
         ("episodic_policy=surprise", "fuse=concatenation"),
         ("arm=replay",),
         ("arm=rehearse",),
@@ -291,6 +294,12 @@ def test_every_part_can_be_chosen_and_learns(parts: tuple[str, ...]) -> None:
     weights = [p for p in agent.parameters() if p.requires_grad]
     learned = sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in weights)
     assert learned > 0.7 * len(weights)
+
+
+def test_vectors_of_another_width_than_the_controllers_are_refused() -> None:
+    config = compose_config([*TINY, "episodic_memory.vector_size=3"])
+    with pytest.raises(ValueError, match=r"vector_size=3: .* give \d+ or 0"):
+        warmed(config, batches=0)
 
 
 def test_questions_are_learned(tiny: DictConfig) -> None:

@@ -222,6 +222,7 @@ def test_a_free_slot_is_taken_and_what_is_known_refreshed() -> None:
     assert decision.action_B4.argmax() == ADD
     assert decision.slot_BN.tolist() == [[0, 1, 0, 0]]
     assert decision.victim_BN.sum() == 0
+    assert policy.settled_N.tolist() == [1, 0, 1, 0]  # nothing became of what is not there
     known = features(full(), outcome_BF=torch.zeros(1, 3), known_B=torch.tensor([2]))
     decision = policy.decide(known)
     assert decision.action_B4.argmax() == UPDATE
