@@ -118,7 +118,9 @@ class UtilityPolicy(nn.Module):
     predicts of it: from its outcome when it was written, and from how many entries hold its
     question now (a question whose answer depends on the story has many). The network learns from
     what became of all that were given time, also of those that were never used, which earned
-    nothing, and of the last that left: who learned from survivors alone would expect too much.
+    nothing, and of some that left: who learned from survivors alone would expect too much. Where
+    several leave in one step, only what left for the last counts: the store asks again for each
+    row, and shows what was written in the step as new.
 
     What is worth more than the floor is kept for recall, the most useful longest. The rest is worth
     little as a neighbour and is kept for rehearsal: a reservoir (Vitter 1985) in the n slots that
@@ -136,10 +138,10 @@ class UtilityPolicy(nn.Module):
         floor: gain in probability a use above which an entry is kept for recall; -1: all are.
         grace: candidates during which a new entry cannot be evicted, at most half the capacity.
         prior: how many uses the prediction counts for.
-        departures: how many of those that left are learned from (R).
+        departures: how many of the last that left are kept (R); those that count are learned from.
 
     Raises:
-        ValueError: if `prior` is not positive.
+        ValueError: if `prior` is not positive, or `departures` is negative.
     """
 
     needs_similarity = False
@@ -164,6 +166,8 @@ class UtilityPolicy(nn.Module):
         super().__init__()
         if prior <= 0:
             raise ValueError(f"prior={prior}: an entry never used needs one above 0.")
+        if departures < 0:
+            raise ValueError(f"departures={departures}: give 0 or more.")
         layers = (nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 1)) if hidden else (Mean(),)
         self.network = nn.Sequential(*layers)
         for part in self.network[2:].parameters():
@@ -244,7 +248,10 @@ class UtilityPolicy(nn.Module):
         )
 
     def _ranks(self, utility_RN: Tensor, features: Features) -> tuple[Tensor, Tensor]:
-        """Return who leaves, the lowest first, and which entries are for rehearsal, `[B, N]`."""
+        """Return who leaves, the lowest first, and which entries are for rehearsal, `[B, N]`.
+
+        Notes whose grace is over.
+        """
         plain_BN = features.filled_BN & (utility_RN <= self.floor)
         drawn_BN = self.floor - features.noise_BM[:, :-1]
         rank_BN = torch.where(plain_BN, drawn_BN, utility_RN)

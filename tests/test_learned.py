@@ -294,11 +294,13 @@ def test_what_is_expected_to_be_worth_recall_is_written_whatever_the_chance() ->
     assert policy.decide(asked).action_B4[:, SKIP].all()
 
 
-def test_utility_needs_outcomes_and_a_prior() -> None:
+def test_utility_needs_outcomes_a_prior_and_no_fewer_departures_than_none() -> None:
     with pytest.raises(ValueError, match="use it as episodic_policy"):
         utility().decide(features(full()))
     with pytest.raises(ValueError, match="prior=0"):
         UtilityPolicy(prior=0)
+    with pytest.raises(ValueError, match="departures=-3: give 0 or more"):
+        UtilityPolicy(departures=-3)
 
 
 def test_nothing_is_expected_of_anything_before_something_has_earned() -> None:
