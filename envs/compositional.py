@@ -241,11 +241,8 @@ def compositional_tasks(
     _expect("facts", facts, 0, most // count)
     _expect("local", local, 1, len(STRANGERS))
     _expect("questions", questions, 1, 100)
-    for name, share in (
-        ("overlap", overlap),
-        ("contradiction", contradiction),
-        ("returns", returns),
-    ):
+    shares = {"overlap": overlap, "contradiction": contradiction, "returns": returns}
+    for name, share in shares.items():
         _expect(name, share, 0, 1)
     budgets = [episodes] * count if isinstance(episodes, int) else list(episodes)
     starts = [sum(budgets[:number]) for number in range(count)]

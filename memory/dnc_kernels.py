@@ -71,6 +71,33 @@ def _content_backward(memory, lengths, key, strength, weights, d_weights):
 
 
 @triton.jit
+def _retention(
+    xi, read0, i, there, N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, NP: tl.constexpr
+):
+    """Return how much of the usage of each slot stays, whatever the heads set free."""
+    kept = tl.full((NP,), 1.0, tl.float32)
+    for r in range(R):
+        free = tl.sigmoid(tl.load(xi + R * W + R + 3 * W + 1 + r))
+        kept *= 1 - free * tl.load(read0 + r * N + i, mask=there, other=0.0)
+    return kept
+
+
+@triton.jit
+def _usage_before(usage, scaled, i, N: tl.constexpr, NP: tl.constexpr, PAIRS: tl.constexpr):
+    """Return the product of the usages of all slots that are less used than a slot, for each."""
+    logs = tl.zeros((NP,), tl.float32)
+    for begin in range(0, N, PAIRS):
+        j = begin + tl.arange(0, PAIRS)
+        other = tl.load(usage + j, mask=j < N, other=float("inf"))
+        other = EPSILON + (1 - EPSILON) * other
+        earlier = (other[None, :] < scaled[:, None]) | (
+            (other[None, :] == scaled[:, None]) & (j[None, :] < i[:, None])
+        )
+        logs += tl.sum(tl.where(earlier, tl.log(other)[None, :], 0.0), axis=1)
+    return tl.exp(logs)
+
+
+@triton.jit
 def write_forward(
     xi_ptr, memory0_ptr, usage0_ptr, written0_ptr, read0_ptr, precedence0_ptr,
     memory_ptr, usage_ptr, written_ptr, precedence_ptr, before_ptr, found_ptr, content_ptr,
@@ -84,10 +111,7 @@ def write_forward(
     there, inside = i < N, k < W
     slots, words = row * N + i, row * N * W + i[:, None] * W + k[None, :]
     both = there[:, None] & inside[None, :]
-    kept = tl.full((NP,), 1.0, tl.float32)
-    for r in range(R):
-        free = tl.sigmoid(tl.load(xi + R * W + R + 3 * W + 1 + r))
-        kept *= 1 - free * tl.load(read0_ptr + row * R * N + r * N + i, mask=there, other=0.0)
+    kept = _retention(xi, read0_ptr + row * R * N, i, there, N, W, R, NP)
     usage0 = tl.load(usage0_ptr + slots, mask=there, other=0.0)
     written0 = tl.load(written0_ptr + slots, mask=there, other=0.0)
     usage = (usage0 + written0 - usage0 * written0) * kept
@@ -101,16 +125,7 @@ def write_forward(
     found = _softmax((1 + _softplus(tl.load(xi + R * W + R + W))) * cosine, there)
 
     scaled = EPSILON + (1 - EPSILON) * usage
-    logs = tl.zeros((NP,), tl.float32)
-    for begin in range(0, N, PAIRS):
-        j = begin + tl.arange(0, PAIRS)
-        other = tl.load(usage_ptr + row * N + j, mask=j < N, other=float("inf"))
-        other = EPSILON + (1 - EPSILON) * other
-        earlier = (other[None, :] < scaled[:, None]) | (
-            (other[None, :] == scaled[:, None]) & (j[None, :] < i[:, None])
-        )
-        logs += tl.sum(tl.where(earlier, tl.log(other)[None, :], 0.0), axis=1)
-    before = tl.exp(logs)
+    before = _usage_before(usage_ptr + row * N, scaled, i, N, NP, PAIRS)
     allocate = tl.sigmoid(tl.load(xi + R * W + R + 3 * W + 1 + R))
     gate = tl.sigmoid(tl.load(xi + R * W + R + 3 * W + 1 + R + 1))
     written = gate * (allocate * (1 - scaled) * before + (1 - allocate) * found)
@@ -222,9 +237,11 @@ def read_backward(
 
 
 @triton.jit
-def _column(parts_ptr, row, blocks, which, i, there, N: tl.constexpr, R: tl.constexpr, zero):
+def _column(
+    parts_ptr, row, blocks, which, i, there, N: tl.constexpr, R: tl.constexpr, NP: tl.constexpr
+):
     """Return a sum over columns, from its parts."""
-    total = zero
+    total = tl.zeros((NP,), tl.float32)
     for block in range(blocks):
         part = ((row * blocks + block) * (R + 2) + which) * N + i
         total += tl.load(parts_ptr + part, mask=there, other=0.0)
@@ -232,98 +249,27 @@ def _column(parts_ptr, row, blocks, which, i, there, N: tl.constexpr, R: tl.cons
 
 
 @triton.jit
-def write_backward(
-    xi_ptr, memory0_ptr, usage0_ptr, written0_ptr, read0_ptr, precedence0_ptr,
-    usage_ptr, written_ptr, before_ptr, found_ptr, d_row_ptr, d_head_ptr, parts_ptr,
-    d_memory_ptr, d_usage_ptr, d_written_ptr, d_read_ptr, d_precedence_ptr, d_xi_ptr, scratch_ptr,
-    blocks,
-    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
-    NP: tl.constexpr, WP: tl.constexpr, PAIRS: tl.constexpr,
-):  # fmt: skip
-    """Take `write_forward` back, the content part left out.
-
-    `d_memory`, `d_usage`, `d_written`, `d_precedence` and `d_read` change in place, from those of
-    the state after the step to those of the state before it.
-    """
-    row = tl.program_id(0)
-    xi, d_xi = xi_ptr + row * X, d_xi_ptr + row * X
-    i, k = tl.arange(0, NP), tl.arange(0, WP)
-    there, inside = i < N, k < W
-    slots, words = row * N + i, row * N * W + i[:, None] * W + k[None, :]
-    both = there[:, None] & inside[None, :]
-    zero = tl.zeros((NP,), tl.float32)
-    written = tl.load(written_ptr + slots, mask=there, other=0.0)
-    precedence0 = tl.load(precedence0_ptr + slots, mask=there, other=0.0)
-    d_precedence = tl.load(d_precedence_ptr + slots, mask=there, other=0.0)
-    d_written = tl.load(d_written_ptr + slots, mask=there, other=0.0)
-    d_written += tl.load(d_row_ptr + slots, mask=there, other=0.0)
-    d_written += _column(parts_ptr, row, blocks, 0, i, there, N, R, zero)
-    d_written += d_precedence - tl.sum(d_precedence * precedence0, axis=0)
-    d_precedence = (1 - tl.sum(written, axis=0)) * d_precedence
-    d_precedence += _column(parts_ptr, row, blocks, 1, i, there, N, R, zero)
-    tl.store(d_precedence_ptr + slots, d_precedence, mask=there)
-
-    memory = tl.load(memory0_ptr + words, mask=both, other=0.0)
-    lengths = tl.sqrt(tl.sum(memory * memory, axis=1) + EPSILON)
-    erase = tl.sigmoid(tl.load(xi + R * W + R + W + 1 + k, mask=inside, other=0.0))
-    vector = tl.load(xi + R * W + R + 2 * W + 1 + k, mask=inside, other=0.0)
-    d_memory = tl.load(d_memory_ptr + words, mask=both, other=0.0)
-    d_written += tl.sum(d_memory * (vector[None, :] - memory * erase[None, :]), axis=1)
-    d_erase = -tl.sum(d_memory * memory * written[:, None], axis=0)
-    tl.store(d_xi + R * W + R + W + 1 + k, d_erase * erase * (1 - erase), mask=inside)
-    d_vector = tl.sum(d_memory * written[:, None], axis=0)
-    tl.store(d_xi + R * W + R + 2 * W + 1 + k, d_vector, mask=inside)
-    d_memory = d_memory * (1 - written[:, None] * erase[None, :])
-
-    gates = R * W + R + 3 * W + 1 + R
-    allocate, gate = tl.sigmoid(tl.load(xi + gates)), tl.sigmoid(tl.load(xi + gates + 1))
-    usage = tl.load(usage_ptr + slots, mask=there, other=1.0)
-    scaled = EPSILON + (1 - EPSILON) * usage
-    before = tl.load(before_ptr + slots, mask=there, other=0.0)
-    found = tl.load(found_ptr + slots, mask=there, other=0.0)
-    allocated = (1 - scaled) * before
-    d_written = tl.where(there, d_written, 0.0)
-    d_gate = tl.sum(d_written * (allocate * allocated + (1 - allocate) * found), axis=0)
-    d_mixed = gate * d_written
-    d_allocate = tl.sum(d_mixed * (allocated - found), axis=0)
-    tl.store(d_xi + gates, d_allocate * allocate * (1 - allocate))
-    tl.store(d_xi + gates + 1, d_gate * gate * (1 - gate))
-
-    key = tl.load(xi + R * W + R + k, mask=inside, other=0.0)
-    raw = tl.load(xi + R * W + R + W)
-    d_key, d_strength, d_product, d_own = _content_backward(
-        memory, lengths, key, 1 + _softplus(raw), found, (1 - allocate) * d_mixed
-    )
-    tl.store(d_xi + R * W + R + k, d_key, mask=inside)
-    tl.store(d_xi + R * W + R + W, d_strength * tl.sigmoid(raw))
-    d_memory += d_product[:, None] * key[None, :] + d_own[:, None] * memory
-    tl.store(d_memory_ptr + words, d_memory, mask=both)
-
-    d_allocated = allocate * d_mixed
-    tl.store(scratch_ptr + slots, d_allocated * allocated, mask=there)
-    tl.debug_barrier()
+def _sum_after(usage, sent, scaled, i, N: tl.constexpr, NP: tl.constexpr, PAIRS: tl.constexpr):
+    """Return the sum of what is sent by all slots that are more used than a slot, for each."""
     later = tl.zeros((NP,), tl.float32)
     for begin in range(0, N, PAIRS):
         j = begin + tl.arange(0, PAIRS)
-        other = tl.load(usage_ptr + row * N + j, mask=j < N, other=-1.0)
+        other = tl.load(usage + j, mask=j < N, other=-1.0)
         other = EPSILON + (1 - EPSILON) * other
-        sent = tl.load(scratch_ptr + row * N + j, mask=j < N, other=0.0)
         after = (other[None, :] > scaled[:, None]) | (
             (other[None, :] == scaled[:, None]) & (j[None, :] > i[:, None])
         )
-        later += tl.sum(tl.where(after, sent[None, :], 0.0), axis=1)
-    d_scaled = later / scaled - d_allocated * before
-    d_usage = tl.load(d_usage_ptr + slots, mask=there, other=0.0) + (1 - EPSILON) * d_scaled
+        arrived = tl.load(sent + j, mask=j < N, other=0.0)
+        later += tl.sum(tl.where(after, arrived[None, :], 0.0), axis=1)
+    return later
 
-    usage0 = tl.load(usage0_ptr + slots, mask=there, other=0.0)
-    written0 = tl.load(written0_ptr + slots, mask=there, other=0.0)
-    kept = tl.full((NP,), 1.0, tl.float32)
-    for r in tl.static_range(R):
-        free = tl.sigmoid(tl.load(xi + R * W + R + 3 * W + 1 + r))
-        kept *= 1 - free * tl.load(read0_ptr + row * R * N + r * N + i, mask=there, other=0.0)
-    tl.store(d_usage_ptr + slots, d_usage * (1 - written0) * kept, mask=there)
-    tl.store(d_written_ptr + slots, d_usage * (1 - usage0) * kept, mask=there)
-    d_kept = d_usage * (usage0 + written0 - usage0 * written0)
+
+@triton.jit
+def _heads_backward(
+    xi, d_xi, read0_ptr, d_head_ptr, parts_ptr, d_read_ptr, d_kept, row, blocks, i, there,
+    N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, NP: tl.constexpr,
+):  # fmt: skip
+    """Take `_retention` back: the free gates, and the reads of the step before."""
     for r in tl.static_range(R):
         head = row * R * N + r * N + i
         others = tl.full((NP,), 1.0, tl.float32)
@@ -337,5 +283,112 @@ def write_backward(
         d_free = -tl.sum(tl.where(there, d_kept * others * read, 0.0), axis=0)
         tl.store(d_xi + R * W + R + 3 * W + 1 + r, d_free * free * (1 - free))
         d_read = tl.load(d_head_ptr + head, mask=there, other=0.0) - d_kept * others * free
-        d_read += _column(parts_ptr, row, blocks, 2 + r, i, there, N, R, zero)
+        d_read += _column(parts_ptr, row, blocks, 2 + r, i, there, N, R, NP)
         tl.store(d_read_ptr + head, d_read, mask=there)
+
+
+@triton.jit
+def _written_backward(
+    xi, d_xi, memory, d_memory, written, d_written, k, inside, W: tl.constexpr, R: tl.constexpr
+):
+    """Take the write back: erase and write vector; return gradients of the weights and memory."""
+    erase = tl.sigmoid(tl.load(xi + R * W + R + W + 1 + k, mask=inside, other=0.0))
+    vector = tl.load(xi + R * W + R + 2 * W + 1 + k, mask=inside, other=0.0)
+    d_written += tl.sum(d_memory * (vector[None, :] - memory * erase[None, :]), axis=1)
+    d_erase = -tl.sum(d_memory * memory * written[:, None], axis=0)
+    tl.store(d_xi + R * W + R + W + 1 + k, d_erase * erase * (1 - erase), mask=inside)
+    d_vector = tl.sum(d_memory * written[:, None], axis=0)
+    tl.store(d_xi + R * W + R + 2 * W + 1 + k, d_vector, mask=inside)
+    return d_written, d_memory * (1 - written[:, None] * erase[None, :])
+
+
+@triton.jit
+def _gates_backward(xi, d_xi, allocated, found, d_written, W: tl.constexpr, R: tl.constexpr):
+    """Take the mixture of allocation and content back; return gradients of the two."""
+    gates = R * W + R + 3 * W + 1 + R
+    allocate, gate = tl.sigmoid(tl.load(xi + gates)), tl.sigmoid(tl.load(xi + gates + 1))
+    d_gate = tl.sum(d_written * (allocate * allocated + (1 - allocate) * found), axis=0)
+    d_mixed = gate * d_written
+    d_allocate = tl.sum(d_mixed * (allocated - found), axis=0)
+    tl.store(d_xi + gates, d_allocate * allocate * (1 - allocate))
+    tl.store(d_xi + gates + 1, d_gate * gate * (1 - gate))
+    return allocate * d_mixed, (1 - allocate) * d_mixed
+
+
+@triton.jit
+def _key_backward(
+    xi, d_xi, memory, d_memory, found, d_found, k, inside, W: tl.constexpr, R: tl.constexpr
+):
+    """Take the content weights of the write back: key and strength; return that of the memory."""
+    key = tl.load(xi + R * W + R + k, mask=inside, other=0.0)
+    raw = tl.load(xi + R * W + R + W)
+    lengths = tl.sqrt(tl.sum(memory * memory, axis=1) + EPSILON)
+    d_key, d_strength, d_product, d_own = _content_backward(
+        memory, lengths, key, 1 + _softplus(raw), found, d_found
+    )
+    tl.store(d_xi + R * W + R + k, d_key, mask=inside)
+    tl.store(d_xi + R * W + R + W, d_strength * tl.sigmoid(raw))
+    return d_memory + d_product[:, None] * key[None, :] + d_own[:, None] * memory
+
+
+@triton.jit
+def write_backward(
+    xi_ptr, memory0_ptr, usage0_ptr, written0_ptr, read0_ptr, precedence0_ptr,
+    usage_ptr, written_ptr, before_ptr, found_ptr, d_row_ptr, d_head_ptr, parts_ptr,
+    d_memory_ptr, d_usage_ptr, d_written_ptr, d_read_ptr, d_precedence_ptr, d_xi_ptr, scratch_ptr,
+    blocks, N: tl.constexpr, W: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
+    NP: tl.constexpr, WP: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """Take `write_forward` back, the content part left out.
+
+    `d_memory`, `d_usage`, `d_written`, `d_precedence` and `d_read` change in place, from those of
+    the state after the step to those of the state before it.
+    """
+    row = tl.program_id(0)
+    xi, d_xi = xi_ptr + row * X, d_xi_ptr + row * X
+    i, k = tl.arange(0, NP), tl.arange(0, WP)
+    there, inside = i < N, k < W
+    slots, words = row * N + i, row * N * W + i[:, None] * W + k[None, :]
+    both = there[:, None] & inside[None, :]
+    written = tl.load(written_ptr + slots, mask=there, other=0.0)
+    precedence0 = tl.load(precedence0_ptr + slots, mask=there, other=0.0)
+    d_precedence = tl.load(d_precedence_ptr + slots, mask=there, other=0.0)
+    d_written = tl.load(d_written_ptr + slots, mask=there, other=0.0)
+    d_written += tl.load(d_row_ptr + slots, mask=there, other=0.0)
+    d_written += _column(parts_ptr, row, blocks, 0, i, there, N, R, NP)
+    d_written += d_precedence - tl.sum(d_precedence * precedence0, axis=0)
+    d_precedence = (1 - tl.sum(written, axis=0)) * d_precedence
+    d_precedence += _column(parts_ptr, row, blocks, 1, i, there, N, R, NP)
+    tl.store(d_precedence_ptr + slots, d_precedence, mask=there)
+
+    memory = tl.load(memory0_ptr + words, mask=both, other=0.0)
+    d_memory = tl.load(d_memory_ptr + words, mask=both, other=0.0)
+    d_written, d_memory = _written_backward(
+        xi, d_xi, memory, d_memory, written, d_written, k, inside, W, R
+    )
+
+    usage = tl.load(usage_ptr + slots, mask=there, other=1.0)
+    scaled = EPSILON + (1 - EPSILON) * usage
+    before = tl.load(before_ptr + slots, mask=there, other=0.0)
+    found = tl.load(found_ptr + slots, mask=there, other=0.0)
+    allocated, d_written = (1 - scaled) * before, tl.where(there, d_written, 0.0)
+    d_allocated, d_found = _gates_backward(xi, d_xi, allocated, found, d_written, W, R)
+    d_memory = _key_backward(xi, d_xi, memory, d_memory, found, d_found, k, inside, W, R)
+    tl.store(d_memory_ptr + words, d_memory, mask=both)
+
+    tl.store(scratch_ptr + slots, d_allocated * allocated, mask=there)
+    tl.debug_barrier()
+    later = _sum_after(usage_ptr + row * N, scratch_ptr + row * N, scaled, i, N, NP, PAIRS)
+    d_scaled = later / scaled - d_allocated * before
+    d_usage = tl.load(d_usage_ptr + slots, mask=there, other=0.0) + (1 - EPSILON) * d_scaled
+
+    usage0 = tl.load(usage0_ptr + slots, mask=there, other=0.0)
+    written0 = tl.load(written0_ptr + slots, mask=there, other=0.0)
+    kept = _retention(xi, read0_ptr + row * R * N, i, there, N, W, R, NP)
+    tl.store(d_usage_ptr + slots, d_usage * (1 - written0) * kept, mask=there)
+    tl.store(d_written_ptr + slots, d_usage * (1 - usage0) * kept, mask=there)
+    d_kept = d_usage * (usage0 + written0 - usage0 * written0)
+    _heads_backward(
+        xi, d_xi, read0_ptr, d_head_ptr, parts_ptr, d_read_ptr, d_kept, row, blocks, i, there,
+        N, W, R, NP,
+    )  # fmt: skip
