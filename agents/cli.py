@@ -124,13 +124,28 @@ def _report(runs: list[Path], out: Path, apart: bool) -> None:
     print(f"Written to {out / 'report.md'}.")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help also tells, when it is asked for, what can be chosen for a command."""
+
+    chosen_for = ""
+
+    def format_help(self) -> str:
+        """Return the help."""
+        if not self.chosen_for:
+            return super().format_help()
+        from stillknows.agents.choices import told
+
+        return f"{super().format_help()}\n{told(self.chosen_for)}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="stillknows", description="Train agents on streams of tasks; see what they still know."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, does, description in COMMANDS:
         command = commands.add_parser(name, help=does, description=description)
+        command.chosen_for = "solve" if name == "solve" else "train"
         command.add_argument("overrides", nargs="*", metavar="name=value")
         if name == "check":
             command.add_argument(

@@ -14,6 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stillknows.agents.choices import choices, command_of
 from stillknows.envs.tasks import suggest
 
 _ONE_OR_EACH = ("stream.episodes", "stream.steps")  # one number, or one a task
@@ -35,7 +36,7 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
     except MissingConfigException as error:
         group, _, wrong = str(error.missing_cfg_file or "").strip("/").rpartition("/")
         raise ValueError(
-            f"There is no {group} '{wrong}'. {suggest(wrong, _choices(group))}"
+            f"There is no {group} '{wrong}'. {suggest(wrong, choices(group))}"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(
@@ -128,9 +129,8 @@ def _expect_command(overrides: Sequence[str], command: str) -> None:
         if group in ("experiment", "debug") and name not in ("", "null"):
             file = files("stillknows.configs") / group / f"{name}.yaml"
             if not file.is_file():  # Hydra leaves an optional group away
-                raise ValueError(f"There is no {group} '{name}'. {suggest(name, _choices(group))}")
-            written = DictConfig(OmegaConf.create(file.read_text(encoding="utf-8")))
-            theirs = written.get("command", "train")
+                raise ValueError(f"There is no {group} '{name}'. {suggest(name, choices(group))}")
+            theirs = command_of(group, name)
             if theirs != command:
                 raise ValueError(f"{override} is for `stillknows {theirs}`, not for {command}.")
 
@@ -164,17 +164,6 @@ def _names(config: DictConfig) -> list[str]:
         if isinstance(inner, DictConfig) and not inner._is_none():
             names.update(dict.fromkeys(_names(inner)))
     return list(names)
-
-
-def _choices(group: str) -> list[str]:
-    folder = files("stillknows.configs")
-    for part in group.split("/"):
-        folder = folder / part
-    return sorted(
-        f.name.removesuffix(".yaml")
-        for f in folder.iterdir()
-        if f.name.endswith(".yaml") and not f.name.startswith("for_")  # these choose for a memory
-    )
 
 
 def _first_sentence(error: BaseException) -> str:

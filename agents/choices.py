@@ -1,0 +1,54 @@
+"""What there is to choose from: the files of `configs/`, a folder a group."""
+
+import shutil
+import textwrap
+from importlib.resources import files
+
+from omegaconf import DictConfig, OmegaConf
+
+_OF_SOLVE = ("working_memory", "experiment", "debug")  # where nothing is lived
+_COLUMN = 20  # where the choices of a group begin
+
+
+def choices(group: str) -> list[str]:
+    """Return the names that a group has; a group within another has a slash in its name."""
+    folder = files("stillknows.configs")
+    for part in group.split("/"):
+        folder = folder / part
+    return sorted(
+        f.name.removesuffix(".yaml")
+        for f in folder.iterdir()
+        if f.name.endswith(".yaml") and not f.name.startswith("for_")  # these choose for a memory
+    )
+
+
+def command_of(group: str, name: str) -> str:
+    """Return which command a choice is for: `train`, if it does not say."""
+    file = files("stillknows.configs") / group / f"{name}.yaml"
+    written = DictConfig(OmegaConf.create(file.read_text(encoding="utf-8")))
+    return str(written.get("command", "train"))
+
+
+def told(command: str) -> str:
+    """Return a text with a paragraph a group: what can be chosen in it for `train` or `solve`."""
+    folders = [f.name for f in files("stillknows.configs").iterdir() if f.is_dir()]
+    lines = ["what there is to choose from:"]
+    for group in sorted(name for name in folders if not name.startswith("_")):
+        if command == "solve" and group not in _OF_SOLVE:
+            continue
+        names = choices(group)
+        if group in ("experiment", "debug"):
+            names = [name for name in names if command_of(group, name) == command]
+        option = "  arms=[...]" if group == "arm" else f"  {group}="
+        lines.append(_paragraph(option, ", ".join(names)))
+    return "\n".join(lines) + "\n"
+
+
+def _paragraph(option: str, names: str) -> str:
+    width = max(40, shutil.get_terminal_size().columns - 2)
+    return textwrap.fill(
+        f"{option:{_COLUMN}}{names}",
+        width,
+        subsequent_indent=" " * _COLUMN,
+        break_on_hyphens=False,
+    )
