@@ -99,6 +99,9 @@ class Slots(nn.Module):
         heads: attention heads; `word_size` is a multiple of it.
         recency: how strongly each head prefers what is nearer in time, one number a head, in
             nats for one place in the order of writing; 0 is no preference.
+        tied: whether all hops have the same weights, as the steps of a Universal Transformer
+            (Dehghani et al. 2019, arXiv:1807.03819): steps of a kind are then learned once, and
+            chains of them are learned by heart less.
 
     Raises:
         ValueError: if the heads do not divide the word size, or `recency` does not fit them.
@@ -116,6 +119,7 @@ class Slots(nn.Module):
         hops: int = 3,
         heads: int = 4,
         recency: tuple[float, ...] = (2.0, 1.0, 0.25, 0.0),
+        tied: bool = False,
     ) -> None:
         super().__init__()
         if word_size % heads:
@@ -125,7 +129,7 @@ class Slots(nn.Module):
                 f"recency has {len(recency)} numbers for {heads} heads; give one each."
             )
         self.slots, self.word_size, self.reads = slots, word_size, hops
-        self.hops = nn.ModuleList(Hop(word_size, heads) for _ in range(hops))
+        self.hops = nn.ModuleList(Hop(word_size, heads) for _ in range(1 if tied else hops))
         self.register_buffer("recency", torch.tensor(tuple(recency)))
         self.query_mark = nn.Parameter(torch.randn(word_size) * 0.1)
         self.oldest = slots  # among more, older ones are not told apart by age
@@ -215,9 +219,9 @@ class Slots(nn.Module):
             [values_BNW + self.ages(ages_N), (query_BW + self.query_mark)[:, None]], dim=1
         )
         values, weights = [], []
-        for number, hop in enumerate(self.hops, start=1):
-            last = number == len(self.hops)
-            rows = slice(-1, None) if last else slice(None)
+        for number in range(self.reads):
+            hop = self.hops[number % len(self.hops)]
+            rows = slice(-1, None) if number == self.reads - 1 else slice(None)
             x_BSW, weights_BHSS = hop(x_BSW[:, rows], x_BSW, bias_BHSS[:, :, rows])
             values.append(x_BSW[:, -1])
             weights.append(weights_BHSS[:, :, -1, :-1].mean(dim=1))

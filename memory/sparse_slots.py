@@ -29,7 +29,7 @@ class SparseSlots(Slots):
         word_size: the width of an item (W).
         nearest: how many take part in a read (K).
         exploration: scale of the logistic noise on cosines in training, from the state's key.
-        **settings: `hops`, `heads` and `recency`, of `Slots`.
+        **settings: `hops`, `heads`, `recency` and `tied`, of `Slots`.
 
     Raises:
         ValueError: if `nearest` is not at least 1, or for what `Slots` raises it.

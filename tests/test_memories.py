@@ -48,9 +48,9 @@ def items(*shape: int, seed: int = 0) -> torch.Tensor:
 # --- Slots -------------------------------------------------------------------------------------
 
 
-def slots(n: int = 4, width: int = 8) -> Slots:
+def slots(n: int = 4, width: int = 8, tied: bool = False) -> Slots:
     torch.manual_seed(0)
-    return Slots(n, width, hops=2, heads=2, recency=(1.0, 0.0))
+    return Slots(n, width, hops=2, heads=2, recency=(1.0, 0.0), tied=tied)
 
 
 def test_oldest_leave_first_and_contents_are_the_items() -> None:
@@ -196,8 +196,9 @@ def test_merges_equal_a_loop_and_carry_a_gradient() -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_a_read_equals_attention_in_loops() -> None:
-    memory, x = slots(3), items(1, 3, 8)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_read_equals_attention_in_loops(tied: bool) -> None:
+    memory, x = slots(3, tied=tied), items(1, 3, 8)
     state = memory.write(
         memory.initial_state(1), x[:, :2], torch.ones(1, 2, dtype=torch.bool), EvictOldest()
     )
@@ -208,7 +209,9 @@ def test_a_read_equals_attention_in_loops() -> None:
         x[0, 1] + memory.ages.weight[1],
         x[0, 2] + memory.query_mark,
     ]
-    for number, hop in enumerate(memory.hops):
+    assert len(memory.hops) == (1 if tied else memory.reads)
+    for number in range(memory.reads):
+        hop = memory.hops[0 if tied else number]
         normed = [hop.norm_attention(row) for row in rows]
         key, value = hop.key_value.weight.chunk(2)
         after = []
