@@ -127,9 +127,9 @@ def _expect_command(overrides: Sequence[str], command: str) -> None:
     for override in overrides:
         group, _, name = override.partition("=")
         if group in ("experiment", "debug") and name not in ("", "null"):
-            file = files("stillknows.configs") / group / f"{name}.yaml"
-            if not file.is_file():  # Hydra leaves an optional group away
-                raise ValueError(f"There is no {group} '{name}'. {suggest(name, choices(group))}")
+            known = choices(group)
+            if name not in known:  # Hydra leaves an optional group away
+                raise ValueError(f"There is no {group} '{name}'. {suggest(name, known)}")
             theirs = command_of(group, name)
             if theirs != command:
                 raise ValueError(f"{override} is for `stillknows {theirs}`, not for {command}.")
