@@ -10,6 +10,12 @@ _OF_SOLVE = ("working_memory", "experiment", "debug")  # where nothing is lived
 _COLUMN = 20  # where the choices of a group begin
 
 
+def groups() -> list[str]:
+    """Return the names of all groups."""
+    folders = (f.name for f in files("stillknows.configs").iterdir() if f.is_dir())
+    return sorted(name for name in folders if not name.startswith("_"))
+
+
 def choices(group: str) -> list[str]:
     """Return the names that a group has; a group within another has a slash in its name."""
     folder = files("stillknows.configs")
@@ -31,9 +37,8 @@ def command_of(group: str, name: str) -> str:
 
 def told(command: str) -> str:
     """Return a text with a paragraph a group: what can be chosen in it for `train` or `solve`."""
-    folders = [f.name for f in files("stillknows.configs").iterdir() if f.is_dir()]
     lines = ["what there is to choose from:"]
-    for group in sorted(name for name in folders if not name.startswith("_")):
+    for group in groups():
         if command == "solve" and group not in _OF_SOLVE:
             continue
         names = choices(group)

@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stillknows.agents.choices import choices, command_of
+from stillknows.agents.choices import choices, command_of, groups
 from stillknows.envs.tasks import suggest
 
 _ONE_OR_EACH = ("stream.episodes", "stream.steps")  # one number, or one a task
@@ -44,7 +44,7 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
         ) from error
     for override in overrides:
         name, _, value = override.partition("=")
-        _expect_number(name, value, *(OmegaConf.select(c, name) for c in (plain, config)))
+        _expect_kind(name, value, *(OmegaConf.select(c, name) for c in (plain, config)))
     return config
 
 
@@ -135,11 +135,14 @@ def _expect_command(overrides: Sequence[str], command: str) -> None:
                 raise ValueError(f"{override} is for `stillknows {theirs}`, not for {command}.")
 
 
-def _expect_number(name: str, value: str, usual: Any, given: Any) -> None:
-    """Raise a ValueError if an option that is a number was given something else."""
+def _expect_kind(name: str, value: str, usual: Any, given: Any) -> None:
+    """Raise a ValueError if an option that is a number, or true or false, was given another."""
     if name in _ONE_OR_EACH and OmegaConf.is_list(given):
         return
-    if isinstance(usual, int | float) and not isinstance(given, int | float):
+    if isinstance(usual, bool):
+        if not isinstance(given, bool):
+            raise ValueError(f"{name}={value} should be true or false.")
+    elif isinstance(usual, int | float) and not isinstance(given, int | float):
         raise ValueError(f"{name}={value} should be a number, such as {usual}.")
 
 
@@ -151,7 +154,11 @@ def _near(error: BaseException, command: str) -> str:
     with initialize_config_module("stillknows.configs", version_base="1.3"):
         known = _names(compose(command))
     if found[1] in known:
-        return ' An arm has no such part: give the option to an arm that has, arms=["ARM NAME=…"].'
+        return (
+            " What was chosen has no such option; one that only some arms have is given to them, "
+            'arms=["ARM NAME=…"].'
+        )
+    known += groups()
     return f" {suggest(found[1], known)}" if difflib.get_close_matches(found[1], known) else ""
 
 

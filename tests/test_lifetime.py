@@ -231,7 +231,9 @@ def test_a_broken_or_foreign_log_is_one_sentence(run: Path, tmp_path: Path) -> N
         (['arms=["both working_policy=evict_oldst"]'], "Did you mean 'evict_oldest'"),
         (['arms=["both learner.rehearse"]'], "options do not fit"),
         (["not an option"], "option"),
-        (["episodic_memory.bytes=90000", "arms=[none]"], "An arm has no such part"),
+        (["experimint=babi"], "Did you mean 'experiment'?"),
+        (["working_memory.tied=7"], "working_memory.tied=7 should be true or false."),
+        (["episodic_memory.bytes=90000", "arms=[none]"], "What was chosen has no such option"),
         (
             ["working_memory=none", "+working_memory.slots=3"],
             "working_memory=none has no option 'slots'",
