@@ -93,6 +93,14 @@ def used(dnc: DNC, batch: int, random: torch.Generator) -> Any:
     )
 
 
+def unused(dnc: DNC, batch: int, random: torch.Generator) -> Any:
+    """Return a state in which many slots are used as much as each other."""
+    state = used(dnc, batch, random)
+    usage_BN = torch.randint(1, 4, (batch, dnc.slots), generator=random) / 4
+    nothing = {name: getattr(state, name) * 0 for name in ("write_weights_BJN", "read_weights_BRN")}
+    return state._replace(usage_BN=usage_BN, **nothing)
+
+
 def outcome(dnc: DNC, take: Any, state: Any, items: Tensor) -> list[Tensor]:
     """Return outputs, the state after, and all gradients."""
     leaves = [items.clone().requires_grad_()]
@@ -113,14 +121,15 @@ def outcome(dnc: DNC, take: Any, state: Any, items: Tensor) -> list[Tensor]:
 
 
 @inside
+@pytest.mark.parametrize("states", [used, unused])
 @pytest.mark.parametrize(("slots", "word", "heads"), [(10, 6, 2), (16, 8, 3), (7, 3, 1)])
-def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int) -> None:
+def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int, states: Any) -> None:
     from stillknows.memory.dnc_fused import FusedDNC
     from stillknows.memory.graphed import Graphed
 
     torch.manual_seed(0)
     dnc, random = DNC(5, slots, word, heads, 12), torch.Generator().manual_seed(1)
-    items, state = torch.randn(2, 3, 5, generator=random), used(dnc, 2, random)
+    items, state = torch.randn(2, 3, 5, generator=random), states(dnc, 2, random)
     wanted = outcome(dnc, dnc.outputs, state, items)
     fused = FusedDNC(dnc)
     chunks = Graphed(dnc, 2, take=fused.take, compiled=False, record=Again)
