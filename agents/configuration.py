@@ -20,6 +20,7 @@ from stillknows.envs.tasks import suggest
 _ONE_OR_EACH = ("stream.episodes", "stream.steps")  # one number, or one a task
 PLUGINS = "stillknows.plugins"  # a group of entry points
 _RULES = {"working_policy": "evict_oldest", "episodic_policy": "reservoir"}  # without options
+_UNKNOWN = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def compose_config(overrides: Sequence[str], command: str = "train") -> DictConfig:
@@ -88,9 +89,15 @@ def new_folder(config: DictConfig, name: str) -> Path:
 
 def cause(error: BaseException) -> str:
     """Return the first sentence of the mistake at the bottom of a chain of exceptions."""
+    told = str(error)  # by Hydra, with the place of the part that could not be made
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_sentence(error)
+    sentence, place = _first_sentence(error), re.search(r"full_key: (\S+)", told)
+    unknown = _UNKNOWN.match(sentence)
+    if unknown is None or place is None:
+        return sentence
+    taker, option = unknown.groups()
+    return f"{taker} has no option '{option}': leave it away with '~{place[1]}.{option}'."
 
 
 def _plugged(overrides: Sequence[str]) -> list[str]:

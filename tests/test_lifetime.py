@@ -238,6 +238,10 @@ def test_a_broken_or_foreign_log_is_one_sentence(run: Path, tmp_path: Path) -> N
             ["working_memory=none", "+working_memory.slots=3"],
             "working_memory=none has no option 'slots'",
         ),
+        (
+            ["working_memory=memory_network", "+working_memory.heads=2"],
+            "MemoryNetwork has no option 'heads': leave it away with '~working_memory.heads'",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(
