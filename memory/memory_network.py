@@ -81,12 +81,12 @@ class MemoryNetwork(Slots):
         self.linear_start, self.empty_share = linear_start, empty_share
         self.adjacent = tying == "adjacent"
         count = hops + 1 if self.adjacent else 2
-        spread = 0.25 / math.sqrt(word_size)
-        self.embeddings = nn.Parameter(torch.randn(count, word_size, word_size) * spread)
+        self.embeddings = nn.ModuleList(_embedding(word_size) for _ in range(count))
         self.times = nn.Parameter(torch.randn(count, slots, word_size) * 0.1)
         if not self.adjacent:
-            self.question = nn.Parameter(torch.randn(word_size, word_size) * spread)  # B
-            self.recurrence = nn.Parameter(torch.eye(word_size))  # H
+            self.question = _embedding(word_size)  # B
+            self.recurrence = _embedding(word_size)  # H
+            nn.init.eye_(self.recurrence.weight)
 
     def end_linear_start(self) -> None:
         """Put the softmax back into the hops, once the loss has stopped falling (section 4.2)."""
@@ -132,15 +132,15 @@ class MemoryNetwork(Slots):
             ValueError: if the query has another width.
         """
         self._check_width(query_BW)
-        embedded_SBNV = torch.einsum("bnw,svw->sbnv", state.values_BNW, self.embeddings)
+        embedded_SBNV = torch.stack([embed(state.values_BNW) for embed in self.embeddings])
         embedded_SBNV = embedded_SBNV + self.times[:, self._ages(state)]
-        query_BV = query_BW @ (self.embeddings[0] if self.adjacent else self.question).T
+        query_BV = (self.embeddings[0] if self.adjacent else self.question)(query_BW)
         values, weights = [], []
         for hop in range(self.reads):
             first = hop if self.adjacent else 0
             memory_BNV, output_BNV = embedded_SBNV[first], embedded_SBNV[first + 1]
             weights_BN = self._attend(state, (memory_BNV @ query_BV[..., None])[..., 0])
-            kept_BV = query_BV if self.adjacent else query_BV @ self.recurrence.T
+            kept_BV = query_BV if self.adjacent else self.recurrence(query_BV)
             query_BV = kept_BV + (weights_BN[:, None] @ output_BNV)[:, 0]
             values.append(query_BV)
             weights.append(weights_BN)
@@ -189,6 +189,13 @@ class MemoryNetwork(Slots):
     def set_extra_state(self, state: Tensor) -> None:
         """Take from `load_state_dict` whether the start is linear."""
         self.linear_start = bool(state)
+
+
+def _embedding(word_size: int) -> nn.Linear:
+    """Return a matrix on vectors, as it starts."""
+    matrix = nn.Linear(word_size, word_size, bias=False)
+    nn.init.normal_(matrix.weight, std=0.25 / math.sqrt(word_size))
+    return matrix
 
 
 def _check(tying: str, empty_share: float, **sizes: int) -> None:

@@ -68,13 +68,13 @@ def test_position_encoding_is_the_formula(length: int, width: int) -> None:
 def oracle(memory: MemoryNetwork, tying: str, held, strength, ages, query, linear=False):
     """One row in plain loops from sections 2 and 4.1; `held` are items, `ages` their rows of T."""
     p = {name: z.detach().numpy() for name, z in memory.named_parameters()}
-    E, T = p["embeddings"], p["times"]
+    E, T = [p[f"embeddings.{s}.weight"] for s in range(len(memory.embeddings))], p["times"]
     if tying == "adjacent":  # A^1 = B, and A^(k+1) = C^k
         A, C, TA, TC = E[:-1], E[1:], T[:-1], T[1:]
         u, H = E[0] @ query, np.eye(W)
     else:
         A, C, TA, TC = [E[0]] * K, [E[1]] * K, [T[0]] * K, [T[1]] * K
-        u, H = p["question"] @ query, p["recurrence"]
+        u, H = p["question.weight"] @ query, p["recurrence.weight"]
     reads, attention = [], []
     for k in range(K):
         scores = [u @ (A[k] @ x + TA[k][age]) for x, age in zip(held, ages, strict=True)]  # u^T m_i
@@ -274,10 +274,10 @@ def test_an_empty_memory_answers_with_the_query_alone(tying: str, linear: bool) 
     read = memory.sequence(fresh(memory), items, all_here(items), WriteNothing())[1]
     query = items[:, -1]
     if tying == "adjacent":
-        expected = (query @ memory.embeddings[0].T)[:, None].expand(-1, K, -1)
+        expected = (query @ memory.embeddings[0].weight.T)[:, None].expand(-1, K, -1)
     else:
-        u = query @ memory.question.T
-        hops = [torch.matrix_power(memory.recurrence, k + 1) for k in range(K)]
+        u = query @ memory.question.weight.T
+        hops = [torch.matrix_power(memory.recurrence.weight, k + 1) for k in range(K)]
         expected = torch.stack([u @ hop.T for hop in hops], dim=1)
     torch.testing.assert_close(read.values_BRW, expected)
     assert read.weights_BRK.abs().max() == 0
