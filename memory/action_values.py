@@ -10,6 +10,7 @@ This file knows no environment and no encoder. Letters: B rows, A actions, N ent
 D key size, K neighbours, U distinct entries that were gathered, T steps of an episode.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -143,6 +144,8 @@ class ActionValues:
     def write(self, action_B: Tensor, key_BD: Tensor, hash_B: Tensor, return_B: Tensor) -> None:
         """Take returns of states: update what is known, append the rest, row by row.
 
+        A state that comes again with the same action finds what its earlier row left.
+
         Actions, names and returns are best on the host, where they come from, and keys where the
         stores are: then a GPU is waited for only where something has to leave, once an action.
 
@@ -162,6 +165,12 @@ class ActionValues:
                 raise ValueError(
                     f"There is no action {action}: choose 0 to {len(self.stores) - 1}."
                 )
+        pairs = list(zip(actions, hash_B.tolist(), strict=True))
+        if len(set(pairs)) < len(pairs):
+            for rows in map(torch.tensor, _turns(pairs)):
+                own_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]
+                self.write(action_B[rows], own_BD, hash_B[rows], return_B[rows])
+            return
         if len(done) > 1:  # by action, and in order of the rows within each
             rows = torch.tensor(sorted(range(len(actions)), key=actions.__getitem__))
             key_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]
@@ -317,6 +326,18 @@ def n_step_returns(
         tail = bootstrap_T[t + steps] if t + steps < length else last
         returns[t] = (power * rewards_T[t : t + span]).sum() + discount**span * tail
     return returns
+
+
+def _turns(pairs: list[tuple[int, int]]) -> list[list[int]]:
+    """Return rows in turns, in none of which a pair comes twice."""
+    turns: list[list[int]] = []
+    come: Counter[tuple[int, int]] = Counter()
+    for row, pair in enumerate(pairs):
+        if come[pair] == len(turns):
+            turns.append([])
+        turns[come[pair]].append(row)
+        come[pair] += 1
+    return turns
 
 
 def _or_own(value_B: Tensor, store: NEC, own_B: Tensor) -> Tensor:

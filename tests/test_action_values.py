@@ -74,6 +74,20 @@ def test_a_known_state_moves_towards_its_return_and_an_unknown_one_is_appended()
     assert held[8] == [5.0]
 
 
+def test_a_state_that_comes_again_within_an_episode_is_known():
+    states, keys = whole(7, 8, 7, 7), torch.arange(12.0).view(4, D)
+    memory = ActionValues(2, 8, D, update_rate=0.5)
+    memory.write(whole(0, 1, 0, 0), keys, states, torch.tensor([8.0, 3.0, 4.0, 2.0]))
+    assert [len(store) for store in memory.stores] == [1, 1]
+    assert memory.stores[0].columns["vectors_NV"][0].item() == (8 + 4) / 4 + 2 / 2  # (4)
+    assert torch.equal(memory.stores[0].columns["keys_ND"][0], keys[3])
+    best = ActionValues(1, 8, D, kernel="mean", update="max")
+    for _ in range(2):  # unknown, then known
+        best.write(whole(0, 0, 0, 0), keys, states, torch.tensor([1.0, 3.0, 9.0, 2.0]))
+        assert len(best) == 2
+        assert best.values(keys[:2], states[:2]).flatten().tolist() == [9.0, 3.0]
+
+
 def test_who_was_no_neighbour_for_longest_leaves():
     memory = ActionValues(1, 3, 1, neighbours=1)
     for name in range(3):
