@@ -221,7 +221,7 @@ def plan(
     """
     capacity = features.filled_BN.shape[1]
     changed: set[int] = set()
-    planned = []
+    planned, added = [], 0
     for row, (action, slot, filled) in enumerate(wishes(decision, features.filled_BN)):
         if action == ADD and size < capacity:
             slot, filled = size, 0
@@ -230,13 +230,13 @@ def plan(
             action, slot, _ = wishes(decided(policy, seen), seen.filled_BN)[0]
             filled = int(features.filled_BN[row, slot])
         old = slot >= 0 and filled and slot not in changed
-        spent = action == ADD and most is not None and len(changed) >= most
+        spent = action == ADD and most is not None and added >= most
         if action == SKIP or slot < 0 or (action != ADD and not old) or spent:
             planned.append((SKIP, -1))
             continue
         if action == ADD:
             changed.add(slot)
-            size = max(size, slot + 1)
+            size, added = max(size, slot + 1), added + 1
         planned.append((action, slot))
     return planned
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stillknows.memory.episodic import Candidates, Departures, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest, EvictUniformly
+from stillknows.memory.rules import EvictIdle, EvictOldest, EvictRare, EvictUniformly
 from stillknows.memory.store import COUNTERS
 
 torch.set_num_threads(1)
@@ -507,3 +507,11 @@ def test_a_step_adds_no_more_than_its_budget(policy):
     assert consistent(memory)
     with pytest.raises(ValueError, match="writes=0: a step adds at least one"):
         store(policy, capacity=3, writes=0)
+
+
+@pytest.mark.parametrize("policy", [EvictOldest(), EvictUniformly(), EvictRare()])
+def test_a_budget_counts_what_leaves_within_its_step(policy):
+    memory = store(policy, capacity=1, writes=2)
+    written = memory.remember(offer((1, 5), (2, 6), (3, 7), (4, 8)))
+    assert [each.action for each in written] == [ADD, ADD, SKIP, SKIP]
+    assert memory.provenance("id").tolist() == [1]
