@@ -210,7 +210,7 @@ class NEC(Kept, Ordered):
 
         Raises:
             RuntimeError: if the store is frozen.
-            ValueError: if a candidate has another width than the store, or is NaN or infinite.
+            ValueError: if a candidate has other sizes than the store, or is NaN or infinite.
         """
         if self._frozen:
             raise RuntimeError("The store is frozen: an examination writes nothing.")

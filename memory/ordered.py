@@ -30,8 +30,14 @@ class Ordered:
     departures: Departures
 
     def refuse(self, candidates: Candidates) -> None:
-        """Raise a ValueError if a candidate has another width than the store, or is no number."""
+        """Raise a ValueError if a candidate has other sizes than the store, or is no number."""
         columns = cast("NEC", self).columns
+        told, kept = (list(x.shape[1:]) for x in (candidates.story_BTL, columns["story_NTL"]))
+        if told != kept:
+            raise ValueError(
+                f"The story has the shape {told} where this store keeps {kept}: cut it, or fill it "
+                "up with zeros."
+            )
         key_size, vector_size = (columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
         episodic.refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
         episodic.refuse(vector=(candidates.vector_BV, vector_size))

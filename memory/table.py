@@ -163,10 +163,10 @@ class Table:
 
     def fits(self, rows: Candidates) -> bool:
         """Return whether rows have the widths of the columns."""
-        (keys, vectors, _, stories), shape = self._sizes, rows.story_BTL.shape
+        (keys, vectors, *_), kept = self._sizes, self._columns["story_NTL"].shape
         fit_keys = not keys or rows.key_BD.shape[1] == keys
         fit_vectors = not vectors or rows.vector_BV.shape[1] == vectors
-        return fit_keys and fit_vectors and shape[1] * shape[2] == stories
+        return fit_keys and fit_vectors and rows.story_BTL.shape[1:] == kept[1:]
 
     def write(self, rows: Candidates, hash_B: Tensor, when: When) -> Done | int:
         """Write rows in order: update what is known, and add the rest.

@@ -86,12 +86,16 @@ def store(policy, capacity: int = 4, **options) -> NEC:
     [
         ({"key_BD": torch.full((2, 4), torch.nan)}, "The key is NaN or infinite"),
         ({"key_BD": torch.zeros(2, 5)}, "The key has 5 numbers where this store keeps 4"),
+        ({"story_BTL": torch.ones(2, 2, 1)}, r"The story has the shape \[2, 1\] where .* \[1, 2\]"),
+        ({"story_BTL": torch.ones(2, 1, 1)}, r"The story has the shape \[1, 1\] where .* \[1, 2\]"),
+        ({"story_BTL": torch.ones(2, 1, 3)}, r"The story has the shape \[1, 3\] where .* \[1, 2\]"),
         ({"vector_BV": torch.full((2, 3), torch.inf)}, "The vector is NaN or infinite"),
         ({"outcome_BF": torch.full((2, 3), torch.nan)}, "The outcome is NaN or infinite"),
     ],
 )
-def test_what_is_no_number_is_refused_and_the_store_is_as_before(changes: dict, words: str):
-    memory = store(Leave())
+@pytest.mark.parametrize("policy", [Leave(), EvictOldest()])
+def test_what_is_no_number_is_refused_and_the_store_is_as_before(policy, changes: dict, words: str):
+    memory = store(policy)
     memory.remember(offer((1, 5), (2, 6)))
     before = memory.snapshot()
     with pytest.raises(ValueError, match=words):
