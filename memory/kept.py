@@ -1,14 +1,16 @@
 """What a lifelong memory does with the store it is kept in: look back, fork, go back, delete.
 
-Letters: N entries.
+Letters: S slots, N entries, D key size.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
+from stillknows.memory.episodic import refuse
 from stillknows.memory.store import Store, TensorStore, accounts_of, clear, put
 
 if TYPE_CHECKING:
@@ -116,8 +118,7 @@ class Kept:
         Raises:
             RuntimeError: if the memory is frozen.
         """
-        if self._frozen:
-            raise RuntimeError("The store is frozen: an examination deletes nothing.")
+        self._expect_thawed("deletes nothing")
         memory, wanted = self._itself, set(ids)
         while True:
             self.follow()
@@ -138,9 +139,28 @@ class Kept:
         twin._index()
         return cast("NEC", twin)
 
+    def _expect_thawed(self, does: str) -> None:
+        if self._frozen:
+            raise RuntimeError(f"The store is frozen: an examination {does}.")
+
     def _reaches(self, operation: int) -> bool:
         return operation == 0 or self.store.first <= operation <= self.operation
 
     @property
     def _itself(self) -> "NEC":
         return cast("NEC", self)
+
+
+def renewed(
+    columns: dict[str, Tensor], slots: Tensor, encode: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return the keys of entries, computed again from their stories, `[S, D]`; no gradient.
+
+    Raises:
+        ValueError: if they have another width than the store's, or are NaN or infinite.
+    """
+    keys_ND, story_NTL = columns["keys_ND"], columns["story_NTL"]
+    parts = [encode(story_NTL[chunk].long()).detach() for chunk in torch.split(slots, 1024)]
+    keys_SD = torch.cat(parts)
+    refuse(key=(keys_SD, keys_ND.shape[1]))
+    return keys_SD.to(keys_ND)

@@ -23,7 +23,7 @@ from torch import Tensor
 from stillknows.memory import episodic, native, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, placed
-from stillknows.memory.kept import Kept
+from stillknows.memory.kept import Kept, renewed
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Census, Holding, Name, Names
 from stillknows.memory.offering import features_of
@@ -212,8 +212,7 @@ class NEC(Kept, Ordered):
             RuntimeError: if the store is frozen.
             ValueError: if a candidate has other sizes than the store, or is NaN or infinite.
         """
-        if self._frozen:
-            raise RuntimeError("The store is frozen: an examination writes nothing.")
+        self._expect_thawed("writes nothing")
         hash_B = self._hashes(candidates)
         while True:
             self.store.prepare(self)
@@ -252,7 +251,7 @@ class NEC(Kept, Ordered):
         return Entries(self.columns["story_NTL"][slots].long(), self.columns["answers_NA"][slots])
 
     def rekey(self, encode: Callable[[Tensor], Tensor], probes: int = 64) -> float:
-        """Compute every key again from its raw text.
+        """Compute every key again from its raw text; raises what `take` does.
 
         Args:
             encode: stories `[B, T, L]` to keys `[B, D]`.
@@ -263,13 +262,13 @@ class NEC(Kept, Ordered):
         """
         if not self.columns["keys_ND"].shape[1]:
             return 1.0
+        self._expect_thawed("changes no key")
         while True:
             self.store.follow(self)
             filled = self.columns["filled_N"].nonzero()[:, 0]
             probe = self.sample(probes, self.clock)
             before = self.nearest(self.columns["keys_ND"][probe], self.neighbours)[1]
-            for chunk in torch.split(filled, 1024):
-                self.columns["keys_ND"][chunk] = encode(self.columns["story_NTL"][chunk].long())
+            self.columns["keys_ND"][filled] = renewed(self.columns, filled, encode)
             if self.store.write(self, "rekey", (), filled.tolist()):
                 break
         after = self.nearest(self.columns["keys_ND"][probe], self.neighbours)[1]

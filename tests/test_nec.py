@@ -465,6 +465,23 @@ def test_rekey_measures_the_neighbours_that_stay():
     assert memory.columns["keys_ND"][:4, 0].tolist() == places.tolist()
 
 
+def test_rekey_keeps_no_gradient_and_refuses_what_is_no_key():
+    memory, encode = store(Leave()), torch.nn.Linear(2, 4)
+    memory.remember(offer((1, 5), (2, 6)))
+    memory.rekey(lambda story_BTL: encode(story_BTL[:, 0].float()).double())
+    assert not memory.columns["keys_ND"].requires_grad
+    before = memory.snapshot()["columns"]["keys_ND"]
+    for fault, words in (
+        (torch.full((2, 4), torch.nan), "The key is NaN or infinite, and the store is left as it"),
+        (torch.zeros(2, 1), "The key has 1 numbers where this store keeps 4"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            memory.rekey(lambda story_BTL, fault=fault: fault)
+    with memory.frozen(), pytest.raises(RuntimeError, match="an examination changes no key"):
+        memory.rekey(lambda story_BTL: torch.zeros(2, 4))
+    assert torch.equal(memory.columns["keys_ND"], before)
+
+
 @pytest.mark.parametrize(
     ("options", "words"), [({"capacity": 0}, "at least one"), ({"identity": "name"}, "choose one")]
 )
