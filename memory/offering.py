@@ -30,7 +30,7 @@ def features_of(
     """
     columns, rows = memory.columns, len(names)
     filled_N, device = columns["filled_N"].clone(), columns["filled_N"].device
-    key_BD = candidates.key_BD.to(device, non_blocking=True)
+    key_BD = candidates.key_BD.to(columns["keys_ND"], non_blocking=True)
     similarity_BN = torch.zeros(rows, 1, device=device).expand(-1, memory.capacity)
     if interface.needs(memory.policy, "similarity"):
         normal = torch.nn.functional.normalize

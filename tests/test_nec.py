@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stillknows.memory.episodic import Candidates, Departures, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest, EvictRare, EvictUniformly
+from stillknows.memory.rules import EvictIdle, EvictOldest, EvictRare, EvictUniformly, Novelty
 from stillknows.memory.store import COUNTERS
 
 torch.set_num_threads(1)
@@ -354,6 +354,18 @@ def test_a_policy_sees_time_use_and_likeness_and_no_provenance():
     memory.remember(moved)
     assert other.features is not None
     assert torch.equal(other.features.noise_BM, features.noise_BM)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_keys_of_any_float_are_compared_with_those_that_are_held(kind):
+    memory, plain = store(Novelty()), store(Novelty())
+    for seed in range(3):
+        candidates = offer((seed, 5), seed=seed // 2)
+        candidates = candidates._replace(key_BD=candidates.key_BD.to(kind))
+        written = memory.remember(candidates)
+        assert written == plain.remember(candidates._replace(key_BD=candidates.key_BD.float()))
+        assert written[0].action == (SKIP if seed == 1 else ADD)
+    assert torch.equal(memory.columns["keys_ND"], plain.columns["keys_ND"])
 
 
 def test_no_history_is_kept_with_an_entry():
