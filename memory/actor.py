@@ -154,7 +154,7 @@ class ActorPolicy(nn.Module):
         if not self.explores:
             return log_probs.argmax(dim=1)
         if noise.shape[1] == 1:
-            passed = log_probs.exp().cumsum(dim=1) < noise
-            return passed.sum(dim=1).clamp(max=log_probs.shape[1] - 1)
+            total = log_probs.exp().cumsum(dim=1)  # its last may be less than 1, and than the noise
+            return ((total < noise) & (total < total[:, -1:])).sum(dim=1)
         gumbel = -(-noise.clamp(1e-7, 1 - 1e-7).log()).log()
         return (log_probs.detach() + gumbel).argmax(dim=1)

@@ -311,6 +311,20 @@ def test_an_actor_in_an_empty_memory_names_nothing() -> None:
         assert decision.log_prob_B.isfinite().all()
 
 
+def test_an_actor_does_what_it_may_at_the_highest_noise() -> None:
+    torch.manual_seed(0)
+    actor = ActorPolicy(5)
+    torch.nn.init.normal_(actor.scorer.network[-1].weight)  # type: ignore[arg-type]
+    actor.explores = True
+    rows = [features_of([False, False], seed) for seed in range(2000)]
+    parts: Any = (None if x[0] is None else torch.cat(x) for x in zip(*rows, strict=True))
+    features = Features(*parts)
+    highest_BM = torch.full_like(features.noise_BM, 1 - 2**-24)  # sums of chances may be below it
+    decision = actor.decide(features._replace(noise_BM=highest_BM))
+    assert decision.action_B4[:, [UPDATE, MERGE]].sum() == 0
+    assert decision.log_prob_B.min() > -100
+
+
 def test_a_critic_lets_the_least_leave() -> None:
     torch.manual_seed(0)
     critic = CriticPolicy(5).eval()
