@@ -94,10 +94,9 @@ class Usage:
 
         Where another entry came into a slot, the use of the one that left is nobody's.
         """
-        now = self._now(memory)
-        at_S = slots_S.to(now[0].device)
-        at_S = at_S[at_S < self._reach]
-        self.keep(at_S, _at(now, at_S))
+        held = _held(memory)
+        at_S = slots_S.to(held[0].device)
+        self.keep(at_S, _at(held, at_S))
         used_S, more_SU, ids_S = unkept
         stays_S = torch.isin(used_S, at_S) & (ids_S >= 0)
         stays_S &= memory.provenance("id")[used_S] == ids_S
@@ -105,8 +104,8 @@ class Usage:
 
     def load(self, memory: "NEC") -> None:
         """Take all that the memory holds for what the database has."""
-        for kept_N, now_S in zip(self._kept, self._now(memory), strict=True):
-            kept_N[: self._reach] = now_S
+        for kept_N, held_N in zip(self._kept, _held(memory), strict=True):
+            kept_N.copy_(held_N)
 
     def _add(self, memory: "NEC", slots_S: Tensor, more_SU: Tensor) -> None:
         more_SU[:, 1].clamp_(min=0)
@@ -119,15 +118,19 @@ class Usage:
     def _now(self, memory: "NEC") -> list[Tensor]:
         """Return the use of all slots that the memory ever had, its own columns."""
         self._reach = max(self._reach, memory.size)
-        parts = (memory.columns["uses_N"], memory.provenance("last_use"))
-        accounts = (part.to(parts[0].device) for part in accounts_of(memory).values())
-        return [part[: self._reach] for part in (*parts, *accounts)]
+        return [part_N[: self._reach] for part_N in _held(memory)]
 
     def _differing(self, now: list[Tensor]) -> Tensor:
         """Return the slots whose use is not as the database has it."""
         pairs = zip(now, self._kept, strict=True)
         differs = (now_S != kept_N[: self._reach] for now_S, kept_N in pairs)
         return reduce(torch.logical_or, differs).nonzero()[:, 0]
+
+
+def _held(memory: "NEC") -> list[Tensor]:
+    """Return the use of all slots, the memory's own columns."""
+    parts = (memory.columns["uses_N"], memory.provenance("last_use"))
+    return [*parts, *(part.to(parts[0].device) for part in accounts_of(memory).values())]
 
 
 def _at(parts: list[Tensor], slots_S: Tensor) -> Tensor:

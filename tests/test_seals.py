@@ -548,13 +548,21 @@ def test_use_of_slots_that_a_restored_snapshot_had_not_is_exact(database: Opener
     live(first, range(1))
     then = first.flush()
     was = first.fork()
+    third = opened(database())
     first.restore(before)
+    restored, empty = first.operation, first.fork()
+    third.follow()
     second = opened(database())
     live(second, range(1, 2))
     first.follow()
-    same(first.at(then), was)
+    live(third, range(2, 3))
+    for memory in (first, second, third):
+        same(memory.at(then), was)
+        same(memory.at(restored), empty)  # though what was earned is told of no entry
+    first.rewind(restored)
+    same(first, empty)
     first.rewind(then)
     same(first, was)
-    for memory in (first, second):
+    for memory in (first, second, third):
         memory.store.close()
     expect_sums(database)
