@@ -119,7 +119,7 @@ class Kept:
             RuntimeError: if the memory is frozen.
         """
         self._expect_thawed("deletes nothing")
-        memory, wanted = self._itself, set(ids)
+        memory, wanted = self._itself, {entry for entry in ids if entry >= 0}  # -1: none
         while True:
             self.follow()
             held = dict(enumerate(memory.provenance("id").tolist()))

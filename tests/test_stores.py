@@ -195,6 +195,21 @@ def test_what_is_deleted_is_gone_from_now_and_from_the_past(database: Opener) ->
         each.store.close()
 
 
+def test_to_delete_nothing_leaves_all_as_it_is(database: Opener) -> None:
+    memory = new()
+    memory.keep_in(database())
+    for step in range(2):
+        memory.remember(rows((step, 5), episode=step, seed=step))
+    assert memory.delete([0]) == [0]
+    assert memory.delete([-1]) == []  # what `Written` has where there is no entry
+    memory.remember(rows((9, 6), seed=9))
+    again = new()
+    again.keep_in(database())
+    same(memory, again)
+    for each in (memory, again):
+        each.store.close()
+
+
 def test_two_who_share_a_memory_decide_one_after_the_other(database: Opener) -> None:
     first, second = new(capacity=6), new(capacity=6)
     first.keep_in(database())
