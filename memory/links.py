@@ -61,7 +61,7 @@ class ExactLink:
 
     Args:
         fused: take its gradient by hand, which keeps one matrix a step instead of three; the slower
-            way is equal.
+            way is equal, and is taken under autocast.
     """
 
     def __init__(self, fused: bool = True) -> None:
@@ -78,7 +78,8 @@ class ExactLink:
         """Apply the equation as it stands; multiply by the matrix and by its transpose."""
         read_BJRN = read_BRN[:, None].expand(-1, weights_BJN.shape[1], -1, -1)
         before = (state.link_BJNN, state.precedence_BJN)
-        step = _FusedStep.apply if self.fused else _plain_step
+        mixed = torch.is_autocast_enabled(weights_BJN.device.type)
+        step = _FusedStep.apply if self.fused and not mixed else _plain_step
         link_BJNN, forward, backward = step(*before, weights_BJN, read_BJRN)
         after = ExactState(link_BJNN, precedence(state.precedence_BJN, weights_BJN))
         return after, forward, backward

@@ -117,6 +117,18 @@ def test_sizes_below_one_are_refused() -> None:
         FactoredLink(0)
 
 
+def test_mixed_precision_has_a_gradient_and_keeps_the_matrix_in_float32() -> None:
+    writes, reads = soft_writes(3).float().requires_grad_(), torch.full((B, R, N), 1 / N)
+    state, link = ExactLink().initial_state(B, J, N), ExactLink()
+    with torch.autocast("cpu", torch.bfloat16):
+        for write in writes:
+            state, forward, backward = link.step(state, write, reads)
+    assert state.link_BJNN.dtype == torch.float32
+    (forward.float() + backward.float()).square().sum().backward()
+    assert writes.grad.isfinite().all()
+    assert writes.grad.any()
+
+
 def test_the_fused_step_has_the_gradients_of_the_plain_one() -> None:
     writes, source = soft_writes(5), torch.Generator().manual_seed(1)
     reads = torch.softmax(torch.randn(5, B, R, N, generator=source).double(), dim=-1)
