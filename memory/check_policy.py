@@ -146,12 +146,15 @@ def check_save(bench: PolicyBench) -> None:
     torch.save(bench.policy.state_dict(), file)
     file.seek(0)
     other = copy.deepcopy(bench.policy)
+    beside = (x for module in other.modules() for x in vars(module).values())
     with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(1.0)
+        for tensor in (*other.parameters(), *other.state_dict().values(), *beside):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                tensor.add_(1.0)
     other.load_state_dict(torch.load(file, weights_only=True))
     after = _leaves(bench._replace(policy=other), bench.draw(_SLOTS))
-    expect_same(after, before, "differs after state_dict and load_state_dict.")
+    what = "differs after state_dict and load_state_dict: register what it has learned."
+    expect_same(after, before, what)
 
 
 def check_long(bench: PolicyBench) -> None:

@@ -109,6 +109,18 @@ class Unsaved(torch.nn.Module):
         return None
 
 
+class Unregistered(torch.nn.Module):
+    """Keeps a number that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.rule = torch.tensor(-1.0), Sound()
+
+    def decide(self, features: Features) -> Decision:
+        decision = self.rule.decide(features)
+        return decision._replace(log_prob_B=self.number.expand(len(decision.log_prob_B)))
+
+
 class Tired(Sound):
     """Gives NaN after candidate 60."""
 
@@ -128,6 +140,7 @@ class Tired(Sound):
         (Quiet(), "noise"),
         (Sparing(0.5), "room"),
         (Unsaved(), "save"),
+        (Unregistered(), "save"),
         (Tired(), "long"),
     ],
 )
