@@ -331,7 +331,7 @@ def _bookkeeping(
 
 
 def counted(state: SlotsState, read: Read) -> SlotsState:
-    """Count a read as usage: weights summed over hops; a read is weighty from 1/(2N) on."""
+    """Count a read as usage: its hops' mean weights; a read is weighty from 1/(2N) on."""
     weights_BN = torch.zeros_like(state.usage_BN)
     total_BN = read.weights_BRK.detach().mean(dim=1)
     weights_BN.scatter_(1, read.slots_BRK[:, 0], total_BN)
