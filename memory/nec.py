@@ -214,7 +214,7 @@ class NEC(Kept, Ordered):
         """
         self._expect_thawed("writes nothing")
         hash_B = self._hashes(candidates)
-        while True:
+        while len(hash_B):
             self.store.prepare(self)
             at_once = self._writes_at_once(candidates)
             write = self._write_at_once if at_once else self._offer
@@ -223,6 +223,7 @@ class NEC(Kept, Ordered):
                 return written
             if hasattr(self.policy, "undo_write"):
                 self.policy.undo_write()
+        return []
 
     def sample(self, size: int, key: int, before: int | None = None, facts: bool = True) -> Tensor:
         """Return up to `size` different filled slots, every one as likely; the same for a key.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stillknows.memory.episodic import Candidates, Departures, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
+from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.nec import NEC
 from stillknows.memory.rules import EvictIdle, EvictOldest, EvictRare, EvictUniformly, Novelty
 from stillknows.memory.store import COUNTERS
@@ -354,6 +355,17 @@ def test_a_policy_sees_time_use_and_likeness_and_no_provenance():
     memory.remember(moved)
     assert other.features is not None
     assert torch.equal(other.features.noise_BM, features.noise_BM)
+
+
+@pytest.mark.parametrize("policy", [EvictOldest(), EvictUniformly(), UtilityPolicy()])
+def test_no_row_is_no_write(policy):
+    memory = store(policy)
+    for rows in (0, 2, 0):
+        before = memory.operation, memory.clock, memory.seen
+        candidates = Candidates(*(part[:rows] for part in offer((1, 5), (2, 6))))
+        assert len(memory.remember(candidates)) == rows
+        after = tuple(number + bool(rows) for number in before[:2])
+        assert (memory.operation, memory.clock, memory.seen) == (*after, before[2] + rows)
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
