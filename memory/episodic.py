@@ -205,7 +205,7 @@ def wishes(decision: Decision, filled_BN: Tensor) -> list[list[int]]:
 
 
 def plan(
-    policy: Policy, decision: Decision, features: Features, size: int, most: int | None = None
+    policy: Policy, decision: Decision, features: Features, empty: Iterator[int], most: int | None
 ) -> list[tuple[int, int]]:
     """Return what each row does, in order: the action, and the slot, -1 where it does nothing.
 
@@ -216,15 +216,14 @@ def plan(
         policy: who decided.
         decision: about all rows, which did not see each other.
         features: that it decided from.
-        size: how many slots were ever filled; these are the first.
+        empty: slots that hold nothing, in order.
         most: how many entries may be added; what comes after them does nothing. None: any number.
     """
-    capacity = features.filled_BN.shape[1]
     changed: set[int] = set()
     planned, added = [], 0
     for row, (action, slot, filled) in enumerate(wishes(decision, features.filled_BN)):
-        if action == ADD and size < capacity:
-            slot, filled = size, 0
+        if action == ADD and (free := next(empty, -1)) >= 0:
+            slot, filled = free, 0
         elif slot in changed or (action == ADD and slot < 0):
             seen = with_changes(features, row, changed)
             action, slot, _ = wishes(decided(policy, seen), seen.filled_BN)[0]
@@ -236,7 +235,7 @@ def plan(
             continue
         if action == ADD:
             changed.add(slot)
-            size, added = max(size, slot + 1), added + 1
+            added += 1
         planned.append((action, slot))
     return planned
 

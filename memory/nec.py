@@ -345,7 +345,7 @@ class NEC(Kept, Ordered):
         self, decision: Decision, features: Features, names: list[Name]
     ) -> tuple[list[int], list[Written]]:
         """Give every row its slot, in order, and keep count of who holds what."""
-        planned = episodic.plan(self.policy, decision, features, self.size, self.writes)
+        planned = episodic.plan(self.policy, decision, features, self._empty(), self.writes)
         self.clock += 1
         slots, written = [], []
         begun, named = dict[int, int](), dict[int, int]()

@@ -5,6 +5,7 @@ provenance (`interface.leaves_first`). So rows go to their slots one after anoth
 of every slot. Letters: B rows, N entries.
 """
 
+from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,6 +49,11 @@ class Ordered:
         free = memory.writes is None or rows <= memory.writes
         return bool(interface.leaves_first(memory.policy)) and rows <= memory.capacity and free
 
+    def _empty(self) -> Iterator[int]:
+        """Return the slots that hold nothing, in order."""
+        memory = cast("NEC", self)
+        return chain(sorted(memory.holes), range(memory.size, memory.capacity))
+
     def _writes_at_once(self, candidates: Candidates) -> bool:
         """Return whether the native file does it."""
         memory, rows = cast("NEC", self), candidates.hash_B.shape[0]
@@ -83,13 +89,12 @@ class Ordered:
         rows, size, column = len(names), memory.size, interface.leaves_first(memory.policy)
         known = known if getattr(memory.policy, "refresh", True) else [-1] * rows
         rank_N = memory.provenance(str(column))[:size]
-        free = chain(sorted(memory.holes), range(size, memory.capacity))
         wanted = max(0, rows - len(memory.holes) - (memory.capacity - size))
         wanted += len(memory.holes) if wanted else 0
         first = self.departures.first(wanted, rank_N).tolist()
         leaving = [slot for slot in first if slot not in memory.holes]  # holes rank lowest
         those = ((slot, cast(int, memory.names.at(slot))) for slot in leaving)
-        placing: Any = (memory.names, known, names, free, those, memory.next_id)
+        placing: Any = (memory.names, known, names, self._empty(), those, memory.next_id)
         slots, written = episodic.place_in_order(*placing)
         added = [row for row in range(rows) if written[row].action == ADD]
         begun = {slots[row]: written[row].entry for row in added}

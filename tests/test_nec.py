@@ -186,7 +186,9 @@ class AskedOldest(EvictOldest):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(st.tuples(pairs, st.booleans(), st.booleans()), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(pairs, st.booleans(), st.booleans(), st.integers(-9, 9)), min_size=1, max_size=12
+    ),
     st.integers(1, 9),
     st.sampled_from([(EvictIdle, AskedIdle), (EvictOldest, AskedOldest)]),
     st.sampled_from(["question", "text", "none"]),
@@ -199,7 +201,7 @@ def test_what_an_orderly_rule_decides_is_what_it_says_when_asked(
         store(rule(refresh), capacity, identity=identity, neighbours=2, update_rate=0.5)
         for rule in rules
     )
-    for number, (step, look, back) in enumerate(steps):
+    for number, (step, look, back, gone) in enumerate(steps):
         candidates = offer(*step, seed=number, step=number)
         assert known.remember(candidates) == asked.remember(candidates)
         for memory in (known, asked):
@@ -209,6 +211,7 @@ def test_what_an_orderly_rule_decides_is_what_it_says_when_asked(
                 snapshot = memory.snapshot()
                 memory.remember(offer((9, 9), (8, 8)))
                 memory.restore(snapshot)
+            memory.delete([gone])
         assert known.names == asked.names
         mine, theirs = known.snapshot(), asked.snapshot()
         assert all(torch.equal(mine["columns"][n], theirs["columns"][n]) for n in mine["columns"])
@@ -560,3 +563,13 @@ def test_a_budget_counts_what_leaves_within_its_step(policy):
     written = memory.remember(offer((1, 5), (2, 6), (3, 7), (4, 8)))
     assert [each.action for each in written] == [ADD, ADD, SKIP, SKIP]
     assert memory.provenance("id").tolist() == [1]
+
+
+@pytest.mark.parametrize("policy", [EvictOldest(), EvictRare()])
+def test_what_was_deleted_is_filled_first(policy):
+    memory = store(policy, capacity=5)
+    memory.remember(offer(*((name, 5) for name in range(3))))
+    memory.delete([0, 1])
+    memory.remember(offer((7, 5), (8, 5), (9, 5)))
+    assert memory.provenance("id").tolist() == [3, 4, 2, 5, -1]
+    assert memory.holes == set()
