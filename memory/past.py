@@ -131,7 +131,7 @@ class Past(ABC):
         return sorted({(row.id, row.hash) for row in there if row.hash is not None})
 
     def births(self) -> dict[int, Born]:
-        """Return when each entry was first written."""
+        """Return when each entry was first written, of the past that is kept."""
         columns = ", ".join(self._columns("operations"))
         first: dict[int, int] = {}
         with self._reading(), self._sound():
