@@ -77,6 +77,7 @@ class QuestionLearner:
         rekey_every: updates between two renewals of the episodic memory's keys.
         horizon: steps of an episode through which gradients go back, at most (truncated
             back-propagation through time, Williams and Peng 1990); None for all.
+        linear_start: updates after which a Memory Network that began without its softmax gets it.
         accumulate: into how many parts the rows of a batch are cut; the gradient is that of the
             whole batch.
         optimizer: makes an optimiser of parameters, instead of Muon and AdamW.
@@ -100,6 +101,7 @@ class QuestionLearner:
         recall_rehearsed: bool = False,
         write_cost: float = 0.0,
         rekey_every: int = 50,
+        linear_start: int = 400,
         horizon: int | None = None,
         accumulate: int = 1,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
@@ -112,6 +114,7 @@ class QuestionLearner:
             raise ValueError(f"horizon={horizon} and accumulate={accumulate}: each is at least 1.")
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
         self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
+        self.linear_start = linear_start
         self.recall_rehearsed = recall_rehearsed
         if optimizer is None:
             self.optimizer = build_optimizer(agent, learning_rate, matrix_rate, weight_decay)
@@ -268,7 +271,9 @@ class QuestionLearner:
         return memory.rekey(self._keys_of)
 
     def _finish(self) -> None:
-        self.updates += 1
+        self.updates, memory = self.updates + 1, self.agent.working_memory
+        if self.updates == self.linear_start and hasattr(memory, "end_linear_start"):
+            memory.end_linear_start()
         self.agent.follow()
         self.remembering.learn()
         self.stories = self._lived.take()

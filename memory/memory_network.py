@@ -53,7 +53,8 @@ class MemoryNetwork(Slots):
         hops: K.
         tying: `adjacent` (`A^(k+1) = C^k`, `B = A^1`) or `layer-wise` (one A, one C, B apart, and
             `u^(k+1) = H u^k + o^k`), for the temporal encodings too (section 2.2).
-        linear_start: whether the hops begin without their softmax, until `end_linear_start`.
+        linear_start: whether the hops begin without their softmax, until `end_linear_start`; it
+            helps where an answer takes several hops.
         empty_share: how many empty memories, for each one held, stand in between in training.
 
     Attributes:

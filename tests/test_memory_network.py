@@ -357,3 +357,19 @@ def test_an_agent_learns_with_it(options: tuple[str, ...]) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all()
         assert parameter.grad.abs().max() > 0, name
+
+
+def test_the_linear_start_ends_when_the_learner_has_made_so_many_updates() -> None:
+    chosen = ["working_memory.linear_start=true", "learner.linear_start=2"]
+    config = compose_config(["working_memory=memory_network", "debug=tiny", *chosen])
+    task = hydra.utils.instantiate(config.stream.tasks, _convert_="all")[0]
+    agent = build_agent(config, [task])
+    learner = hydra.utils.instantiate(config.learner, agent, seed=0)
+    learner.begin(3)
+    linear = []
+    for update in range(3):
+        options = {"episode": 8 * update}
+        live(agent, make(task, 8, task.train), learner, task=0, seed=update, options=options)
+        linear.append(agent.working_memory.linear_start)
+        learner.update()
+    assert linear == [True, True, False]
