@@ -194,9 +194,15 @@ def _floor_rows(lives: Sequence[Life], tasks: int) -> Rows:
     floors = {} if all(acts) else floors
     floors |= {"random": "random actions"} if any(acts) else {}
     return [
-        [f"floor: {label}", *_columns([life.floors.get(name, []) for life in lives], tasks)]
+        [f"floor: {label}", *_columns([life.floors[name] for life in _once(lives, name)], tasks)]
         for name, label in floors.items()
     ]
+
+
+def _once(lives: Sequence[Life], floor: str = "") -> list[Life]:
+    """Return a lifetime of each seed and order, with a floor: what all arms share counts once."""
+    there = [life for life in lives if not floor or floor in life.floors]
+    return list({life.pair: life for life in there}.values())
 
 
 def _transfer_table(arms: Arms) -> str:
@@ -212,7 +218,7 @@ def _transfer_table(arms: Arms) -> str:
             ]
             rows.append([label, *_columns(known, len(tasks))])
     lives = [life for each in arms.values() for life in each]
-    ideal = _columns([as_written(life.ideal, life.lived) for life in lives], len(tasks))
+    ideal = _columns([as_written(life.ideal, life.lived) for life in _once(lives)], len(tasks))
     return table(["", *tasks], [["share of its parts that earlier tasks gave", *ideal], *rows])
 
 

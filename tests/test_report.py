@@ -34,6 +34,7 @@ def write_life(
     interim: Sequence[tuple[int, int, int]] = (),
     losses: Sequence[float] = (1.0, 1.0),
     head: dict[str, Any] | None = None,
+    floors: Sequence[float] = (),
     end: bool = True,
 ) -> Path:
     """Write a log: `matrix[t][j]` of ten answers were right, `curves[e]` are of experience e.
@@ -61,6 +62,8 @@ def write_life(
             columns = {"correct": [1] * right + [0] * (10 - right), "carried": [0] * 10}
             exam = {"after": after, "task": task, "arm": "agent", "loss": 1.0}
             log.append("examination", **exam, **columns)
+    for task, floor in enumerate(floors):
+        log.append("floor", task=task, majority=floor, last_mentioned=floor)
     if end:
         log.append("end", updates=4, parameters=10, memory_bytes=1000)
         log.append("clock", seconds=60.0)
@@ -107,6 +110,17 @@ def test_references_by_hand(tmp_path: Path) -> None:
                                                  *["scratch"] * 2]  # fmt: skip
     assert float(rows[0]["intransigence"]) == pytest.approx(0.05)
     assert rows[2]["intransigence"] == ""
+
+
+def test_what_all_arms_share_counts_once_for_each_lifetime(tmp_path: Path) -> None:
+    for arm in ("both", "none", "replay"):
+        for seed in (0, 1):
+            floors = [0.2 + 0.1 * seed] * 2
+            matrix = [[1, 2], [8, 3], [6, 9]]
+            write_life(tmp_path / f"{arm}{seed}", arm, matrix, seed=seed, floors=floors)
+    rows = {line.split(" | ")[0]: line for line in write_report([tmp_path], tmp_path).splitlines()}
+    # t with one degree of freedom of 0.2 and 0.3, not of three times both
+    assert rows["| floor: majority answer"].count("0.250 [-0.385, 0.885]") == 2
 
 
 def test_protocols_stand_in_blocks_of_one_table(tmp_path: Path) -> None:
