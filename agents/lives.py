@@ -20,6 +20,7 @@ from stillknows.envs.reuse import ideal_transfer
 
 NAN = float("nan")
 OTHER_TABLES = ("weights_", "further_")  # arms that stand in tables of their own
+OF_THE_FIRST = ("forward_transfer", "isolated_forgetting", "zero_shot_transfer")
 
 
 class Life(NamedTuple):
@@ -115,7 +116,7 @@ def summarise(events: Sequence[Event], folder: Path = Path()) -> Life:
     learned = Learned(events, matrix, trained)
     own = [event for event in last if event["arm"] == "agent"]
     metrics = {
-        **_of_matrix(matrix, trained, head["protocol"]),
+        **_of_matrix(matrix, trained, head),
         "carried": _share_right(own, 1),
         "by_token": _by_token(own),
         "of_this_episode": _share_right(own, 0),
@@ -241,9 +242,9 @@ def _at_the_end(
     return [e for e in exams if e["after"] and trained[e["after"] - 1 :][:1] == (e["task"],)]
 
 
-def _of_matrix(matrix: Matrix, trained: Sequence[int], protocol: str) -> dict[str, float]:
+def _of_matrix(matrix: Matrix, trained: Sequence[int], head: Event) -> dict[str, float]:
     """Return the metrics of a matrix; of joint training and of fresh agents, what they have."""
-    metrics = dict.fromkeys(METRICS, NAN)
+    metrics, protocol = dict.fromkeys(METRICS, NAN), head["protocol"]
     if protocol == "joint":
         metrics["average_accuracy"] = mean(matrix[-1])
     elif protocol == "scratch":
@@ -251,7 +252,19 @@ def _of_matrix(matrix: Matrix, trained: Sequence[int], protocol: str) -> dict[st
         metrics |= {"average_accuracy": own, "learning_accuracy": own}
     elif trained and len(matrix) == len(trained) + 1:
         metrics = summary(matrix, trained)
+        if "repeats" in head:
+            metrics |= _where_tasks_return(matrix, trained, head["repeats"])
     return metrics
+
+
+def _where_tasks_return(
+    matrix: Matrix, trained: Sequence[int], repeats: Sequence[int]
+) -> dict[str, float]:
+    """Return what is asked of tasks that are new, or not trained: one that returns is the first."""
+    kinds = list(dict.fromkeys(repeats))
+    firsts = [repeats.index(kind) for kind in kinds]
+    found = summary(matrix[:, firsts], [kinds.index(repeats[task]) for task in trained])
+    return {name: found[name] for name in OF_THE_FIRST}
 
 
 def _of_recall(arms: dict[str, list[float]]) -> dict[str, float]:

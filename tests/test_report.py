@@ -167,6 +167,20 @@ def test_a_task_that_comes_again(tmp_path: Path) -> None:
     assert summarise(logs.read(tmp_path)).metrics["loss_of_area"] == pytest.approx(1 - 0.3 / 0.4)
 
 
+def test_a_task_that_returns_is_no_new_task(tmp_path: Path) -> None:
+    keeps = [[0, 0] * 2, [9, 0] * 2, [9, 9] * 2, [9, 9] * 2, [9, 9] * 2]
+    forgets = [[0, 0] * 2, [9, 0] * 2, [0, 9] * 2, [9, 0] * 2, [0, 9] * 2]
+    for arm, matrix in (("keeps", keeps), ("forgets", forgets)):
+        told = {"repeats": [0, 1, 0, 1]}
+        write_life(tmp_path / arm, arm, matrix, curves=[[0.5]] * 4, head=told)
+    found = {life.name: life.metrics for life in collect([tmp_path])[0]}
+    assert found["keeps"]["forward_transfer"] == 0  # nothing was known before it was trained
+    assert found["keeps"]["zero_shot_transfer"] == 0
+    assert found["keeps"]["isolated_forgetting"] == 0
+    assert found["forgets"]["isolated_forgetting"] == pytest.approx(0.9)  # each time all of it
+    assert found["forgets"]["forgetting"] == pytest.approx(0.9 * 2 / 3)
+
+
 def test_orders_are_put_in_place(tmp_path: Path) -> None:
     turned = {"tasks": ["b", "a"], "places": [1, 0], "order": 1}
     write_life(tmp_path / "x", "both", [[1, 2], [8, 3], [6, 9]])
