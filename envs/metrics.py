@@ -35,8 +35,8 @@ METRICS = {
     "learned), as a share of the highest score there is (CORA, Powers et al. 2022).",
     "zero_shot_transfer": "Mean over pairs of (what a task not yet trained gained while an earlier "
     "one was learned), as a share of the highest score there is (CORA, Powers et al. 2022).",
-    "negative_backward_transfer": "NBT: mean over all but the last task of (accuracy right after "
-    "its training - mean accuracy after each later task) (LIBERO, Liu et al. 2023).",
+    "negative_backward_transfer": "NBT: mean over all tasks, the last included (0), of (accuracy "
+    "right after its training - mean accuracy after each later task) (LIBERO, Liu et al. 2023).",
     "learning_accuracy": "Mean over tasks of the accuracy right after its training "
     "(Riemer et al. 2019).",
 }
@@ -132,9 +132,12 @@ def zero_shot_transfer(
 def negative_backward_transfer(R: Matrix, trained: Sequence[int]) -> float:
     """Return NBT, `mean_j mean_{t > own(j)} (R[own(j), j] - R[t, j])` (LIBERO, Liu et al. 2023).
 
-    The mean is over the tasks that were trained before the last segment.
+    The mean is over all trained tasks; the last one, after which nothing comes, counts 0.
     """
-    return mean([mean(R[own, j] - R[own + 1 :, j]) for j, own in _earlier(trained)])
+    last = len(R) - 1
+    return mean(
+        [mean(R[own, j] - R[min(own + 1, last) :, j]) for j, own in first_segments(trained)]
+    )
 
 
 def learning_accuracy(R: Matrix, trained: Sequence[int]) -> float:

@@ -35,7 +35,7 @@ def test_by_hand() -> None:
             "forgetting_all_tasks": ((0.90 - 0.60) + (0.80 - 0.70) + 0.0) / 3,
             "isolated_forgetting": ((0.90 - 0.95) + (0.95 - 0.60) + (0.80 - 0.70)) / 3,
             "zero_shot_transfer": ((0.30 - 0.20) + (0.10 - 0.00) + (0.20 - 0.10)) / 3,
-            "negative_backward_transfer": (((0.90 - 0.95) + (0.90 - 0.60)) / 2 + (0.80 - 0.70)) / 2,
+            "negative_backward_transfer": (((0.90 - 0.95) + (0.90 - 0.60)) / 2 + 0.80 - 0.70) / 3,
             "learning_accuracy": (0.90 + 0.80 + 0.85) / 3,
         }
     )
@@ -122,6 +122,7 @@ def test_one_task_has_nothing_to_forget_or_transfer() -> None:
         "average_accuracy": 0.7,
         "learning_accuracy": 0.7,
         "forgetting_all_tasks": 0.0,
+        "negative_backward_transfer": 0.0,
     }
 
 
@@ -152,11 +153,9 @@ def test_any_stream_against_the_definitions_in_loops(matrix: np.ndarray, tasks: 
             lists["forgetting"].append(best - last)
             since = [s for s in (matrix[t][j] for t in range(own, end + 1)) if s == s]
             lists["forgetting_clipped"].append(max(since, default=math.nan) - last)
-            later = [matrix[own][j] - matrix[t][j] for t in range(own + 1, end + 1)]
-            later = [value for value in later if value == value]
-            lists["negative_backward_transfer"].append(
-                sum(later) / len(later) if later else math.nan
-            )
+        later = [matrix[own][j] - matrix[t][j] for t in range(own + 1, end + 1)]
+        later = [value for value in later or [matrix[own][j] * 0] if value == value]
+        lists["negative_backward_transfer"].append(sum(later) / len(later) if later else math.nan)
         lists["forgetting_all_tasks"].append(matrix[own][j] - matrix[end][j])
         for t in range(1, end + 1):
             change = matrix[t][j] - matrix[t - 1][j]
