@@ -88,14 +88,17 @@ class PackNet(BaseSGDPlugin):  # type: ignore[misc]
 
     @torch.no_grad()
     def _prune(self, model: nn.Module, share: float) -> None:
-        """Keep the largest share of each matrix's free weights; the rest is 0 and free."""
+        """Keep the largest share of each matrix's free weights; the rest is 0 and free.
+
+        What never moved from 0, such as places beyond all texts so far, is kept by no task.
+        """
         for name, weight in _learning(model):
             free = self.owner[name] == FREE
             kept = round(share * int(free.sum()))
             if weight.dim() < 2 or not kept:
                 continue
             least = weight[free].abs().topk(kept).values[-1]
-            self.owner[name][free & (weight.abs() >= least)] = self.number
+            self.owner[name][free & (weight.abs() >= least) & (weight != 0)] = self.number
             weight[self.owner[name] == FREE] = 0
         self._fix(model, self.number)
 

@@ -331,6 +331,17 @@ def test_packnet_gives_every_task_its_share(begin: Any) -> None:
     assert plugin.nbytes == sum(w.numel() for w in life.weights.values())
 
 
+def test_packnet_leaves_to_later_tasks_what_no_task_used(begin: Any) -> None:
+    plugin = PackNet()
+    life = begin(plugin)
+    life.train(3)
+    for owner in (o for o in plugin.owner.values() if o.dim() > 1 and o.numel() > 100):
+        shares = owner.flatten().bincount(minlength=4) / owner.numel()
+        assert (shares[1:] < 0.21).all()  # of five tasks
+    positions = plugin.owner["controller.positions"]
+    assert (positions[-1] < 2).all()  # no text is as long: after the first pruning it is 0
+
+
 def test_shrink_and_perturb_by_hand(begin: Any) -> None:
     plugin = ShrinkAndPerturb(shrink=0.5, perturb=0.3)
     life = begin(plugin)
