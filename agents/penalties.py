@@ -101,6 +101,17 @@ class MAS(MASPlugin):  # type: ignore[misc]
         """Bytes of what is kept across tasks."""
         return _bytes((self.params, self.importance))
 
+    def before_backward(self, strategy: Lifetime, **_: Any) -> None:
+        """Add the penalty, from the second experience on; Avalanche's refuses a loss of 0.
+
+        A batch that was learned from in parts has no other loss left.
+        """
+        learning, importance = _learning(strategy.model), self.importance or {}
+        for name in (name for name in learning if name in importance):
+            moved = (learning[name] - self.params[name].data).square()
+            held = (importance[name].data * moved).sum()
+            strategy.loss = strategy.loss + self._lambda * held
+
     def _get_importance(self, strategy: Lifetime) -> dict[str, ParamData]:
         lengths = (
             torch.cat([_squared_length(asked) for asked in steps]).sum()

@@ -161,6 +161,17 @@ def test_importances_are_those_of_finite_differences(begin: Any, kind: str) -> N
     assert float(kept[name].data.view(-1)[place]) == pytest.approx(expected, rel=0.05)
 
 
+def test_mas_holds_batches_that_are_learned_from_in_parts(begin: Any) -> None:
+    whole, parts = (
+        begin(MAS(10.0, batches=3), overrides=(*NONE, f"learner.accumulate={count}"))
+        for count in (1, 2)
+    )
+    for life in (whole, parts):
+        life.train(2)
+    for name, weight in whole.weights.items():
+        torch.testing.assert_close(parts.weights[name], weight, atol=1e-3, rtol=1e-2)
+
+
 class Followed(BaseSGDPlugin):  # type: ignore[misc]
     """Follows one weight: where it was, and the gradient there."""
 
