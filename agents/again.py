@@ -63,23 +63,36 @@ class _Listener:
 
 
 def live_again(strategy: Lifetime, episodes: int) -> Iterator[list[Asked]]:
-    """Yield the questions of episodes of the experience that ends, an episode at a time.
+    """Yield the questions of episodes of the experience that ends, the newest first, one by one.
 
-    Nothing is learned or remembered. Of several tasks each has its turn.
+    Nothing is learned or remembered. Of several tasks each has its turn; where fewer episodes were
+    lived, they come again.
 
     Args:
         strategy: whose experience it is.
         episodes: how many.
     """
     experience, store = strategy.experience, strategy.agent.episodic_memory
+    lived = _lived(strategy)
     for number in range(episodes):
-        turn = number % len(experience.tasks)
+        place, turn = divmod(number, len(experience.tasks))
         task, start = experience.tasks[turn], experience.first_episodes[turn]
         envs = make(task, 1, task.train)
         listener = _Listener(strategy.agent)
-        seed = strategy.seed * 1_000_003 + strategy.clock.train_iterations * strategy.rows + number
-        options = {"episode": start + experience.budgets[turn] - 1 - number, "task_start": start}
+        seed, episode = lived[turn][-1 - place % len(lived[turn])]
+        options = {"episode": episode, "task_start": start}
         with nullcontext() if store is None else store.frozen():
             live(strategy.agent, envs, listener, task=0, seed=seed, options=options)
         envs.close()
         yield listener.asked
+
+
+def _lived(strategy: Lifetime) -> list[list[tuple[int, int]]]:
+    """Return seed and number of every episode that was lived in each task of the experience."""
+    rows, turns = strategy.rows, list(strategy.experience.turns(strategy.rows))
+    begun = strategy.clock.train_iterations - len(turns)
+    lived: list[list[tuple[int, int]]] = [[] for _ in strategy.experience.tasks]
+    for update, (turn, episode) in enumerate(turns, start=begun):
+        seed = strategy.seed * 1_000_003 + update * rows
+        lived[turn].extend((seed + row, episode + row) for row in range(rows))
+    return lived

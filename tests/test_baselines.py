@@ -172,6 +172,31 @@ def test_mas_holds_batches_that_are_learned_from_in_parts(begin: Any) -> None:
         torch.testing.assert_close(parts.weights[name], weight, atol=1e-3, rtol=1e-2)
 
 
+class Heard(BaseSGDPlugin):  # type: ignore[misc]
+    """Keeps the stories of all questions that are learned from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stories: list[tuple[str, ...]] = []
+
+    def before_backward(self, strategy: Lifetime, **_: Any) -> None:
+        self.stories += [story for asked in strategy.learner.asked for story in asked.stories]
+
+
+def test_what_is_lived_again_is_what_was_lived(begin: Any) -> None:
+    plugin = Heard()
+    life = begin(plugin)
+    for _ in range(2):
+        plugin.stories.clear()
+        life.train()
+        life.strategy.experience = life.experience
+        again = list(live_again(life.strategy, 40))
+        told = {story for steps in again for asked in steps for story in asked.stories}
+        assert told == set(plugin.stories)  # 24 episodes, of which 16 come again
+        newest = {asked.stories[0] for asked in again[0]}
+        assert newest <= set(plugin.stories[-24:])
+
+
 class Followed(BaseSGDPlugin):  # type: ignore[misc]
     """Follows one weight: where it was, and the gradient there."""
 
