@@ -25,7 +25,7 @@ from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.log import LifetimeLog
 from stillknows.agents.players import Player, RandomPlayer
 from stillknows.agents.rollout import Stage
-from stillknows.agents.strategy import Lifetime, Position, Progress
+from stillknows.agents.strategy import Lifetime, Position, Progress, expect_nothing_kept
 from stillknows.envs.control import ControlTask, Fault, spaces_of
 from stillknows.envs.streams import ActingExperience, EpisodeExperience, one_at_a_time
 
@@ -71,6 +71,8 @@ class ControlLifetime(Lifetime):
         sampled: bool = False,
         alone: bool = False,
     ) -> None:
+        if alone:
+            expect_nothing_kept(plugins)
         moving = [each for each in plugins if not isinstance(each, EvaluationPlugin)]
         if moving and (agent is not None or control.optimizer is None):
             raise ValueError(

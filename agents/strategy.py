@@ -103,6 +103,8 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
             raise ValueError(
                 f"learner.accumulate={learner.accumulate} does not divide rows={rows}; change one."
             )
+        if alone:
+            expect_nothing_kept(plugins)
         super().__init__(model=agent, device=agent.device, plugins=[*plugins, Clock()])
         self.clock = self.plugins[-1]
         self.inquiry = inquiry
@@ -380,3 +382,13 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         )
         name = experience.tasks[turn].name if len(experience.tasks) == 1 else "all tasks"
         self.progress(name, self.clock.train_iterations, self._late)
+
+
+def expect_nothing_kept(plugins: Sequence[BaseSGDPlugin]) -> None:
+    """Refuse what keeps something of earlier tasks: a fresh agent has lived none."""
+    for plugin in plugins:
+        if hasattr(plugin, "nbytes"):
+            raise ValueError(
+                f"protocol=scratch: {type(plugin).__name__} keeps something of earlier tasks, and "
+                "who begins every task afresh has none; its reference is the arm scratch."
+            )

@@ -257,6 +257,12 @@ def test_si_does_not_count_the_pull_of_its_own_penalty(begin: Any) -> None:
     assert max(float(earned.abs().max()) for earned in plugin.earned.values()) < 1e-6
 
 
+@pytest.mark.parametrize("arm", ["ewc", "si", "clear", "packnet"])
+def test_fresh_agents_are_held_to_no_earlier_task(tmp_path: Path, arm: str) -> None:
+    with pytest.raises(ValueError, match="keeps something of earlier tasks"):
+        live(tmp_path / "life", f"arm={arm}", "working_policy=evict_oldest", "protocol=scratch")
+
+
 def test_divergence_is_that_of_numpy() -> None:
     draw = np.random.default_rng(0)
     then, now = (draw.dirichlet(np.ones(5), size=(3, 4)) for _ in range(2))

@@ -153,6 +153,11 @@ def test_a_life_of_acting_that_was_cut_ends_as_one_that_was_not(
     assert again <= 3 * 3 + 3  # two updates and the event that was cut; before any checkpoint all
 
 
+def test_fresh_agents_that_act_are_held_to_no_earlier_task(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="EWC keeps something of earlier tasks"):
+        live(tmp_path / "life", BOTH, *PPO, "arm=ewc", "protocol=scratch")
+
+
 def without_time(events: list[logs.Event]) -> list[logs.Event]:
     return [
         {key: value for key, value in event.items() if key != "time"}
