@@ -5,7 +5,7 @@ learn nothing and remember nothing.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,19 @@ from stillknows.envs.tasks import Task, make
 
 
 class Heard(NamedTuple):
-    """One question: the statements before it, the question itself and the right answer."""
+    """One question: the statements before it, the question itself and the right answer.
+
+    `verify` tells where other answers are right as well.
+    """
 
     story: tuple[str, ...]
     question: str
     target: str
+    verify: Callable[[str], bool] | None = None
+
+    def right(self, answer: str) -> bool:
+        """Return whether an answer is right."""
+        return answer == self.target or (self.verify is not None and bool(self.verify(answer)))
 
 
 def hear(
@@ -38,11 +46,12 @@ def hear(
     while not ended.all():
         asked = observations
         for row in np.flatnonzero(~info["question"]):
-            stories[row].append(observations[row])
+            stories[row].extend(filter(None, [observations[row]]))  # who waits says nothing
         observations, _, terminated, truncated, info = envs.step(("",) * envs.num_envs)
         ended = ended | terminated | truncated
         for row in np.flatnonzero(info.get("_target", [])):
-            heard.append(Heard(tuple(stories[row]), asked[row], str(info["target"][row])))
+            verify = info["verify"][row] if "verify" in info else None
+            heard.append(Heard(tuple(stories[row]), asked[row], str(info["target"][row]), verify))
     envs.close()
     return heard
 
@@ -50,7 +59,7 @@ def hear(
 def majority_answer(train_answers: Sequence[str], exam: Sequence[Heard]) -> float:
     """Return the accuracy of always giving the most frequent answer of training."""
     answer = _majority(train_answers)
-    return float(np.mean([question.target == answer for question in exam]))
+    return float(np.mean([question.right(answer) for question in exam]))
 
 
 def last_mentioned_answer(train_answers: Sequence[str], exam: Sequence[Heard]) -> float:
@@ -62,7 +71,7 @@ def last_mentioned_answer(train_answers: Sequence[str], exam: Sequence[Heard]) -
     answers = sorted(set(train_answers), key=lambda answer: (len(answer.split()), answer))
     fallback = _majority(train_answers)
     guesses = [_last_mentioned(question.story, answers) or fallback for question in exam]
-    return float(np.mean([g == question.target for g, question in zip(guesses, exam, strict=True)]))
+    return float(np.mean([question.right(g) for g, question in zip(guesses, exam, strict=True)]))
 
 
 def _majority(answers: Sequence[str]) -> str:

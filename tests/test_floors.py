@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 import stillknows.envs
 from stillknows.envs.babi import babi_tasks
 from stillknows.envs.floors import Heard, hear, last_mentioned_answer, majority_answer
+from stillknows.envs.generated import generated_tasks
+from stillknows.envs.tasks import make
 
 assert stillknows.envs
 
@@ -33,6 +36,32 @@ def test_the_last_mentioned_answer() -> None:
     again = [EXAM[0]._replace(story=(*EXAM[0].story, "john left the hall ."))]
     assert last_mentioned_answer(TRAIN, again) == 1.0
     assert last_mentioned_answer([*TRAIN, "said", "said", "said"], EXAM[2:]) == 0.0
+
+
+def test_every_right_answer_counts() -> None:
+    either = [EXAM[2]._replace(verify=lambda answer: answer in ("hall", "park"))]
+    assert majority_answer(["hall"], either) == 1.0
+    assert last_mentioned_answer(["hall"], either) == 1.0
+    assert majority_answer(["east"], either) == 0.0
+
+
+def test_a_floor_is_what_its_answer_scores() -> None:
+    task = generated_tasks(["code"])[0]
+    answer = "sort"  # what several programs do
+    envs = make(task, 128, task.exam)
+    envs.reset(seed=0)
+    scores, ended = [], np.zeros(128, dtype=bool)
+    while not ended.all():
+        _, rewards, ended, _, info = envs.step((answer,) * 128)
+        scores.extend(rewards[info["_target"]] if "_target" in info else ())
+    heard = hear(task, task.exam, 128, seed=0)
+    assert majority_answer([answer], heard) == np.mean(scores)
+    assert np.mean(scores) > np.mean([question.target == answer for question in heard])
+
+
+def test_who_waits_for_the_others_is_not_heard() -> None:
+    task = generated_tasks(["dialogue_state"])[0]
+    assert all("" not in question.story for question in hear(task, task.exam, 64, seed=0))
 
 
 def test_the_longest_of_the_answers_that_end_together_counts() -> None:
