@@ -164,6 +164,11 @@ def examine(
     return examiner.result()
 
 
+def exam_seed(seed: int) -> int:
+    """Return the seed of the first story of the examinations of a lifetime."""
+    return _EXAM_SEED + seed * 1_000_003
+
+
 def _frozen(agent: MemoryAgent) -> AbstractContextManager[None]:
     return nullcontext() if agent.episodic_memory is None else agent.episodic_memory.frozen()
 
@@ -186,7 +191,7 @@ def _ask(
             envs,
             examiner,
             task=cast(int, Sealed()),
-            seed=_EXAM_SEED + seed * 1_000_003 + first,
+            seed=exam_seed(seed) + first,
             options={**(options or {}), "episode": first},
             deaf=deaf,
         )

@@ -20,6 +20,7 @@ from stillknows.agents.control_life import (
     live_control_lifetime,
     planned_updates,
 )
+from stillknows.agents.examine import exam_seed
 from stillknows.agents.inquiry import Inquiry
 from stillknows.agents.keeping import KeptAgent, save_agent
 from stillknows.agents.learner import QuestionLearner
@@ -332,7 +333,7 @@ def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -
 def write_floor(
     log: LifetimeLog, task: Task, number: int, episodes: int, seed: int, place: dict[str, int]
 ) -> None:
-    """Write what the simplest answers would score in a task's examination.
+    """Write what the simplest answers would score in a task's examination, on its own questions.
 
     Args:
         log: takes the event.
@@ -343,7 +344,7 @@ def write_floor(
         place: `task_start` and `lived` of the reset options.
     """
     heard = hear(task, task.train, episodes, seed=seed, options=place)
-    asked = hear(task, task.exam, episodes, seed=seed, options=place)
+    asked = hear(task, task.exam, episodes, seed=exam_seed(seed), options={**place, "episode": 0})
     answers = [question.target for question in heard]
     log.append(
         "floor",

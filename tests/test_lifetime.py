@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import hydra.utils
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from stillknows import configs
+from stillknows.agents import lifetime
 from stillknows.agents import log as logs
 from stillknows.agents.assembly import PARTS
 from stillknows.agents.board import scalars
 from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.examine import Examiner
 from stillknows.agents.lifetime import episodes_of, exam_episodes_of, live_lifetime
 from stillknows.agents.lives import accuracy_matrix, summarise
 from stillknows.agents.report import write_report
@@ -112,6 +115,29 @@ def test_the_report_equals_a_computation_by_hand(run: Path, tmp_path: Path) -> N
     assert f"{np.mean(both):.3f}" in text
     assert "both − none" in text
     assert "floor: majority answer" in text
+
+
+def test_floors_are_of_the_questions_of_the_examination(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, heard = [], []
+    mark = Examiner.mark
+
+    def marked(self: Examiner, thought: Any, marked: Any) -> None:
+        asked.extend(thought.stories)
+        mark(self, thought, marked)
+
+    def last_mentioned(answers: Any, exam: Any) -> float:
+        heard.extend((*question.story, question.question) for question in exam)
+        return 0.5
+
+    monkeypatch.setattr(Examiner, "mark", marked)
+    monkeypatch.setattr(lifetime, "last_mentioned_answer", last_mentioned)
+    options = ("arm=none", "stream.tasks.tasks=[where_person]", "exam_arms=[agent]")
+    live(tmp_path, *options)
+    last = asked[-len(heard) :]  # of the last examination; earlier questions are no statements
+    told = [(*(line for line in story[:-1] if "?" not in line), story[-1]) for story in last]
+    assert sorted(heard) == sorted(told)
 
 
 def write_log(
