@@ -25,7 +25,8 @@ _EXAM_SEED = 1 << 40  # far from every seed of training
 class Result(NamedTuple):
     """Marks of an examination, one entry a question, in the order they were asked.
 
-    `by_token` is the share of the answer's tokens that are right, each in its place.
+    `by_token` is the share of the answer's tokens that are right, each in its place; of an answer
+    that is right, all are.
     """
 
     episodes: list[int]
@@ -58,7 +59,8 @@ class Examiner:
         """Count the marks of one step."""
         target_BA = self.agent.answer_tokens(marked.targets)
         self._losses.extend(self.agent.surprise(thought, target_BA)[0].tolist())
-        self._by_token.extend(map(self._share, marked.answers, marked.targets))
+        said = zip(marked.answers, marked.targets, marked.rewards, strict=True)
+        self._by_token.extend(1.0 if r == 1.0 else self._share(a, target) for a, target, r in said)
         self._rows.extend(
             (episode, step, int(reward == 1.0), int(carried))
             for episode, step, reward, carried in zip(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra.utils
 import numpy as np
@@ -433,6 +434,14 @@ def test_answers_are_counted_by_token_as_well(tiny: DictConfig) -> None:
     assert len(result.by_token) == len(result.correct)
     for share, right in zip(result.by_token, result.correct, strict=True):
         assert (share == 1.0) == bool(right)
+
+    class Lenient(Examiner):  # as where other answers than the target are right
+        def mark(self, thought: Any, marked: Any) -> None:
+            super().mark(thought, marked._replace(rewards=(1.0,) * len(marked.rewards)))
+
+    lenient = Lenient(agent)
+    result = examine(agent, tasks[0], number=0, episodes=8, rows=4, seed=0, examiner=lenient)
+    assert set(result.by_token) == {1.0}
 
 
 def test_any_policy_may_take_the_place_of_another() -> None:
