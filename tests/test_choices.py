@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from stillknows.agents.choices import command_of
 from stillknows.agents.cli import main
@@ -49,3 +50,13 @@ def test_what_solve_can_choose_is_apart(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_command_without_choices_names_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert helped("report", capsys) == {}
+
+
+@pytest.mark.parametrize("stream", files("stream"))
+def test_tiny_goes_with_every_stream(stream: str) -> None:
+    options = [f"stream={stream}"]
+    plain, tiny = (compose_config([*options, *extra]).stream for extra in ([], ["debug=tiny"]))
+    assert (tiny.episodes, tiny.exam_episodes) == (64, 16)
+    before, after = (OmegaConf.to_container(each.tasks) for each in (plain, tiny))
+    small = {"sentences": 12, "questions": 3, "carry": 0.3, "lifetime_facts": 24, "lag": 8}
+    assert after == before | (small if stream == "microworld" else {})  # other dials stay
