@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "talk":
         from stillknows.agents.dialogue import talk
 
-        talk(options.agent, sys.stdin, sys.stdout, options.memory)
+        talk(options.agent, sys.stdin, sys.stdout, options.memory, options.allow)
     elif options.command == "memory":
         from stillknows.agents.memory_command import run
 
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "explain":
         from stillknows.agents.explain import explain
 
-        print(explain(options.life, options.question))
+        print(explain(options.life, options.question, options.allow))
     else:
         _report(options.runs, options.out or options.runs[0], options.apart)
     return 0
@@ -177,6 +177,13 @@ def _parser() -> argparse.ArgumentParser:
         help="learn a small policy from the first half of the logs, compare all on the second, and "
         "keep it for working_policy=offline working_policy.weights=FILE",
     )
+    _add_tellers(commands)
+    add_memory_parser(commands)
+    return parser
+
+
+def _add_tellers(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    """Add the commands that load an agent that was kept."""
     explain = commands.add_parser("explain", help="show why a question was answered as it was")
     explain.description = (
         "Shows what was read for one answer, with which weight, from when, and what became of what "
@@ -197,8 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     talk.add_argument("agent", type=Path, metavar="AGENT", help="RUN/ARM-seedN/agent.safetensors")
     talk.add_argument("--memory", metavar="PLACE", help="a database in which it lives on")
-    add_memory_parser(commands)
-    return parser
+    for command in (explain, talk):
+        command.add_argument(
+            "--allow",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="one of your own, or that you trust, whose classes the file may name",
+        )
 
 
 if __name__ == "__main__":

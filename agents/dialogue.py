@@ -132,7 +132,13 @@ class Dialogue:
         return answer
 
 
-def talk(path: Path, lines: Iterable[str], out: TextIO, memory: str | None = None) -> Dialogue:
+def talk(
+    path: Path,
+    lines: Iterable[str],
+    out: TextIO,
+    memory: str | None = None,
+    allow: Sequence[str] = (),
+) -> Dialogue:
     """Hold a dialogue line by line: sentences are heard, questions (?) answered.
 
     A line that begins with `=` says what the last answer should have been, an empty line begins
@@ -143,11 +149,12 @@ def talk(path: Path, lines: Iterable[str], out: TextIO, memory: str | None = Non
         lines: what is said.
         out: where answers go.
         memory: of a database to live on in; see `Dialogue.load`.
+        allow: as in `Dialogue.load`.
 
     Raises:
         ValueError: with one sentence, if the file is not there, broken or foreign.
     """
-    dialogue = Dialogue.load(path, memory=memory)
+    dialogue = Dialogue.load(path, allow, memory)
     for line in map(str.strip, lines):
         try:
             said = _reply(dialogue, line)

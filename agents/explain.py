@@ -22,6 +22,7 @@ from stillknows.agents.remembering import Marked
 from stillknows.agents.retrieve import recalled_sentences
 from stillknows.agents.thought import Thought
 from stillknows.agents.trace import EVICTED, HELD, NEVER, OVERWRITTEN, UNKNOWN, Ledger, read_of
+from stillknows.agents.trust import refuse_foreign
 from stillknows.envs.tasks import Task, suggest
 
 FATES = {
@@ -144,15 +145,16 @@ class Witness(Dissector):
         return rows
 
 
-def explain(life: Path, question: str | None = None) -> str:
+def explain(life: Path, question: str | None = None, allow: Sequence[str] = ()) -> str:
     """Return what there is to say about an answer, or a list of what was forgotten.
 
     Args:
         life: the folder of a lifetime, with its log and its agent.
         question: `question=TASK:EPISODE:STEP`, or `question=N` for the wrong answer numbered N.
+        allow: modules besides this project's whose classes and tasks the life may name.
 
     Raises:
-        ValueError: if there is no such life or question.
+        ValueError: if there is no such life or question, or it names what is not allowed.
     """
     lives = sorted(path.parent for path in life.glob(f"*/{FILE}"))
     if lives and not (life / FILE).is_file():
@@ -160,9 +162,10 @@ def explain(life: Path, question: str | None = None) -> str:
     events = read(life)
     if not (life / AGENT).is_file():
         raise ValueError(f"{life} holds no {AGENT}: explain a life that was lived with keep=true.")
+    refuse_foreign(events[0]["config"], allow, run=True)
     config: Any = OmegaConf.create(events[0]["config"])
     tasks = tasks_of(config)
-    agent = load_agent(life / AGENT)
+    agent = load_agent(life / AGENT, allow=allow)
     wrong = wrong_answers(events) or _found_again(agent, events, config, tasks)
     if question is None:
         return _list(wrong, tasks)

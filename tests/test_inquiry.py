@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from stillknows.agents.keeping import SCHEMA as KEPT
 from stillknows.agents.keeping import load_agent
 from stillknows.agents.lifetime import AGENT, live_lifetime
 from stillknows.agents.lives import summarise
-from stillknows.agents.log import SCHEMA, LifetimeLog, read
+from stillknows.agents.log import SCHEMA, LifetimeLog, _sealed, read
 from stillknows.agents.report import write_report
 from stillknows.agents.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
 from stillknows.agents.trace import Ledger, short
@@ -300,6 +302,30 @@ def test_questions_that_are_none_are_one_sentence(
 def test_a_run_is_no_life(life: Path) -> None:
     with pytest.raises(ValueError, match=r"holds several lives: give one of them, such as .*both"):
         explain(life.parent)
+
+
+def test_a_life_of_a_strangers_runs_nothing_of_theirs_unless_allowed(
+    life: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(life / AGENT, tmp_path / AGENT)
+    head, rest = (life / "log.jsonl").read_text().split("\n", 1)
+    theirs = types.ModuleType("theirs")
+    exec(
+        "from stillknows.envs.microworld import microworld_tasks\ncalled = []\n"
+        "def tasks(**dials): called.append(dials); return microworld_tasks(**dials)",
+        vars(theirs),
+    )
+    monkeypatch.setitem(sys.modules, "theirs", theirs)
+    event = json.loads(head)
+    event["config"]["stream"]["tasks"]["_target_"] = "theirs.tasks"
+    event.pop("checksum")
+    line = _sealed(json.dumps(event)).decode()  # a stranger can write checksums as well
+    (tmp_path / "log.jsonl").write_text(line + rest)
+    with pytest.raises(ValueError, match=r"names theirs.tasks, .* allow its module \('theirs'\)"):
+        explain(tmp_path)
+    assert not theirs.called
+    assert explain(tmp_path, allow=["theirs"]) == explain(life)
+    assert len(theirs.called) == 1
 
 
 def test_the_log_names_every_entry_that_the_store_holds(life: Path) -> None:

@@ -217,6 +217,9 @@ def test_a_class_of_a_strangers_is_refused_unless_allowed(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="allow its module"):
         load_agent(path)
     assert type(load_agent(path, allow=["somebodys"]).working_policy).__name__ == "Own"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Where is John?\n"))
+    assert main(["talk", str(path)]) == 2
+    assert main(["talk", str(path), "--allow", "somebodys"]) == 0
 
 
 @pytest.mark.parametrize(
