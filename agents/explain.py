@@ -248,9 +248,7 @@ def _table(seen: Seen, task: Task, verdict: Wrong | None) -> str:
     lines = [
         f"{task.name}:{finding.episode}:{finding.step}  {seen.question}",
         f"said: {seen.said or 'nothing'}   right: {seen.target}   {_verdict(finding, verdict)}",
-        f"stands on {_supports(finding)}{_share(finding)}; with its supports forced into the read "
-        f"it is answered {'right' if finding.mended else 'wrong'}; the store is trusted "
-        f"{seen.trust:.2f}",
+        f"{_stands(finding)}; the store is trusted {seen.trust:.2f}",
         "",
     ]
     reads = len(seen.rows[0].weights) if seen.rows else 1
@@ -281,6 +279,16 @@ def _verdict(finding: Finding, verdict: Wrong | None) -> str:
     return f"forgotten: {CAUSES[finding.cause]}"
 
 
+def _stands(finding: Finding) -> str:
+    if not finding.supports:
+        return "its environment names nothing that it stands on (supports)"
+    forced = f"it is answered {'right' if finding.mended else 'wrong'}"
+    return (
+        f"stands on {_supports(finding)}{_share(finding)}; with its supports forced into the read "
+        f"{forced}"
+    )
+
+
 def _share(finding: Finding) -> str:
     if set(finding.fates) != {HELD}:
         return ""
@@ -296,7 +304,7 @@ def _supports(finding: Finding) -> str:
     earlier = f"earlier {' '.join(others)}" if others else None
     parts = [*named, *([earlier] if earlier else [])]
     if len(parts) != len(fates):
-        return "nothing that is told" if not parts else f"{', '.join(parts)} ({fates[0]})"
+        return f"{', '.join(parts)} ({fates[0]})"
     return ", ".join(f"{part} ({fate})" for part, fate in zip(parts, fates, strict=True))
 
 
@@ -308,7 +316,8 @@ def _list(wrong: Sequence[Wrong], tasks: Sequence[Task]) -> str:
     ]
     never = len(wrong) - len(forgotten)
     tail = f"{len(forgotten)} forgotten, {never} never learned."
-    return "\n".join([*lines, tail, "Show one with question=NUMBER or question=TASK:EPISODE:STEP."])
+    number = f"question=NUMBER (1 to {len(wrong)}) or " if wrong else ""
+    return "\n".join([*lines, tail, f"Show one with {number}question=TASK:EPISODE:STEP."])
 
 
 def _asked(question: str, wrong: Sequence[Wrong], tasks: Sequence[Task]) -> tuple[int, int, int]:

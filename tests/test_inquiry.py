@@ -14,14 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.anatomy import CAUSES
+from stillknows.agents.anatomy import CAUSES, Finding, Share
 from stillknows.agents.anatomy_report import FATES, account, right_then
 from stillknows.agents.arms import ARMS
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.cli import main
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.container import read_tree
-from stillknows.agents.explain import explain, wrong_answers
+from stillknows.agents.explain import _stands, explain, wrong_answers
 from stillknows.agents.guard import note
 from stillknows.agents.keeping import SCHEMA as KEPT
 from stillknows.agents.keeping import load_agent
@@ -30,7 +30,7 @@ from stillknows.agents.lives import summarise
 from stillknows.agents.log import SCHEMA, LifetimeLog, _sealed, read
 from stillknows.agents.report import write_report
 from stillknows.agents.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
-from stillknows.agents.trace import Ledger, short
+from stillknows.agents.trace import HELD, UNKNOWN, Ledger, short
 from stillknows.envs.microworld import microworld_tasks
 from stillknows.envs.recall import recall_tasks
 from stillknows.envs.tasks import Task
@@ -240,6 +240,7 @@ def test_explanations_of_wrong_answers(life: Path, capsys: pytest.CaptureFixture
     forgotten = sum(each.forgotten for each in wrong)
     listed = explain(life)
     assert f"{forgotten} forgotten, {len(wrong) - forgotten} never learned." in listed
+    assert f"question=NUMBER (1 to {len(wrong)}) or question=TASK:EPISODE:STEP." in listed
     number = next(n for n, each in enumerate(wrong, start=1) if each.task == 1)
     each = wrong[number - 1]
     assert main(["explain", str(life), f"question={number}"]) == 0
@@ -302,6 +303,14 @@ def test_questions_that_are_none_are_one_sentence(
 def test_a_run_is_no_life(life: Path) -> None:
     with pytest.raises(ValueError, match=r"holds several lives: give one of them, such as .*both"):
         explain(life.parent)
+
+
+def test_what_an_answer_stands_on_is_said_where_the_environment_names_it() -> None:
+    found = Finding(0, 2, False, False, ((0, 1),), HELD, Share(0.4, 0.5), True, "r")
+    said = "stands on 0:1 (held); 0.40 of a read fell on it, 0.50 would be an even share; with its "
+    assert _stands(found) == f"{said}supports forced into the read it is answered right"
+    nameless = found._replace(supports=(), fates=UNKNOWN, mended=False, cause=UNKNOWN)
+    assert _stands(nameless) == "its environment names nothing that it stands on (supports)"
 
 
 def test_a_life_of_a_strangers_runs_nothing_of_theirs_unless_allowed(
