@@ -15,6 +15,7 @@ from stillknows.agents import control_report
 from stillknows.agents.learned import Learned, Scale, score
 from stillknows.agents.log import Event, find, read
 from stillknows.agents.protocol import Setting, fingerprint, logged_setting
+from stillknows.agents.resuming import as_planned
 from stillknows.envs.metrics import METRICS, Matrix, gain, mean, normalised_gain, summary
 from stillknows.envs.reuse import ideal_transfer
 
@@ -82,13 +83,14 @@ class Life(NamedTuple):
 def collect(folders: Sequence[Path]) -> tuple[list[Life], list[str]]:
     """Return the whole lifetimes at or below some folders, and a sentence for each lack.
 
+    They come in the order in which they were asked for: the first arm is the one named first.
     Where an arm was lived twice with the same seed and order, its name gets the name of the run.
 
     Raises:
         ValueError: if a folder is not there, or no lifetime in them is whole.
     """
     lives, lacks = [], []
-    for folder in find(list(folders)):
+    for folder in as_planned(find(list(folders))):
         try:
             events = read(folder)
         except ValueError as error:

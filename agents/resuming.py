@@ -93,6 +93,23 @@ def read_plan(run: Path, allow: Sequence[str] = ()) -> dict[str, DictConfig]:
     return made
 
 
+def as_planned(lives: Sequence[Path]) -> list[Path]:
+    """Return folders of lives run by run, each run's in the order in which they were asked for."""
+    runs = list(dict.fromkeys(life.resolve().parent for life in lives))
+    planned = [run / name for run in runs for name in [*_planned(run), ""]]  # "": all others
+    places = {path: place for place, path in enumerate(planned)}
+    found = {life: life.resolve() for life in lives}
+    return sorted(lives, key=lambda life: places.get(found[life], places[found[life].parent]))
+
+
+def _planned(run: Path) -> list[str]:
+    """Return the names of a run's lives, as far as it can be known."""
+    try:
+        return [Path(name).name for name in json.loads((run / PLAN).read_bytes())["lives"]]
+    except (OSError, LookupError, TypeError, ValueError, RecursionError):
+        return []
+
+
 def resumed(overrides: Sequence[str]) -> Run:
     """Return the run that shall go on.
 

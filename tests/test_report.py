@@ -224,6 +224,16 @@ def test_an_arm_that_was_lived_twice_gets_the_name_of_its_run(tmp_path: Path) ->
         write_report([tmp_path / "one"], tmp_path)
 
 
+def test_arms_stand_in_the_order_in_which_they_were_asked_for(tmp_path: Path) -> None:
+    for arm in ("a", "b", "c", "other"):
+        write_life(tmp_path / f"{arm}-seed0", arm, [[1, 2], [8, 3], [6, 9]])
+    (tmp_path / "run.json").write_text('{"lives": {"c-seed0": {}, "a-seed0": {}, "b-seed0": {}}}')
+    assert [life.name for life in collect([tmp_path])[0]] == ["c", "a", "b", "other"]
+    assert "| c − a | 1 |" in write_report([tmp_path], tmp_path)
+    (tmp_path / "run.json").write_text('{"lives": 3}')
+    assert [life.name for life in collect([tmp_path])[0]] == ["a", "b", "c", "other"]
+
+
 def test_what_is_missing_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
     whole = [[1, 2], [8, 3], [6, 9]]
     write_life(tmp_path / "whole", "both", whole)
