@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory import addressing
-from stillknows.memory.interface import Decision, Features, Policy, Read, decided
+from stillknows.memory.interface import Decision, Features, Policy, Read, decided, typed_as
 from stillknows.memory.links import ExactLink, Link
 from stillknows.memory.recurrent import (
     WEIGHTY,
@@ -129,8 +129,8 @@ class DNC(Recurrent):
                 raise ValueError(f"{name}={size}: a DNC needs at least 1.")
         if not 0 <= least_mask < 1:
             raise ValueError(f"least_mask={least_mask}: choose a value from 0 up to below 1.")
-        self.slots, self.word_size, self.read_heads = slots, word_size, read_heads
-        self.write_heads, self.link = write_heads, link or ExactLink()
+        self.input_size, self.slots, self.word_size = input_size, slots, word_size
+        self.read_heads, self.write_heads, self.link = read_heads, write_heads, link or ExactLink()
         self.masked, self.least_mask, self.deallocate = masked, least_mask, deallocate
         self.reads, self.sharp, self.think = read_heads + 1, sharp, think
         seen = input_size + read_heads * word_size
@@ -147,7 +147,7 @@ class DNC(Recurrent):
         slots_BN = torch.zeros(batch, self.slots, device=device)
         never_BN = torch.full((batch, self.slots), -1, device=device)
         count_B = torch.zeros(batch, dtype=torch.int64, device=device)
-        return DNCState(
+        state = DNCState(
             memory_BNW=torch.zeros(batch, self.slots, self.word_size, device=device),
             usage_BN=slots_BN,
             link=self.link.initial_state(batch, self.write_heads, self.slots, device),
@@ -160,11 +160,21 @@ class DNC(Recurrent):
             step_B=count_B,
             key_B=count_B if key_B is None else key_B.to(device),
         )
+        return typed_as(self, state)
 
     def step(
         self, state: DNCState, item_BI: Tensor, policy: Policy | None = None
     ) -> tuple[DNCState, Read]:
-        """Take one item: control, write, read, in the order of the paper."""
+        """Take one item: control, write, read, in the order of the paper.
+
+        Raises:
+            ValueError: if the item has another width.
+        """
+        if item_BI.shape[1] != self.input_size:
+            raise ValueError(
+                f"An item of {item_BI.shape[1]} numbers for a DNC with "
+                f"input_size={self.input_size}: make them the same."
+            )
         seen_BI = torch.cat([item_BI, state.reads_BRW.flatten(1)], dim=1)  # chi_t
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         interface = self._parse(self.interface(hidden_BH))

@@ -6,15 +6,16 @@ T time steps, F outcome features.
 """
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillknows.memory import noise
 
 SKIP, ADD, UPDATE, MERGE = range(4)
 ACTIONS = ("skip", "add", "update", "merge")
+S = TypeVar("S")
 
 
 class Read(NamedTuple):
@@ -301,6 +302,14 @@ def map_state(function: Any, state: Any) -> Any:
     if isinstance(state, Tensor):
         return function(state)
     return type(state)(*(map_state(function, part) for part in state))
+
+
+def typed_as(module: nn.Module, state: S) -> S:
+    """Return a state whose real numbers have the type of a module's: float64 after `.double()`."""
+    real = (each.dtype for each in module.parameters() if each.is_floating_point())
+    kind = next(real, torch.get_default_dtype())
+    typed: S = map_state(lambda each: each.to(kind) if each.is_floating_point() else each, state)
+    return typed
 
 
 def detach(state: Any) -> Any:

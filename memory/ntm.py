@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from stillknows.memory import addressing
-from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read, decided
+from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read, decided, typed_as
 from stillknows.memory.recurrent import (
     WEIGHTY,
     Recurrent,
@@ -194,7 +194,7 @@ class NTM(Recurrent):
         first_BN[:, 0] = 1
         never_BN = torch.full((batch, self.slots), -1, device=device)
         count_B = torch.zeros(batch, dtype=torch.int64, device=device)
-        return NTMState(
+        state = NTMState(
             memory_BNW=self.initial_memory.to(device).expand(batch, -1, -1),
             write_weights_BVN=first_BN[:, None].expand(-1, self.write_heads, -1),
             read_weights_BRN=first_BN[:, None].expand(-1, self.read_heads, -1),
@@ -207,6 +207,7 @@ class NTM(Recurrent):
             step_B=count_B,
             key_B=count_B if key_B is None else key_B.to(device),
         )
+        return typed_as(self, state)
 
     def step(
         self, state: NTMState, item_BI: Tensor, policy: Policy | None = None

@@ -29,6 +29,7 @@ from stillknows.memory.interface import (
     decided,
     fills_room,
     noise_for,
+    typed_as,
 )
 from stillknows.memory.pool import Pool, pick
 
@@ -145,7 +146,8 @@ class Slots(nn.Module):
         counter = torch.zeros(batch, dtype=torch.int64, device=device)
         values = torch.zeros(batch, self.slots, self.word_size, device=device)
         keys = counter if key_B is None else key_B.to(device)
-        return SlotsState(values, floats, whole, whole, floats, floats[:, 0], counter, keys)
+        state = SlotsState(values, floats, whole, whole, floats, floats[:, 0], counter, keys)
+        return typed_as(self, state)
 
     def step(self, state: SlotsState, item_BW: Tensor, policy: Policy) -> tuple[SlotsState, Read]:
         """Read with the item as the query, then write it as the policy decides."""
@@ -157,6 +159,8 @@ class Slots(nn.Module):
         self, state: SlotsState, items_BTW: Tensor, present_BT: Tensor, policy: Policy
     ) -> tuple[SlotsState, Read]:
         """Write the first T - 1 items, then read with the last, which is not written."""
+        if not items_BTW.shape[1]:
+            raise ValueError("A sequence of no items has no read: give at least one.")
         state = self.write(state, items_BTW[:, :-1], present_BT[:, :-1], policy)
         return self.read(state, items_BTW[:, -1])
 

@@ -1,6 +1,7 @@
 """What memories share: one-hots, and states that are detached and reset by row."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stillknows.memory.check import check_memory
+from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import (
     ACTIONS,
     ADD,
@@ -19,6 +22,22 @@ from stillknows.memory.interface import (
     one_hot,
     reset_rows,
 )
+from stillknows.memory.links import FactoredLink, SparseLink
+from stillknows.memory.memory_network import MemoryNetwork
+from stillknows.memory.ntm import NTM
+from stillknows.memory.rules import EvictOldest
+from stillknows.memory.slots import Slots
+from stillknows.memory.sparse_slots import SparseSlots
+
+MEMORIES: dict[str, Callable[[], Any]] = {
+    "slots": lambda: Slots(4, 8),
+    "sparse_slots": lambda: SparseSlots(6, 8, nearest=3),
+    "memory_network": lambda: MemoryNetwork(4, 8),
+    "ntm": lambda: NTM(8, slots=4, word_size=5),
+    "dnc": lambda: DNC(8, slots=4, word_size=5, read_heads=2),
+    "dnc_sparse": lambda: DNC(8, slots=4, word_size=5, read_heads=2, link=SparseLink(2)),
+    "dnc_factored": lambda: DNC(8, slots=4, word_size=5, read_heads=2, link=FactoredLink(3)),
+}
 
 
 class Inner(NamedTuple):
@@ -88,3 +107,36 @@ def test_reset_rows_sends_the_gradient_to_the_rows_that_stay() -> None:
 def test_reset_rows_refuses_states_of_different_make() -> None:
     with pytest.raises(ValueError, match="zip"):
         reset_rows((torch.ones(1),), (torch.ones(1), torch.ones(1)), torch.tensor([True]))
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_memory_of_doubles_computes_in_doubles(name: str) -> None:
+    torch.manual_seed(0)
+    memory = MEMORIES[name]()
+    items_BTI, here_BT = torch.randn(2, 7, 8), torch.ones(2, 7, dtype=torch.bool)
+    rule = EvictOldest()
+    _, single = memory.sequence(memory.initial_state(2), items_BTI, here_BT, rule)
+    memory.double()
+    state = memory.initial_state(2)
+    state, double = memory.sequence(state, items_BTI.double(), here_BT, rule)
+    assert double.values_BRW.dtype == double.weights_BRK.dtype == torch.float64
+    kinds: set[torch.dtype] = set()
+    map_state(lambda each: kinds.add(each.dtype), state)
+    assert torch.float32 not in kinds
+    torch.testing.assert_close(double.values_BRW.float(), single.values_BRW, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["slots", "memory_network", "ntm", "dnc"])
+def test_no_items_are_one_sentence(name: str) -> None:
+    memory = MEMORIES[name]()
+    nothing = torch.zeros(2, 0, 8), torch.ones(2, 0, dtype=torch.bool)
+    with pytest.raises(ValueError, match="no items has no read"):
+        memory.sequence(memory.initial_state(2), *nothing, EvictOldest())
+
+
+@pytest.mark.parametrize("name", ["ntm", "dnc"])
+def test_the_width_of_an_item_need_not_be_that_of_a_word(name: str) -> None:
+    memory = MEMORIES[name]()
+    assert {"sequence", "gradient"} <= set(check_memory(memory, steps=20))
+    with pytest.raises(ValueError, match=r"An item of 5 numbers .* input_size=8"):
+        memory.step(memory.initial_state(2), torch.zeros(2, 5), None)
