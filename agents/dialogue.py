@@ -28,9 +28,19 @@ class Dialogue:
     Args:
         agent: who listens and answers. Its weights stay as they are; what is corrected changes
             its episodic memory.
+        memory: the place of a database to live on in, as in `load`.
+
+    Raises:
+        ValueError: if there is a place and the agent has no episodic memory, or what is there is
+            broken or foreign.
+        OSError: if the database cannot be opened.
     """
 
-    def __init__(self, agent: MemoryAgent) -> None:
+    def __init__(self, agent: MemoryAgent, memory: str | None = None) -> None:
+        if memory is not None:
+            if agent.episodic_memory is None:
+                raise ValueError(f"An agent without an episodic memory cannot live on in {memory}.")
+            agent.episodic_memory = live_in(agent.episodic_memory, memory)
         self.agent = agent.eval()
         self.episode = 0
         self._state = agent.initial_state(1)
@@ -100,11 +110,7 @@ class Dialogue:
             OSError: if the database cannot be opened.
         """
         agent, told = read_agent(path, allow=allow)
-        if memory is not None:
-            if agent.episodic_memory is None:
-                raise ValueError(f"{path} holds an agent without an episodic memory.")
-            agent.episodic_memory = live_in(agent.episodic_memory, memory)
-        dialogue = cls(agent)
+        dialogue = cls(agent, memory)
         try:
             if told is not None:
                 dialogue._go_on(told)

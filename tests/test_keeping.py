@@ -156,6 +156,26 @@ def test_what_is_corrected_is_remembered(tmp_path):
     dialogue.observe(" ")
 
 
+def test_an_agent_of_ones_own_lives_on_in_a_database(tmp_path):
+    place = str(tmp_path / "john.sqlite")
+    _, path = kept(tmp_path)
+    for _ in range(2):
+        dialogue = Dialogue(load_agent(path), memory=place)
+        seen = dialogue.agent.episodic_memory.seen
+        for line in STORY:
+            dialogue.observe(line)
+        dialogue.answer("Where is John?")
+        dialogue.correct("kitchen")
+        dialogue.agent.episodic_memory.store.close()
+    assert (
+        seen == load_agent(path).episodic_memory.seen + 1
+    )  # the second had what the first was told
+    agent = load_agent(path)
+    agent.episodic_memory = None
+    with pytest.raises(ValueError, match=r"without an episodic memory cannot live on in .*sqlite"):
+        Dialogue(agent, memory=place)
+
+
 def test_talking_line_by_line(tmp_path, capsys, monkeypatch):
     _, path = kept(tmp_path)
     said = io.StringIO()
