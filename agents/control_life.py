@@ -300,13 +300,14 @@ def _exam_episodes(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> l
 def _write_text_floors(
     config: DictConfig, tasks: Sequence[Task | ControlTask], log: LifetimeLog
 ) -> None:
-    from stillknows.agents.lifetime import write_floor
+    from stillknows.agents.lifetime import whole_batches, write_floor
 
     budgets = budgets_of(config, tasks)
     for number, episodes in enumerate(_exam_episodes(config, tasks)):
         task, start = tasks[number], _start(budgets, number)
         if isinstance(task, Task):
-            place = {"task_start": start, "lived": start + budgets[number].amount}
+            lived = start + whole_batches(budgets[number].amount, config)
+            place = {"task_start": start, "lived": lived}
             write_floor(log, task, number, episodes, config.seed, place)
 
 

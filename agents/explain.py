@@ -15,7 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.anatomy import CAUSES, Dissector, Finding, columns, dissect
 from stillknows.agents.keeping import load_agent
-from stillknows.agents.lifetime import AGENT, episodes_of, exam_episodes_of, tasks_of
+from stillknows.agents.lifetime import (
+    AGENT,
+    episodes_of,
+    exam_episodes_of,
+    tasks_of,
+    whole_batches,
+)
 from stillknows.agents.log import Event, read
 from stillknows.agents.log_parts import FILE
 from stillknows.agents.remembering import Marked
@@ -192,7 +198,7 @@ def settings_of(config: DictConfig, tasks: Sequence[Task], number: int) -> dict[
         "episodes": exam_episodes_of(config, tasks)[number],
         "rows": config.rows,
         "seed": config.seed,
-        "options": {"lived": start + budgets[number], "task_start": start},
+        "options": {"lived": start + whole_batches(budgets[number], config), "task_start": start},
     }
 
 

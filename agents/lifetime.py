@@ -71,6 +71,11 @@ def episodes_of(config: DictConfig) -> list[int]:
     return [budgets[number] for number in _arranged(config, count)]
 
 
+def whole_batches(budget: int, config: DictConfig) -> int:
+    """Return how many episodes of a budget are lived: what fills no batch is not."""
+    return budget // int(config.rows) * int(config.rows)
+
+
 def updates_of(config: DictConfig) -> int:
     """Return how many updates a life will have; with control tasks, about how many."""
     if is_acting(config):
@@ -326,7 +331,7 @@ def _write_floors(log: LifetimeLog, tasks: Sequence[Task], config: DictConfig) -
         zip(tasks, exam_episodes_of(config, tasks), strict=True)
     ):
         start = sum(budgets[:number])
-        place = {"task_start": start, "lived": start + budgets[number]}
+        place = {"task_start": start, "lived": start + whole_batches(budgets[number], config)}
         write_floor(log, task, number, episodes, config.seed, place)
 
 

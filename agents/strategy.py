@@ -325,7 +325,7 @@ class Lifetime(BaseTemplate):  # type: ignore[misc]
         experience, after = self.experience, self.clock.train_exp_counter
         task, number = experience.tasks[0], experience.numbers[0]
         start = experience.first_episodes[0]
-        known = min(self.lived, start + experience.episodes)
+        known = min(self.lived, start + experience.episodes // self.rows * self.rows)
         behind = {(task, arm) for task, arm, _ in self.position.examined}
         settings = {
             "number": number,

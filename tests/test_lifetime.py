@@ -117,6 +117,23 @@ def test_the_report_equals_a_computation_by_hand(run: Path, tmp_path: Path) -> N
     assert "floor: majority answer" in text
 
 
+def test_no_question_is_about_an_episode_that_fills_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supports: set[int] = set()
+    mark = Examiner.mark
+
+    def marked(self: Examiner, thought: Any, marked: Any) -> None:
+        rows = zip(marked.supports, marked.carried, strict=True)
+        supports.update(episode for pairs, carried in rows if carried for episode, _ in pairs)
+        mark(self, thought, marked)
+
+    monkeypatch.setattr(Examiner, "mark", marked)
+    carried = ("stream.tasks.carry=0.5", "stream.tasks.tasks=[where_person]")
+    live(tmp_path, "arm=none", *carried, "stream.episodes=31", "stream.exam_episodes=32")
+    assert max(supports) == 23  # three batches of eight were lived
+
+
 def test_floors_are_of_the_questions_of_the_examination(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
