@@ -13,7 +13,7 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.remembering import Marked
 from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import TextVector
-from stillknows.envs.text import balanced_tree
+from stillknows.envs.text import asked_of, balanced_tree
 
 
 class Listener(Protocol):
@@ -57,7 +57,7 @@ def live(
     turn = steps_lived = 0
     while not ended.all():
         steps_lived += int((~ended).sum())
-        asked = info.get("question", [text.endswith("?") for text in observations])
+        asked = asked_of(observations, info)
         episodes = info.get("episode", np.arange(envs.num_envs))
         steps = info.get("step", np.full(envs.num_envs, turn))
         heard = _questions(observations, asked) if deaf else observations

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stillknows.envs.tasks import Task, make
+from stillknows.envs.text import asked_of
 
 
 class Heard(NamedTuple):
@@ -45,7 +46,7 @@ def hear(
     ended = np.zeros(envs.num_envs, dtype=bool)
     while not ended.all():
         asked = observations
-        for row in np.flatnonzero(~info["question"]):
+        for row in np.flatnonzero(~asked_of(observations, info)):
             stories[row].extend(filter(None, [observations[row]]))  # who waits says nothing
         observations, _, terminated, truncated, info = envs.step(("",) * envs.num_envs)
         ended = ended | terminated | truncated

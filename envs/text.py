@@ -364,6 +364,15 @@ def _all_are(kind: tuple[type, ...], values: Sequence[Any]) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
+def asked_of(observations: Sequence[str], info: Info) -> np.ndarray:
+    """Return which rows ask, bool `[B]`: as `info` says, by the question mark where it does not."""
+    marks_B = np.array([text.endswith("?") for text in observations])
+    if "question" not in info:
+        return marks_B
+    told_B = np.asarray(info.get("_question", np.ones(len(marks_B), dtype=bool)), dtype=bool)
+    return np.where(told_B, np.asarray(info["question"], dtype=bool), marks_B)
+
+
 def row_seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:
     """Return a seed for each row: those given, or the one given and those after it."""
     if isinstance(seed, list):

@@ -10,7 +10,15 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv, TextVectorEnv, gather
+from stillknows.envs.text import (
+    Answer,
+    Story,
+    StoryTask,
+    StoryVectorEnv,
+    TextVectorEnv,
+    asked_of,
+    gather,
+)
 
 
 class Parrot(StoryTask):
@@ -201,6 +209,36 @@ def test_a_cut_row_stays_over():
         _, rewards, terminated, truncated, infos = vector.step(["one", "one"])
         assert (terminated[0], truncated[0], rewards[0]) == (False, True, 0.0)
     assert (terminated[1], truncated[1]) == (True, False)
+    vector.close()
+
+
+class Silent(gymnasium.Wrapper):
+    """Does not say where a question is."""
+
+    def reset(self, **options):
+        observation, info = super().reset(**options)
+        return observation, without_question(info)
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, without_question(info)
+
+
+def without_question(info):
+    return {key: value for key, value in info.items() if key != "question"}
+
+
+def test_a_question_mark_asks_where_nothing_else_says_so():
+    vector = TextVectorEnv([Silent(Chatter()) for _ in range(8)])
+    observations, infos = vector.reset(seed=0)
+    asked = answered = 0
+    for _ in range(12):  # rows end one after the other
+        now = asked_of(observations, infos)
+        assert now.tolist() == [text == "what ?" for text in observations]
+        asked += now.sum()
+        observations, _, _, _, infos = vector.step(("one",) * 8)
+        answered += np.sum(infos.get("_target", 0))
+    assert asked == answered > 8
     vector.close()
 
 
