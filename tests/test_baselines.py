@@ -305,6 +305,23 @@ def test_lwf_asks_the_agent_as_it_was(begin: Any) -> None:
         begin(LwF(), overrides=(*NONE, "learner.accumulate=2")).train()
 
 
+@pytest.mark.parametrize("memory", ["slots", "sparse_slots"])
+def test_the_agent_as_it_was_is_held_to_all_that_it_answered(begin: Any, memory: str) -> None:
+    room = ("working_memory.slots=5", "stream.episodes=8")  # earlier questions would take some
+    life = begin(overrides=(*NONE, f"working_memory={memory}", *room))
+    life.train()
+    life.strategy.experience = life.experience
+    plugin = LwF()
+    with torch.no_grad():
+        for weight in life.agent.fuse.parameters():  # what is read must matter
+            weight.mul_(20)
+        plugin.after_training_exp(life.strategy)
+        for steps in live_again(life.strategy, 4):
+            assert len(steps) == 3  # questions of one story
+            for asked in steps:
+                assert float(plugin._divergence(life.agent, asked)) < 1e-5
+
+
 def point(life: Life, gradient: torch.Tensor) -> None:
     """Make this the gradient of all weights."""
     parts = gradient.split([w.numel() for w in life.agent.parameters()])
