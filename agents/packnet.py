@@ -48,9 +48,12 @@ class PackNet(BaseSGDPlugin):  # type: ignore[misc]
         self.number += 1
         self.updates = 0
         self.tasks.append(strategy.experience.numbers)
+        few = len(strategy.experience.origin_stream) <= torch.iinfo(torch.int8).max
         for name, weight in _learning(strategy.model):
             if name not in self.owner:
-                self.owner[name] = torch.zeros_like(weight, dtype=torch.int8)
+                self.owner[name] = torch.zeros_like(
+                    weight, dtype=torch.int8 if few else torch.int16
+                )
         self._fix(strategy.model, FREE)
 
     def after_backward(self, strategy: Lifetime, **_: Any) -> None:

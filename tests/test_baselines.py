@@ -401,6 +401,17 @@ def test_packnet_leaves_to_later_tasks_what_no_task_used(begin: Any) -> None:
     assert (positions[-1] < 2).all()  # no text is as long: after the first pruning it is 0
 
 
+def test_packnet_counts_more_tasks_than_a_byte_does(begin: Any) -> None:
+    plugin = PackNet()
+    life = begin(plugin)
+    life.strategy.experience = next(life.experiences)
+    life.strategy.experience.origin_stream = range(200)
+    plugin.before_training_exp(life.strategy)
+    plugin.number = 199
+    plugin._prune(life.agent, 0.5)
+    assert int(plugin.owner["controller.positions"].max()) == 199
+
+
 def test_shrink_and_perturb_by_hand(begin: Any) -> None:
     plugin = ShrinkAndPerturb(shrink=0.5, perturb=0.3)
     life = begin(plugin)
