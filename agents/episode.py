@@ -57,7 +57,7 @@ def live(
     turn = steps_lived = 0
     while not ended.all():
         steps_lived += int((~ended).sum())
-        asked = asked_of(observations, info)
+        asked: list[bool] = asked_of(observations, info).tolist()
         episodes = info.get("episode", np.arange(envs.num_envs))
         steps = info.get("step", np.full(envs.num_envs, turn))
         heard = _questions(observations, asked) if deaf else observations
