@@ -170,11 +170,7 @@ class DNC(Recurrent):
         Raises:
             ValueError: if the item has another width.
         """
-        if item_BI.shape[1] != self.input_size:
-            raise ValueError(
-                f"An item of {item_BI.shape[1]} numbers for a DNC with "
-                f"input_size={self.input_size}: make them the same."
-            )
+        self._check_width(item_BI)
         seen_BI = torch.cat([item_BI, state.reads_BRW.flatten(1)], dim=1)  # chi_t
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         interface = self._parse(self.interface(hidden_BH))

@@ -225,11 +225,7 @@ class NTM(Recurrent):
         Raises:
             ValueError: if the item has another width.
         """
-        if item_BI.shape[1] != self.input_size:
-            raise ValueError(
-                f"An item of {item_BI.shape[1]} numbers for an NTM with "
-                f"input_size={self.input_size}: make them the same."
-            )
+        self._check_width(item_BI)
         seen_BI = torch.cat([item_BI, state.reads_BRW.flatten(1)], dim=1)
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         state = self._write(state._replace(controller=controller), hidden_BH, policy)

@@ -115,6 +115,7 @@ class Recurrent(nn.Module):
     `last_read_BN`, `step_B` and `key_B`.
 
     Attributes:
+        input_size: width of an item.
         slots: N.
         word_size: W.
         think: blank items after the last of a sequence, before the read that counts (Csordas and
@@ -122,6 +123,7 @@ class Recurrent(nn.Module):
             lead to what is read next.
     """
 
+    input_size: int
     slots: int
     word_size: int
     think: int
@@ -221,6 +223,13 @@ class Recurrent(nn.Module):
             strength_BN=strength_BN.detach(),
             content_BNW=memory_BNW if needs_content(policy) else None,
         )
+
+    def _check_width(self, item_BI: Tensor) -> None:
+        if item_BI.shape[1] != self.input_size:
+            raise ValueError(
+                f"An item of {item_BI.shape[1]} numbers for a memory ({type(self).__name__}) with "
+                f"input_size={self.input_size}: make them the same."
+            )
 
     def _as_read(self, state: Any, output_BW: Tensor) -> Read:
         """Return the reads and the output; the output's weights are the mean of the heads'."""
