@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent, score
 from stillknows.agents.episode import live
-from stillknows.agents.remembering import Marked
+from stillknows.agents.remembering import Marked, told_again
 from stillknows.agents.thought import Thought
 from stillknows.agents.tokenizer import PAD
 from stillknows.envs.tasks import make
@@ -41,25 +41,12 @@ class Asked(NamedTuple):
     def of(cls, agent: MemoryAgent, thought: Thought, target_BA: Tensor) -> Asked:
         """Return questions as an agent thought of them."""
         mixture_BSV, logs_BSV = agent.log_probabilities(thought, target_BA[:, :-1])
-        stories = _to_hear(agent, thought)
-        return cls(stories, target_BA, logs_BSV, score(mixture_BSV, target_BA))
+        return cls(told_again(agent, thought), target_BA, logs_BSV, score(mixture_BSV, target_BA))
 
     @property
     def present(self) -> Tensor:
         """Which places of the answers count, `[B, S]`."""
         return self.target_BA != PAD
-
-
-def _to_hear(agent: MemoryAgent, thought: Thought) -> tuple[tuple[str, ...], ...]:
-    """Return the stories of a thought; without earlier questions where memory was not given them.
-
-    Slots are asked a question, and take it for a statement if they are told it before another.
-    """
-    slots, before = getattr(agent.working_memory, "holds_items", False), thought.before
-    if not slots or agent.context > 1 or before is None:
-        return thought.stories
-    waited = [before.story[row][before.written[row] :] for row in thought.rows]
-    return tuple((*before.items[row], *new) for row, new in zip(thought.rows, waited, strict=True))
 
 
 class _Listener:

@@ -135,13 +135,26 @@ def candidates(
         key_BD=thought.key_BD,
         vector_BV=thought.fused_BD.detach(),
         answers_BA=target_BA,
-        story_BTL=story_tokens(agent.tokenizer, thought.stories, shape),
+        story_BTL=story_tokens(agent.tokenizer, told_again(agent, thought), shape),
         hash_B=torch.tensor([identity(story[-1]) for story in thought.stories]),
         outcome_BF=torch.stack([loss_B, rewards_B, 1 - rewards_B], dim=1),
         task_B=torch.full((len(thought.rows),), marked.task),
         episode_B=torch.tensor(marked.episodes),
         step_B=torch.tensor(marked.steps),
     )
+
+
+def told_again(agent: MemoryAgent, thought: Thought) -> tuple[tuple[str, ...], ...]:
+    """Return what to tell to be asked the questions of a thought again, the question last.
+
+    Slots are asked a question and keep statements; an earlier question of the same story would be
+    told them as a statement.
+    """
+    slots, before = getattr(agent.working_memory, "holds_items", False), thought.before
+    if not slots or agent.context > 1 or before is None:
+        return thought.stories
+    waited = [before.story[row][before.written[row] :] for row in thought.rows]
+    return tuple((*before.items[row], *new) for row, new in zip(thought.rows, waited, strict=True))
 
 
 def story_tokens(

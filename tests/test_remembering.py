@@ -5,6 +5,7 @@ from typing import Any
 
 import hydra.utils
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.remembering import Marked, Remembering
+from stillknows.agents.remembering import Marked, Remembering, candidates
 from stillknows.agents.thought import Thought, identity
 from stillknows.envs.tasks import make
 from stillknows.memory.rules import EvictOldest
@@ -90,3 +91,34 @@ def test_without_a_store_nothing_is_remembered() -> None:
     live(agent, make(tasks[0], 4, tasks[0].train), listener, task=0, seed=0)
     listener.learn()
     assert listener.written() == ()
+
+
+class Compared(Remembering):
+    """Thinks at once again of what is offered to the store, from its tokens alone."""
+
+    lost: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def mark(self, thought: Thought, marked: Marked) -> None:
+        target_BA = self.agent.answer_tokens(marked.targets)
+        lived_B = self.agent.surprise(thought, target_BA)[1]
+        offered = candidates(self.agent, thought, target_BA, lived_B, marked)
+        again_B = self.agent.surprise(self.agent(offered.story_BTL), target_BA)[1]
+        self.lost += ((lived_B, again_B),)
+        super().mark(thought, marked)
+
+
+@pytest.mark.parametrize("memory", ["slots", "sparse_slots", "dnc", "none"])
+def test_a_stored_question_is_asked_as_it_was_when_it_was_lived(memory: str) -> None:
+    chosen = ["debug=tiny", "arm=both", f"working_memory={memory}", "story_shape=[24,12]"]
+    config = compose_config([*chosen, "working_policy=evict_oldest"])
+    torch.manual_seed(0)
+    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    agent = build_agent(config, tasks)
+    listener = Compared(agent)
+    with torch.no_grad():
+        for weight in agent.fuse.parameters():  # what is read must matter
+            weight.mul_(20)
+        live(agent, make(tasks[0], 8, tasks[0].train), listener, task=0, seed=0)
+    assert len(listener.lost) == 3  # questions of one story
+    for lived_B, again_B in listener.lost:
+        torch.testing.assert_close(again_B, lived_B, rtol=1e-4, atol=1e-4)
