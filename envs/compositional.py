@@ -46,7 +46,7 @@ class Composed(StoryTask):
         recalled: lists of people that earlier tasks told: list, episode and step, by name.
         local: people of each story who are met only there.
         questions: asked at the end; about facts and about strangers in turn.
-        split: "train", or "exam": stories that never occur in training.
+        split: "train", or "exam": stories that begin as none of training does.
         first_episode: the number of its first episode within the lifetime.
         stride: how far apart its episodes' numbers are.
     """

@@ -67,7 +67,7 @@ class Generated(StoryTask):
 
     Args:
         task: a key of `PROBLEMS`.
-        split: "train", or "exam": stories that never occur in training.
+        split: "train", or "exam": stories that begin as none of training does.
         first_episode: the number of its first episode within the lifetime.
         stride: how far apart its episodes' numbers are.
         **dials: see the kind of problem.

@@ -55,7 +55,7 @@ class Dials:
         task_start: the id of the task's first training episode in this life.
         route_length: the longest route that is asked for.
         two_way: whether routes are asked against the direction in which their ways were told too.
-        split: "train", or "exam": stories that never occur in training, and no facts told.
+        split: "train", or "exam": stories that begin as none of training does, and no facts told.
         names: "seen", or "unseen": exam stories are about people and objects (for routes also
             places) that never occur in training. Training stories ignore it.
         length_factor: exam stories are this many times as long. Training stories ignore it.
@@ -148,6 +148,12 @@ class Dials:
         return _ends(sentences, max(1, sentences * self.questions // self.sentences))
 
     @cached_property
+    def beginning(self) -> int:
+        """How many statements, facts of the life apart, every episode tells before it asks."""
+        shortest = min(self.shortest or self.sentences, self.sentences // self.questions)
+        return max(1, shortest - self.tells)
+
+    @cached_property
     def cast(self) -> Names:
         """Who and what stories of this split are about."""
         unseen = self.split == "exam" and self.names == "unseen"
@@ -230,7 +236,7 @@ def _accepted(random: Random, episode: int, dials: Dials, lived: int) -> tuple[S
     for _ in range(MOST_DRAFTS):
         begin = random.getstate()
         story, events = _draft(random, episode, dials, lived)
-        if _in_exam(events) == (dials.split == "exam"):
+        if _in_exam(events[: dials.beginning]) == (dials.split == "exam"):
             return story, begin
     raise ValueError(
         f"{MOST_DRAFTS} drafts held no story of the {dials.split} split: with these dials there "
@@ -238,8 +244,8 @@ def _accepted(random: Random, episode: int, dials: Dials, lived: int) -> tuple[S
     )
 
 
-def _in_exam(events: str) -> bool:
-    digest = blake2b(events.encode(), digest_size=8).digest()
+def _in_exam(events: Sequence[str]) -> bool:
+    digest = blake2b(" ".join(events).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % EXAM_SHARE == 0
 
 
@@ -249,8 +255,8 @@ def _draft(
     dials: Dials,
     lived: int,
     turn: tuple[int, int] | None = None,
-) -> tuple[Story, str]:
-    """Return a story of either split, and the text of its statements without the life's fact.
+) -> tuple[Story, list[str]]:
+    """Return a story of either split, and its statements without the life's fact.
 
     A `turn` is after how many statements a seed decides what comes.
     """
@@ -275,7 +281,7 @@ def _draft(
         trees.append(tree)
         start = end
     sentences = tuple(map(plain, trees))
-    return Story(episode, sentences, tuple(trees), tuple(answers)), " ".join(events)
+    return Story(episode, sentences, tuple(trees), tuple(answers)), events
 
 
 class _Narrator:

@@ -1,9 +1,10 @@
 """What writes problems in sentences: a page to write on, and what every kind of problem has.
 
 A kind of problem is a class of dials with a method `write(draw, page)` that tells statements and
-asks questions. A page belongs to the examination by its content: by the statements told on it, in
-whatever order, so that no story of the examination says what one of training said. This file knows
-no kind of problem, no Gymnasium, and nothing of who answers.
+asks questions. A page belongs to the examination by how it begins: by the statements told on it
+before the first question, in whatever order, so that no question of the examination was asked in
+training after the same statements. This file knows no kind of problem, no Gymnasium, and nothing of
+who answers.
 """
 
 import re
@@ -68,10 +69,14 @@ class Page:
 
     @property
     def in_exam(self) -> bool:
-        """Whether what is told here is kept for the examination."""
-        told = zip(self._trees, self._answers, strict=True)
-        statements = sorted(tree for tree, answer in told if answer is None)
-        digest = blake2b("\n".join(statements).encode(), digest_size=8).digest()
+        """Whether what is told here before the first question is kept for the examination."""
+        told: list[str] = []
+        for tree, answer in zip(self._trees, self._answers, strict=True):
+            if answer is None:
+                told.append(tree)
+            elif told:
+                break
+        digest = blake2b("\n".join(sorted(told)).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % EXAM_SHARE == 0
 
     def story(self) -> Story:

@@ -620,6 +620,19 @@ class Same(Problems):
         page.ask("what ?", "one", [page.tell("one .")])
 
 
+@pytest.mark.parametrize("kind", sorted(HARD))
+def test_no_question_of_the_exam_is_asked_in_training_after_the_same_statements(kind):
+    problems, asked_after = make_problems(kind), [set(), set()]
+    for exam, questions in enumerate(asked_after):
+        for key in range(400):
+            story = problems.story(key, 0, bool(exam))
+            for step, answer in enumerate(story.answers):
+                if answer is not None:
+                    questions.add(story.sentences[: step + 1])
+    assert not asked_after[0] & asked_after[1]
+    assert all(asked_after)
+
+
 def test_a_split_without_stories_is_told():
     page = Page(0)
     Same().write(None, page)
