@@ -114,29 +114,14 @@ class QuestionLearner:
             raise ValueError(f"horizon={horizon} and accumulate={accumulate}: each is at least 1.")
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
         self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
-        self.linear_start = linear_start
-        self.recall_rehearsed = recall_rehearsed
+        self.linear_start, self.recall_rehearsed = linear_start, recall_rehearsed
         if optimizer is None:
             self.optimizer = build_optimizer(agent, learning_rate, matrix_rate, weight_decay)
         else:
             self.optimizer = Optimizers(
                 optimizer([p for p in agent.parameters() if p.requires_grad])
             )
-        policy = agent.working_policy
-        self.teacher: Teacher | None = None
-        if getattr(policy, "learns_by", "loss") != "loss":
-            if not isinstance(agent.working_memory, Slots):
-                raise ValueError(
-                    f"{type(policy).__name__} learns before a working memory of slots: choose "
-                    "working_memory=slots, or working_policy=retention or a rule."
-                )
-            self.teacher = Teacher(
-                policy,
-                agent.controller.width,
-                learning_rate=1e-3,  # more slowly than before a reader that stays as it is
-                write_cost=write_cost,
-                seed=seed,
-            )
+        self.teacher = _teacher_of(agent, write_cost, seed)
         self.rehearsed: Rehearsed | None = None  # in the update that is under way
         self._lived = Lived()
         self.stories: list[Story] = []  # of the last update, if `keeps_stories`
@@ -325,3 +310,22 @@ class QuestionLearner:
         self._writes: list[Tensor] = []
         self._rewards: list[float] = []
         self._trusts: list[Tensor] = []
+
+
+def _teacher_of(agent: MemoryAgent, write_cost: float, seed: int) -> Teacher | None:
+    """Return what teaches the policy of the working memory, None where the loss does.
+
+    Raises:
+        ValueError: if the memory is not of slots, before which such a policy learns.
+    """
+    policy = agent.working_policy
+    if getattr(policy, "learns_by", "loss") == "loss":
+        return None
+    if not isinstance(agent.working_memory, Slots):
+        raise ValueError(
+            f"{type(policy).__name__} learns before a working memory of slots: choose "
+            "working_memory=slots, or working_policy=retention or a rule."
+        )
+    rate = 1e-3  # more slowly than before a reader that stays as it is
+    width = agent.controller.width
+    return Teacher(policy, width, learning_rate=rate, write_cost=write_cost, seed=seed)
