@@ -24,7 +24,7 @@ from stillknows.memory.check_bench import (
     leaves,
 )
 from stillknows.memory.interface import Policy, Read, detach, map_state, reset_rows
-from stillknows.memory.rules import EvictOldest, Reservoir
+from stillknows.memory.rules import EvictOldest, Reservoir, WriteNothing
 
 _ROWS = 3
 _SPARE, _MOST = 4, 64  # items beyond the slots, so that something has to leave; items at most
@@ -132,9 +132,13 @@ def check_sequence(bench: Bench) -> None:
     items_BTI, policy, state = _items(bench), EvictOldest(), _start(bench)
     present_BT = bench.draw(*items_BTI.shape[:2], seed=1) > 0
     present_BT[0], present_BT[1, :-1], present_BT[:, -1] = True, False, True
-    for t in range(items_BTI.shape[1]):
-        after, read = bench.memory.step(state, items_BTI[:, t], policy)
+    asked = policy if getattr(bench.memory, "query_writes", True) else WriteNothing()
+    last = items_BTI.shape[1] - 1
+    for t in range(last + 1):
+        after, read = bench.memory.step(state, items_BTI[:, t], policy if t < last else asked)
         state = reset_rows(after, state, ~present_BT[:, t])
+    for _ in range(getattr(bench.memory, "think", 0)):
+        state, read = bench.memory.step(state, torch.zeros_like(items_BTI[:, 0]), asked)
     _, once = bench.memory.sequence(_start(bench), items_BTI, present_BT, policy)
     expect_near(
         _spread(once),

@@ -99,6 +99,11 @@ class DNC(Recurrent):
         deallocate: the contents of a slot fade as it is freed.
         sharp: each head sharpens what the links lead to.
         think: blank items after a sequence, before its read.
+        normalised: whether the controller that is made here is layer-normalised.
+        associative_start: whether a new DNC is near an associative memory: every item goes to a
+            slot of its own and stays, and heads read by content, sharply, with the key that the
+            item would be written as. The equations are the paper's; they begin elsewhere.
+        query_writes: whether the query, the last item of a sequence, is written, and thinking too.
 
     Raises:
         ValueError: if a size is below 1 or the least mask is not in [0, 1).
@@ -121,6 +126,9 @@ class DNC(Recurrent):
         deallocate: bool = False,
         sharp: bool = False,
         think: int = 0,
+        normalised: bool = False,
+        associative_start: bool = False,
+        query_writes: bool = True,
     ) -> None:
         super().__init__()
         sizes = {"slots": slots, "word_size": word_size, "read_heads": read_heads}
@@ -133,12 +141,32 @@ class DNC(Recurrent):
         self.read_heads, self.write_heads, self.link = read_heads, write_heads, link or ExactLink()
         self.masked, self.least_mask, self.deallocate = masked, least_mask, deallocate
         self.reads, self.sharp, self.think = read_heads + 1, sharp, think
+        self.query_writes = query_writes
         seen = input_size + read_heads * word_size
-        self.controller: Any = controller or default_controller(seen, hidden_size, feed_forward)
+        self.controller: Any = controller or default_controller(
+            seen, hidden_size, feed_forward, normalised
+        )
         self.sizes = self._sizes()
         self.interface = nn.Linear(self.controller.output_size, sum(self.sizes))
         self.output = nn.Linear(self.controller.output_size, word_size, bias=False)
         self.read_output = nn.Linear(read_heads * word_size, word_size, bias=False)
+        if associative_start:
+            self._begin_associative()
+
+    @torch.no_grad()
+    def _begin_associative(self) -> None:
+        """Let the interface write to new slots, and read by content with what would be written."""
+        weight_XH, bias_X = self.interface.weight.detach(), self.interface.bias.detach()
+        weights, biases = (torch.split(part, list(self.sizes)) for part in (weight_XH, bias_X))
+        read_keys, strengths, _, _, _, write, free, allocate, gates, modes, *_ = range(len(biases))
+        written_XH = weights[write].repeat(self.read_heads, 1)
+        weights[read_keys].copy_(written_XH[: len(weights[read_keys])])
+        for part in (read_keys, write):
+            biases[part].zero_()
+        biases[strengths].add_(4)
+        for part, bias in ((free, -2), (allocate, 2), (gates, 2)):
+            biases[part].add_(bias)
+        biases[modes].view(self.read_heads, -1)[:, self.write_heads].add_(2)  # by content
 
     def initial_state(
         self, batch: int, device: torch.device | str = "cpu", key_B: Tensor | None = None

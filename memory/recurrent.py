@@ -27,6 +27,7 @@ from stillknows.memory.interface import (
     noise_for,
     reset_rows,
 )
+from stillknows.memory.rules import WriteNothing
 
 WEIGHTY = 0.05  # a write or read weight from which a slot counts as touched
 
@@ -102,10 +103,40 @@ class FeedForwardController(nn.Module):
         return torch.tanh(self.layer(input_BI)), state
 
 
-def default_controller(input_size: int, hidden_size: int, feed_forward: bool) -> Controller:
+class NormalisedController(nn.Module):
+    """A controller whose input and output are layer-normalised (Ba et al. 2016, arXiv:1607.06450).
+
+    Franke et al. 2018, arXiv:1807.02658, normalise the controller of a DNC that answers questions.
+
+    Args:
+        input_size: I, the item and all reads.
+        controller: takes what was normalised; its state stays its own.
+    """
+
+    def __init__(self, input_size: int, controller: Any) -> None:
+        super().__init__()
+        self.controller: Any = controller
+        self.seen = nn.LayerNorm(input_size)
+        self.said = nn.LayerNorm(controller.output_size)
+        self.output_size = controller.output_size
+
+    def initial_state(self, batch: int, device: torch.device | str) -> Any:
+        """Return the controller's."""
+        return self.controller.initial_state(batch, device)
+
+    def forward(self, input_BI: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Take one step."""
+        output_BH, state = self.controller(self.seen(input_BI), state)
+        return self.said(output_BH), state
+
+
+def default_controller(
+    input_size: int, hidden_size: int, feed_forward: bool, normalised: bool = False
+) -> Controller:
     """Return the controller of a memory that was given none: an LSTM, or one layer."""
     kind = FeedForwardController if feed_forward else LSTMController
-    return kind(input_size, hidden_size)
+    controller = kind(input_size, hidden_size)
+    return NormalisedController(input_size, controller) if normalised else controller
 
 
 class Recurrent(nn.Module):
@@ -121,12 +152,15 @@ class Recurrent(nn.Module):
         think: blank items after the last of a sequence, before the read that counts (Csordas and
             Schmidhuber 2019, arXiv:1904.10278, take 3 before an answer): what was read first can
             lead to what is read next.
+        query_writes: whether the last item of a sequence, the query, is written like any other,
+            and whether thinking writes. Who reads what it has just written need not look further.
     """
 
     input_size: int
     slots: int
     word_size: int
     think: int
+    query_writes: bool = True
 
     def initial_state(
         self, batch: int, device: torch.device | str = "cpu", key_B: Tensor | None = None
@@ -152,14 +186,15 @@ class Recurrent(nn.Module):
         Raises:
             ValueError: if there is no item.
         """
-        read: Read | None = None
-        for t, every in enumerate(_everywhere(present_BT)):
-            after, read = self.step(state, items_BTI[:, t], policy)
-            state = after if every else reset_rows(after, state, ~present_BT[:, t])
-        if read is None:
+        if not items_BTI.shape[1]:
             raise ValueError("A sequence of no items has no read: give at least one.")
+        for t, every in enumerate(_everywhere(present_BT[:, :-1])):
+            after, _ = self.step(state, items_BTI[:, t], policy)
+            state = after if every else reset_rows(after, state, ~present_BT[:, t])
+        asked = policy if self.query_writes else WriteNothing()
+        state, read = self.step(state, items_BTI[:, -1], asked)
         for _ in range(self.think):
-            state, read = self.step(state, torch.zeros_like(items_BTI[:, -1]), policy)
+            state, read = self.step(state, torch.zeros_like(items_BTI[:, -1]), asked)
         return state, read
 
     def outputs(
