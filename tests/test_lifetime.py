@@ -130,7 +130,7 @@ def test_no_question_is_about_an_episode_that_fills_no_batch(
 
     monkeypatch.setattr(Examiner, "mark", marked)
     carried = ("stream.tasks.carry=0.5", "stream.tasks.tasks=[where_person]")
-    live(tmp_path, "arm=none", *carried, "stream.episodes=31", "stream.exam_episodes=32")
+    live(tmp_path, "arm=none", *carried, "stream.episodes=31", "stream.exam_episodes=96")
     assert max(supports) == 23  # three batches of eight were lived
 
 
