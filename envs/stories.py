@@ -150,8 +150,12 @@ class Dials:
     @cached_property
     def beginning(self) -> int:
         """How many statements, facts of the life apart, every episode tells before it asks."""
-        shortest = min(self.shortest or self.sentences, self.sentences // self.questions)
-        return max(1, shortest - self.tells)
+        return max(1, self._told_first - self.tells)
+
+    @property
+    def _told_first(self) -> int:
+        """How many statements every episode tells before it asks."""
+        return min(self.shortest or self.sentences, self.sentences // self.questions)
 
     @cached_property
     def cast(self) -> Names:
@@ -172,7 +176,7 @@ class Dials:
             self.task,
             self.lifetime_facts,
             self.task_start,
-            min(self.shortest or self.sentences, self.sentences // self.questions),
+            self._told_first,
             world.PLACES[: self.places],
             world.PEOPLE[: self.people],
         )

@@ -188,11 +188,12 @@ class Recurrent(nn.Module):
         """
         if not items_BTI.shape[1]:
             raise ValueError("A sequence of no items has no read: give at least one.")
-        for t, every in enumerate(_everywhere(present_BT[:, :-1])):
-            after, _ = self.step(state, items_BTI[:, t], policy)
-            state = after if every else reset_rows(after, state, ~present_BT[:, t])
+        everywhere = _everywhere(present_BT)
         asked = policy if self.query_writes else WriteNothing()
-        state, read = self.step(state, items_BTI[:, -1], asked)
+        for t, every in enumerate(everywhere):
+            last = t + 1 == len(everywhere)
+            after, read = self.step(state, items_BTI[:, t], asked if last else policy)
+            state = after if every else reset_rows(after, state, ~present_BT[:, t])
         for _ in range(self.think):
             state, read = self.step(state, torch.zeros_like(items_BTI[:, -1]), asked)
         return state, read
