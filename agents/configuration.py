@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,6 +39,10 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
         raise ValueError(
             f"There is no {group} '{wrong}'. {suggest(wrong, choices(group))}"
         ) from error
+    except OverrideParseException as error:
+        quoted = "what holds spaces or '=' wants quotes, as in 'arms=[\"none learner.clip=2\"]'."
+        advice = quoted if "=" in error.override else "an option is NAME=VALUE."
+        raise ValueError(f"'{error.override}' cannot be read: {advice}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(
             f"The options do not fit: {_first_sentence(error)}{_near(error, command)}"

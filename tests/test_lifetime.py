@@ -272,7 +272,11 @@ def test_a_broken_or_foreign_log_is_one_sentence(run: Path, tmp_path: Path) -> N
         (["seeds=3"], "seeds=3"),
         (["seeds=[1,1]"], "name a life twice"),
         (['arms=["both working_policy=evict_oldst"]'], "Did you mean 'evict_oldest'"),
-        (['arms=["both learner.rehearse"]'], "options do not fit"),
+        (
+            ['arms=["both learner.rehearse"]'],
+            "'learner.rehearse' cannot be read: an option is NAME",
+        ),
+        (["arms=[none learner.clip=2]"], "wants quotes, as in 'arms=[\"none learner.clip=2\"]'."),
         (["not an option"], "option"),
         (["experimint=babi"], "Did you mean 'experiment'?"),
         (["working_memory.tied=7"], "working_memory.tied=7 should be true or false."),
