@@ -8,14 +8,19 @@ stable-baselines3; among its settings are those of RL Zoo. Needs `pip install
 stable-baselines3 minigrid matplotlib`. Prints one Markdown table: the mean return in the last
 tenth of the steps, and the steps until the mean of ten episodes first reached the threshold. In
 CartPole a step is worth 1, so that nobody can be there before ten times the threshold.
+
+Acrobot and DoorKey take more than an hour of a core each: `--keep FOLDER` writes every life down,
+and the same command goes on where an interrupted one stopped.
 """
 
 import argparse
 import itertools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -30,6 +35,7 @@ from stillknows.memory.action_values import ActionValues
 
 Curve = list[tuple[int, float]]  # steps of the life so far, return of the episode that ended
 Settings = Mapping[str, Any]
+Job = tuple[str, str, Settings, int, int]  # method, task, settings, seed, steps
 
 
 def _door_key() -> gymnasium.Env:
@@ -150,75 +156,100 @@ def first_crossing(curve: Curve, threshold: float) -> float:
     return float("inf")
 
 
-def _life(method: str, task: Task, settings: Settings, seed: int) -> Curve:
+def _life(keep: Path | None, job: Job) -> Curve:
+    """Return the episodes of one life, from the folder of lives where it has been lived."""
+    method, name, settings, seed, steps = job
+    told = "-".join(str(value).replace(" ", "") for value in settings.values())
+    kept = keep and keep / f"{method}-{name}-{steps}-{told}-seed{seed}.json"
+    if kept and kept.exists():
+        return [(end, total) for end, total in json.loads(kept.read_text())]
     torch.set_num_threads(1)
-    return METHODS[method][0](task, settings, seed)
+    curve = METHODS[method][0](TASKS[name]._replace(steps=steps), settings, seed)
+    if kept:
+        whole = kept.with_suffix(".part")
+        whole.write_text(json.dumps(curve))
+        whole.rename(kept)
+    return curve
 
 
-def _lives(
-    pool: ProcessPoolExecutor, jobs: Sequence[tuple[str, Task, Settings, int]], label: str
-) -> list[Curve]:
-    futures = [pool.submit(_life, *job) for job in jobs]
-    return [future.result() for future in tqdm(futures, desc=label, disable=None)]
+class Lives(NamedTuple):
+    """Lives in one task, of so many steps each, side by side and kept in a folder."""
+
+    pool: ProcessPoolExecutor
+    keep: Path | None
+    name: str
+    steps: int
+
+    def live(
+        self, method: str, settings: Sequence[Settings], seeds: Sequence[int], label: str
+    ) -> list[Curve]:
+        """Return the curves of every setting with every seed, seeds within settings."""
+        jobs = [(method, self.name, one, seed, self.steps) for one in settings for seed in seeds]
+        futures = [self.pool.submit(_life, self.keep, job) for job in jobs]
+        return [future.result() for future in tqdm(futures, desc=label, disable=None)]
+
+    def search(self, method: str) -> Settings:
+        """Return the settings of the largest mean return over the life, on seeds 1000 and 1001."""
+        grid = METHODS[method][1]
+        curves = self.live(method, grid, (1000, 1001), f"{method} search")
+        areas = [np.nanmean(smooth(curve, self.steps)) for curve in curves]
+        return grid[int(np.reshape(areas, (-1, 2)).mean(axis=1).argmax())]
 
 
-def search(pool: ProcessPoolExecutor, method: str, task: Task) -> Settings:
-    """Return the settings with the largest mean return over the life, on seeds 1000 and 1001."""
-    grid = METHODS[method][1]
-    jobs = [(method, task, settings, seed) for settings in grid for seed in (1000, 1001)]
-    areas = [
-        np.nanmean(smooth(curve, task.steps)) for curve in _lives(pool, jobs, f"{method} search")
-    ]
-    return grid[int(np.reshape(areas, (-1, 2)).mean(axis=1).argmax())]
-
-
-def draw(lines: Mapping[str, np.ndarray], task: Task, name: str, out: str) -> None:
+def draw(lines: Mapping[str, np.ndarray], lives: Lives, out: str) -> None:
     """Draw mean and range over seeds of the returns against steps."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    at = np.linspace(0, task.steps, 200)
+    at = np.linspace(0, lives.steps, 200)
     for method, lines_S in lines.items():
         axes.plot(at, lines_S.mean(axis=0), label=method)
         axes.fill_between(at, lines_S.min(axis=0), lines_S.max(axis=0), alpha=0.2)
-    axes.axhline(task.threshold, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="environment steps", ylabel="return, mean of ten episodes", title=name)
+    axes.axhline(TASKS[lives.name].threshold, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="environment steps", ylabel="return, mean of ten episodes", title=lives.name)
     axes.legend()
     figure.savefig(out, dpi=120)
 
 
-def main() -> None:
-    """Search, live, print the table and draw the figure."""
+def row(method: str, settings: Settings, curves: Sequence[Curve], lives: Lives) -> str:
+    """Return the row of the table that tells of these lives."""
+    late = [float(np.nanmean(smooth(curve, lives.steps)[-20:])) for curve in curves]
+    steps = np.sort([first_crossing(curve, TASKS[lives.name].threshold) for curve in curves])
+    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    crossed = f"{np.median(steps):.0f} ({steps[0]:.0f} to {steps[-1]:.0f})"
+    return f"| {method} | {told} | {interval(late)} | {crossed} |"
+
+
+def options() -> argparse.Namespace:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=sorted(TASKS), default="cartpole")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, help="other than the task's own")
     parser.add_argument("--no-search", action="store_true", help="take the first settings")
+    parser.add_argument("--keep", type=Path, help="where lives are written down and found again")
     parser.add_argument("--out", help="where the figure goes")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Search, live, print the table and draw the figure."""
+    asked = options()
     task, lines = TASKS[asked.task], {}
-    if asked.steps:
-        task = task._replace(steps=asked.steps)
-    crossing = f"steps to {task.threshold}, median (range)"
-    print(f"| {asked.task} | settings | return at the end | {crossing} |")
-    print("|---|---|---|---|")
+    if asked.keep:
+        asked.keep.mkdir(parents=True, exist_ok=True)
+    print(f"| {asked.task} | settings | return at the end |", end="")
+    print(f" steps to {task.threshold}, median (range) |\n|---|---|---|---|")
     with ProcessPoolExecutor(asked.workers) as pool:
+        lives = Lives(pool, asked.keep, asked.task, asked.steps or task.steps)
         for method, (_, grid) in METHODS.items():
-            settings = grid[0] if asked.no_search else search(pool, method, task)
-            jobs = [(method, task, settings, seed) for seed in range(asked.seeds)]
-            curves = _lives(pool, jobs, method)
-            lines[method] = np.stack([smooth(curve, task.steps) for curve in curves])
-            late = [float(np.nanmean(line[-20:])) for line in lines[method]]
-            steps = np.sort([first_crossing(c, task.threshold) for c in curves])
-            told = ", ".join(f"{key} {value}" for key, value in settings.items())
-            print(
-                f"| {method} | {told} | {interval(late)} | {np.median(steps):.0f} "
-                f"({steps[0]:.0f} to {steps[-1]:.0f}) |",
-                flush=True,
-            )
+            settings = grid[0] if asked.no_search else lives.search(method)
+            curves = lives.live(method, [settings], range(asked.seeds), method)
+            lines[method] = np.stack([smooth(curve, lives.steps) for curve in curves])
+            print(row(method, settings, curves, lives), flush=True)
     if asked.out:
-        draw(lines, task, asked.task, asked.out)
+        draw(lines, lives, asked.out)
 
 
 if __name__ == "__main__":
