@@ -188,14 +188,9 @@ class MemoryAgent(nn.Module):
     ) -> tuple[AgentState, Thought]:
         """Encode, decide, read and write, and fuse, for the rows that were asked."""
         stories, before = tuple(state.story[row] for row in rows), state
-        waiting = [story[state.written[row] : -1] for row, story in zip(rows, stories, strict=True)]
         texts = [story[-self.context :] for story in stories]
         text_BL, cache, query_BD = self._encode_questions(texts)
-        read, state = self._work(rows, waiting, query_BD, state)
-        written, items = list(state.written), list(state.items)
-        for row, story, new in zip(rows, stories, waiting, strict=True):
-            written[row], items[row] = len(story), (*items[row], *new)
-        state = state._replace(written=tuple(written), items=tuple(items))
+        read, state = self._work(rows, query_BD, state)
         key_BD = query_BD.new_zeros(len(rows), 0)
         if self.episodic_memory is not None:
             key_BD = self.key(self.tokenizer.batch([story[-1] for story in stories], self.device))
@@ -225,24 +220,30 @@ class MemoryAgent(nn.Module):
         return [(*life, *episode) for life, episode in zip(told, heard, strict=True)]
 
     def _work(
-        self,
-        rows: tuple[int, ...],
-        waiting: Sequence[Sequence[str]],
-        query_BD: Tensor,
-        state: AgentState,
+        self, rows: tuple[int, ...], query_BD: Tensor, state: AgentState
     ) -> tuple[Read | None, AgentState]:
-        """Write what waits and read with the query, on these rows of the working memory."""
-        if self.working_memory is None:
+        """Write what waits, and read with the query on these rows of the working memory.
+
+        A memory that can `write` takes what all rows heard together: rows that ask at different
+        times need not each be told their story by themselves.
+        """
+        memory, working, policy = self.working_memory, state.working, self.working_policy
+        together = hasattr(memory, "write")
+        waiting = state.waiting(rows, everyone=together)
+        state = state.heard(rows, waiting)
+        if memory is None:
             return None, state
         items_BTD, present_BT = self._encode_statements(waiting)
-        items_BTD = torch.cat([items_BTD, query_BD[:, None]], dim=1)
-        present_BT = torch.cat([present_BT, present_BT.new_ones(len(rows), 1)], dim=1)
-        every = len(rows) == len(state.story)
+        if together and items_BTD.shape[1]:
+            working = memory.write(working, items_BTD, present_BT, policy)
+            items_BTD, present_BT = items_BTD[:, :0], present_BT[:, :0]
         index_B = torch.tensor(rows, device=self.device)
-        some = state.working if every else map_state(lambda part: part[index_B], state.working)
-        some, read = self.working_memory.sequence(some, items_BTD, present_BT, self.working_policy)
-        working = some if every else put_rows(state.working, some, index_B)
-        return read, state._replace(working=working)
+        items_BTD = torch.cat([items_BTD[index_B], query_BD[:, None]], dim=1)
+        present_BT = torch.cat([present_BT[index_B], present_BT.new_ones(len(rows), 1)], dim=1)
+        every = len(rows) == len(state.story)
+        some = working if every else map_state(lambda part: part[index_B], working)
+        some, read = memory.sequence(some, items_BTD, present_BT, policy)
+        return read, state._replace(working=some if every else put_rows(working, some, index_B))
 
     def _encode_questions(self, texts: Sequence[tuple[str, ...]]) -> tuple[Tensor, Cache, Tensor]:
         """Return tokens `[B, L]`, cache and vectors `[B, D]`; each distinct text is read once."""

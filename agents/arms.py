@@ -94,7 +94,9 @@ class Shuffled(nn.Module):
         self.memory = memory
 
     def __getattr__(self, name: str) -> Any:
-        """Answer as the memory does."""
+        """Answer as the memory does, but without `write`: a stretch ends at its row's question."""
+        if name == "write":
+            raise AttributeError(name)
         try:
             return super().__getattr__(name)
         except AttributeError:

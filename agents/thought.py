@@ -4,7 +4,7 @@ Letters: B rows, L tokens of a text, D hidden size.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -28,6 +28,27 @@ class AgentState(NamedTuple):
     story: tuple[tuple[str, ...], ...]
     written: tuple[int, ...]
     items: tuple[tuple[str, ...], ...]
+
+    def waiting(self, rows: tuple[int, ...], everyone: bool) -> list[tuple[str, ...]]:
+        """Return what each row heard and has not written; what `rows` heard last is a question.
+
+        Args:
+            rows: which rows are asked.
+            everyone: whether the other rows have their say too, or nothing.
+        """
+        new = [story[first:] for story, first in zip(self.story, self.written, strict=True)]
+        return [
+            heard[:-1] if row in rows else heard if everyone else ()
+            for row, heard in enumerate(new)
+        ]
+
+    def heard(self, rows: tuple[int, ...], new: Sequence[tuple[str, ...]]) -> "AgentState":
+        """Return the same after each row has written what is new, and `rows` have asked."""
+        told = zip(self.written, new, strict=True)
+        return self._replace(
+            written=tuple(first + len(n) + (row in rows) for row, (first, n) in enumerate(told)),
+            items=tuple((*past, *n) for past, n in zip(self.items, new, strict=True)),
+        )
 
     def detach(self) -> "AgentState":
         """Return the same without history: no gradient goes further back."""

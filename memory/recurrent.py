@@ -188,15 +188,28 @@ class Recurrent(nn.Module):
         """
         if not items_BTI.shape[1]:
             raise ValueError("A sequence of no items has no read: give at least one.")
-        everywhere = _everywhere(present_BT)
+        state = self.write(state, items_BTI[:, :-1], present_BT[:, :-1], policy)
         asked = policy if self.query_writes else WriteNothing()
-        for t, every in enumerate(everywhere):
-            last = t + 1 == len(everywhere)
-            after, read = self.step(state, items_BTI[:, t], asked if last else policy)
-            state = after if every else reset_rows(after, state, ~present_BT[:, t])
+        state, read = self.step(state, items_BTI[:, -1], asked)
         for _ in range(self.think):
             state, read = self.step(state, torch.zeros_like(items_BTI[:, -1]), asked)
         return state, read
+
+    def write(
+        self, state: Any, items_BTI: Tensor, present_BT: Tensor, policy: Policy | None = None
+    ) -> Any:
+        """Take T items one by one, none of them a query; return the state after the last.
+
+        Args:
+            state: before the first; it stays as it was.
+            items_BTI: `[B, T, input_size]`.
+            present_BT: bool `[B, T]`; where it is False the row's state stays as it was.
+            policy: as in `step`.
+        """
+        for t, every in enumerate(_everywhere(present_BT)):
+            after, _ = self.step(state, items_BTI[:, t], policy)
+            state = after if every else reset_rows(after, state, ~present_BT[:, t])
+        return state
 
     def outputs(
         self, state: Any, items_BTI: Tensor, policy: Policy | None = None, checkpoint: int = 0

@@ -1,6 +1,6 @@
 """The agent: its words, its controller, how it answers, and that examinations leave no trace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +193,9 @@ def test_statements_wait_and_an_answer_needs_its_story(tiny: DictConfig) -> None
     assert thought is not None
     assert thought.rows == (0,)
     assert answers[1] == ""
-    assert after.written == (3, 0)
-    assert int(after.working.step_B[0]) == 2
-    assert int(after.working.step_B[1]) == 0
+    assert after.written == (3, 2)  # what the other row heard is written with it
+    assert after.items[1] == ("mary went to the garden .", "john took the ball .")
+    assert after.working.step_B.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("memory", ["slots", "dnc"])
@@ -220,6 +220,41 @@ def test_rows_answer_together_as_they_do_alone(tiny: DictConfig) -> None:
     for row, story in enumerate(stories):
         alone = agent.surprise(agent.rehearse([story]), target[row : row + 1])[0]
         torch.testing.assert_close(alone[0], agent.surprise(together, target)[0][row])
+
+
+TALES = (  # who asks when: each row at its own times
+    ("mary went to the hall .", "where is mary ?", "john went to the attic .", "where is john ?"),
+    (
+        "john took the ball .",
+        "mary went to the attic .",
+        "john went to the hall .",
+        "where is ball ?",
+    ),
+    ("mary took the ball .", "where is ball ?", "where is mary ?", ""),
+)
+
+
+@pytest.mark.parametrize("policy", ["evict_oldest", "reservoir", "evict_uniformly"])
+@pytest.mark.parametrize("memory", ["slots", "memory_network", "ntm", "dnc", "associative_dnc"])
+def test_rows_that_ask_at_their_own_times_live_as_they_do_alone(memory: str, policy: str) -> None:
+    told = [f"working_memory={memory}", f"working_policy={policy}", "working_memory.slots=2"]
+    agent, _ = warmed(compose_config([*TINY, *told]))
+    agent.episodic_memory = None
+    keys = torch.tensor([5, 6, 7])
+
+    def fused(tales: Sequence[Sequence[str]], keys_B: torch.Tensor) -> dict[tuple[int, int], Any]:
+        state, seen = agent.initial_state(len(tales), keys_B), {}
+        for turn, texts in enumerate(zip(*tales, strict=True)):
+            _, state, thought = agent.step(texts, ["?" in text for text in texts], state)
+            for number, row in enumerate(thought.rows if thought else ()):
+                seen[row, turn] = thought.fused_BD[number]
+        return seen
+
+    together = fused(TALES, keys)
+    assert len(together) == 5
+    for row, tale in enumerate(TALES):
+        for (_, turn), alone_D in fused([tale], keys[row : row + 1]).items():
+            torch.testing.assert_close(together[row, turn], alone_D, rtol=1e-4, atol=1e-5)
 
 
 def test_the_mixture_of_controller_and_store_is_a_distribution(tiny: DictConfig) -> None:
