@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from stillknows.memory.action_values import ActionValues, n_step_returns
 
 Env = gymnasium.Env[Any, Any]
+PLACES = 2**16  # of the table that counts what was done
 
 
 class Lived(NamedTuple):
@@ -56,6 +57,10 @@ class EpisodicControl(nn.Module):
         steps: N of the N-step return; None for the whole episode (Monte Carlo).
         explore: share of random actions at first and at last.
         explore_for: steps over which it falls, along a line.
+        curiosity: what an action is worth besides Q that was never taken in a state; after n times
+            it is worth `curiosity / sqrt(1 + n)`. States are counted by their hash in a table that
+            does not grow (Tang et al. 2017, arXiv:1611.04717, who add the bonus to the reward; here
+            it moves the choice alone, so that returns stay those of the task).
         replay: how many states are kept for replay.
         batch: how many are replayed at a time.
         learn_every: steps between two replays; 0 never learns the embedding.
@@ -75,6 +80,7 @@ class EpisodicControl(nn.Module):
         steps: int | None = 100,
         explore: tuple[float, float] = (1.0, 0.01),
         explore_for: int = 2000,
+        curiosity: float = 0.0,
         replay: int = 50_000,
         batch: int = 32,
         learn_every: int = 4,
@@ -89,7 +95,8 @@ class EpisodicControl(nn.Module):
         if embed is not None:
             self.embed = embed
         self.memory, self.discount, self.steps = memory, discount, steps
-        self.explore, self.explore_for = explore, explore_for
+        self.explore, self.explore_for, self.curiosity = explore, explore_for, curiosity
+        self.taken = np.zeros((PLACES, len(memory.stores)), dtype=np.int32)
         self.batch, self.learn_every = batch, learn_every
         self.random = np.random.default_rng(seed)
         self.optimizer = torch.optim.RMSprop(self.parameters(), learning_rate, 0.95, 0.01)
@@ -116,13 +123,20 @@ class EpisodicControl(nn.Module):
         """
         key_BD = self.embed(torch.tensor(observation_BO))
         value_BA = self.memory.values(key_BD, torch.from_numpy(name_B))
-        best_BA = (value_BA == value_BA.amax(dim=1, keepdim=True)).numpy()
+        worth_BA = value_BA.numpy()
+        if self.curiosity and not greedy:
+            worth_BA = worth_BA + self.curiosity / np.sqrt(1 + self.taken[name_B % PLACES])
+        best_BA = worth_BA == worth_BA.max(axis=1, keepdims=True)
         action_B = (best_BA * (1 + self.random.random(best_BA.shape))).argmax(axis=1)
         first, last = self.explore
         share = last + (first - last) * max(0.0, 1 - self.lived / max(1, self.explore_for))
         stray_B = self.random.random(len(action_B)) < (0.0 if greedy else share)
         any_B = self.random.integers(value_BA.shape[1], size=len(action_B))
         return np.where(stray_B, any_B, action_B), key_BD, value_BA.amax(dim=1)
+
+    def note(self, name_B: np.ndarray, action_B: np.ndarray) -> None:
+        """Count what was done in which state, by their hashes."""
+        np.add.at(self.taken, (name_B % PLACES, action_B), 1)
 
     def remember(self, episode: Sequence[Step], last: float) -> None:
         """Write the returns of an episode into the memory and keep it for replay.
@@ -205,6 +219,7 @@ def live_control(
     while agent.lived < steps:
         name_B = np.array([name_of(observation) for observation in seen])
         action_B, key_BD, value_B = agent.act(np.stack(seen), name_B)
+        agent.note(name_B, action_B)
         for row, env in enumerate(envs):
             action = int(action_B[row]) + int(envs[0].action_space.start)
             after, reward, terminated, truncated, _ = env.step(action)

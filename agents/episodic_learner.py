@@ -24,7 +24,7 @@ from stillknows.memory.action_values import ActionValues
 from stillknows.memory.interface import Policy, WorkingMemory
 
 _MOVING = ("lived", "kept")
-_KEPT = ("observations", "names", "actions", "returns")
+_KEPT = ("observations", "names", "actions", "returns", "taken")
 
 
 class EpisodicLearner:
@@ -41,6 +41,7 @@ class EpisodicLearner:
         discount: gamma.
         explore: share of random actions at first and at last.
         explore_for: steps in a pair of spaces over which it falls.
+        curiosity: what an action is worth besides Q that was never taken in a state.
         replay: how many states are kept for replay, for each pair of spaces.
         batch: how many are replayed at a time.
         learn_every: steps between two replays; 0 never learns the embedding.
@@ -71,6 +72,7 @@ class EpisodicLearner:
         discount: float = 0.99,
         explore: tuple[float, float] = (1.0, 0.01),
         explore_for: int = 3000,
+        curiosity: float = 0.0,
         replay: int = 50_000,
         batch: int = 32,
         learn_every: int = 4,
@@ -95,6 +97,7 @@ class EpisodicLearner:
             "steps": steps,
             "explore": (explore[0], explore[1]),
             "explore_for": explore_for,
+            "curiosity": curiosity,
             "replay": replay,
             "batch": batch,
             "learn_every": learn_every,
@@ -194,6 +197,7 @@ class EpisodicLearner:
         seen_BO = stage.observation_BO
         name_B = np.array([control.name_of(seen_O) for seen_O in seen_BO])
         action_B, key_BD, value_B = agent.act(seen_BO, name_B)
+        agent.note(name_B, action_B)
         start = int(stage.envs.single_action_space.start)  # type: ignore[attr-defined]
         moved = stage.step(action_B + start)
         losses = []

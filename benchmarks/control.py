@@ -60,13 +60,17 @@ TASKS = {
     "doorkey": Task(_door_key, 50_000, 0.7),
 }
 NEC_GRID: tuple[Settings, ...] = tuple(
-    {"steps": steps, "explore_for": share, "update_rate": rate}
-    for steps, share, rate in itertools.product((20, 100), (0.01, 0.05), (0.1, 0.5))
+    {"steps": steps, "explore": explore, "update_rate": rate}
+    for steps, explore, rate in itertools.product((20, 100), ("stray", "curiosity"), (0.1, 0.5))
 )
 DQN_GRID: tuple[Settings, ...] = tuple(
     {"learning_rate": rate, "exploration_fraction": share, "rhythm": rhythm}
     for rate, share, rhythm in itertools.product((2.3e-3, 5e-4), (0.05, 0.16), ("zoo", "every 4"))
 )
+EXPLORE: dict[str, Settings] = {
+    "stray": {"explore": (1.0, 0.01), "explore_for": 0.01},  # a share of the steps
+    "curiosity": {"explore": (0.0, 0.0), "explore_for": 0.0, "curiosity": 0.3},
+}
 RHYTHMS = {  # train_freq, gradient_steps, target_update_interval
     "zoo": (256, 128, 10),
     "every 4": (4, 1, 500),
@@ -76,7 +80,7 @@ RHYTHMS = {  # train_freq, gradient_steps, target_update_interval
 def live_nec(task: Task, settings: Settings, seed: int) -> Curve:
     """Return the episodes of one life of the NEC agent."""
     torch.manual_seed(seed)
-    env = task.make()
+    env, explore = task.make(), EXPLORE[settings["explore"]]
     memory = ActionValues(
         int(env.action_space.n),
         20_000,
@@ -90,7 +94,9 @@ def live_nec(task: Task, settings: Settings, seed: int) -> Curve:
         memory,
         32,
         steps=settings["steps"],
-        explore_for=int(settings["explore_for"] * task.steps),
+        explore=explore["explore"],
+        explore_for=int(explore["explore_for"] * task.steps),
+        curiosity=explore.get("curiosity", 0.0),
         seed=seed,
     )
     return [tuple(lived) for lived in live_control(agent, [env], task.steps, seed=seed)]

@@ -69,6 +69,49 @@ def test_the_whole_episode_without_bootstrapping_is_model_free_episodic_control(
     assert starts.max().item() == pytest.approx(1.0)
 
 
+def test_curiosity_tries_every_action_as_often_as_any_other_where_nothing_is_known():
+    agent = agent_for(actions=3, curiosity=1.0, explore=(0.0, 0.0))
+    seen_BO, name_B = np.eye(5, dtype=np.float32)[:2], np.array([7, 8])
+    for _ in range(9):
+        action_B, _, value_B = agent.act(seen_BO, name_B)
+        agent.note(name_B, action_B)
+        assert value_B.tolist() == [0.0, 0.0]  # the bonus is no value
+    assert agent.taken[name_B].tolist() == [[3, 3, 3], [3, 3, 3]]
+    taken = agent.taken.copy()
+    agent.act(seen_BO, name_B, greedy=True)
+    assert np.array_equal(agent.taken, taken)
+
+
+def test_curiosity_gives_way_to_what_is_known_to_be_worth_more():
+    agent = agent_for(curiosity=0.5, explore=(0.0, 0.0), learn_every=0)
+    seen_BO, name_B = np.eye(5, dtype=np.float32)[:1], np.array([7])
+    key_BD = agent.act(seen_BO, name_B)[1]
+    agent.memory.write(torch.tensor([1]), key_BD, torch.from_numpy(name_B), torch.tensor([0.4]))
+    # 0 + 0.5 / sqrt(1) against 0.4 + 0.5 / sqrt(1 + n): the other way once n > 24
+    for times, chosen in ((0, 1), (23, 1), (25, 0)):
+        agent.taken[7] = (0, times)
+        assert agent.act(seen_BO, name_B)[0].tolist() == [chosen]
+    assert agent.act(seen_BO, name_B, greedy=True)[0].tolist() == [1]
+
+
+def test_curiosity_finds_a_way_over_the_ice_in_every_life():
+    def late(**options):
+        """Return how often the goal is reached at last, of four lives."""
+        ends = [
+            live_control(
+                agent_for(seed, 16, 4, learn_every=0, **options),
+                [gymnasium.make("FrozenLake-v1", is_slippery=False)],
+                1200,
+                seed,
+            )
+            for seed in range(4)
+        ]
+        return np.mean([lived.total for life in ends for lived in life[-20:]])
+
+    assert late(curiosity=0.3, explore=(0.0, 0.0)) > 0.7  # 1.0, and by straying alone 0.3
+    assert late() < 0.6
+
+
 def test_an_episode_that_is_cut_bootstraps_and_one_that_is_over_does_not(monkeypatch):
     agent = agent_for(learn_every=0)
     last = []

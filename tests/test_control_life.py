@@ -252,7 +252,12 @@ def tree_equal(one: object, other: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    "options", [("learner=recurrent_ppo", *PPO, "working_memory=slots"), ("learner=nec",)]
+    "options",
+    [
+        ("learner=recurrent_ppo", *PPO, "working_memory=slots"),
+        ("learner=nec",),
+        ("learner=nec", "learner.curiosity=0.3"),
+    ],
 )
 @pytest.mark.parametrize("sampled", [False, True])
 def test_examinations_leave_no_trace(options: tuple[str, ...], sampled: bool) -> None:
@@ -280,9 +285,10 @@ def test_examinations_leave_no_trace(options: tuple[str, ...], sampled: bool) ->
 def test_episodic_control_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     task = control_tasks([{"_target_": f"{__name__}.Lane", "reference": 1}])[0]
     assert isinstance(task, ControlTask)
+    options = {"key_size": 8, "capacity": 50, "horizon": 30, "replay": 100, "explore_for": 200}
     lives = []
     for _ in range(2):
-        learner = EpisodicLearner(key_size=8, capacity=50, horizon=30, explore_for=200, replay=100)
+        learner = EpisodicLearner(**options, curiosity=0.3)
         lives.append((learner, learner.meet(*spaces_of(task)), Stage(task, 3, seed=0)))
     (one, signature, here), (other, _, there) = lives
     one.update(signature, here)
