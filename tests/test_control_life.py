@@ -288,7 +288,7 @@ def test_episodic_control_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path:
     options = {"key_size": 8, "capacity": 50, "horizon": 30, "replay": 100, "explore_for": 200}
     lives = []
     for _ in range(2):
-        learner = EpisodicLearner(**options, curiosity=0.3)
+        learner = EpisodicLearner(**options, explore=(0.2, 0.2), curiosity=3.0)
         lives.append((learner, learner.meet(*spaces_of(task)), Stage(task, 3, seed=0)))
     (one, signature, here), (other, _, there) = lives
     one.update(signature, here)
