@@ -1,10 +1,10 @@
 """What must be equal for lifetimes to be averaged, and its fingerprint.
 
 A setting is a flat dictionary: the name of the protocol, the stream with its budgets and
-examinations, the rows of a batch, the schema of the log. Seeds, orders, arms and the options of
-agents are not in it, nor are the arms of examinations and the anatomy: examinations leave no trace,
-so these change nothing that is lived. It is written into every log; of older logs it is taken from
-their configuration.
+examinations, the edition of its stories, the rows of a batch, the schema of the log. Seeds, orders,
+arms and the options of agents are not in it, nor are the arms of examinations and the anatomy:
+examinations leave no trace, so these change nothing that is lived. It is written into every log; of
+older logs it is taken from their configuration.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stillknows.envs.tasks import suggest
+from stillknows.envs.tasks import EDITION, suggest
 
 PROTOCOLS = ("identity hidden", "boundaries told", "identity told", "joint", "scratch")
 SEED = "seed"  # in the place of options that are the seed's, such as the life of a world
@@ -48,7 +48,7 @@ def setting_of(config: DictConfig, schema: int, plugins: Sequence[Any] = ()) -> 
     seedless = config.copy()
     seedless.seed = SEED
     whole: Any = OmegaConf.to_container(seedless, resolve=True)
-    return _setting(whole, protocol_of(config, plugins), schema)
+    return {**_setting(whole, protocol_of(config, plugins), schema), "edition": EDITION}
 
 
 def logged_setting(head: Mapping[str, Any]) -> Setting:

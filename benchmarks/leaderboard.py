@@ -5,13 +5,14 @@ stillknows train experiment=leaderboard_babi stream.directory=FOLDER run=runs/ba
 stillknows train experiment=leaderboard_control run=runs/control
 python benchmarks/leaderboard.py runs/microworld runs/babi runs/control --out docs
 
-Writes all that follows the line `<!-- from logs -->` of `leaderboard.md`, and its figures, from
-logs alone. The arm `--ours` is compared with all others, paired by seed and order.
+Writes what follows the line `<!-- from logs -->` of `leaderboard.md`, a section a stream with its
+figures, from logs alone; streams without a run here keep their sections. The arm `--ours` is
+compared with all others, paired by seed and order.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +49,27 @@ def main() -> None:
     groups = {stream_name(arms): _first(arms, given.ours) for arms in groups_of(lives)}
     images = given.out / "images"
     images.mkdir(parents=True, exist_ok=True)
-    draw(groups, images / "leaderboard.png")
-    parts = ["![leaderboard](images/leaderboard.png)"]
+    parts = []
     for name, arms in groups.items():
+        draw(name, arms, images / f"leaderboard_{_short(name)}.png")
         parts += stream_part(name, arms, images)
     parts += [f"- {lack}" for lack in lacks]
     page = given.out / "leaderboard.md"
-    told = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else ""
-    page.write_text("\n\n".join([told.rstrip(), MARK, *parts]) + "\n", encoding="utf-8")
+    told, _, old = (page.read_text(encoding="utf-8") if page.is_file() else "").partition(MARK)
+    others = kept(old, {_short(name) for name in groups})
+    page.write_text("\n\n".join([told.rstrip(), MARK, *parts, *others]) + "\n", encoding="utf-8")
     print("\n\n".join(parts))
+
+
+def kept(sections: str, anew: Set[str]) -> list[str]:
+    """Return the sections of streams that are not written anew."""
+    found = [section.strip() for section in sections.split("\n## ")[1:]]
+    return [f"## {section}" for section in found if _short(section) not in anew]
+
+
+def _short(name: str) -> str:
+    """Return a stream's name without its fingerprint."""
+    return name.split()[0]
 
 
 def _first(arms: Arms, ours: str) -> Arms:
@@ -67,8 +80,9 @@ def _first(arms: Arms, ours: str) -> Arms:
 def stream_part(name: str, arms: Arms, images: Path) -> list[str]:
     """Return heading, table, floors, marks and anatomy of one stream."""
     first = next(iter(arms.values()))[0]
-    short = name.split()[0]
-    parts = [f"## {name}", f"Tasks, in this order: {', '.join(first.tasks)}."]
+    short = _short(name)
+    parts = [f"## {name}", f"![{short}](images/leaderboard_{short}.png)"]
+    parts += [f"Tasks, in this order: {', '.join(first.tasks)}."]
     parts += [*first.sources, table(HEAD, _rows(arms)), *_floors(arms)]
     parts += ["Marks:", table(("mark", "measured", ""), marks(arms))]
     placed = {n: each for n, each in arms.items() if n in ("both", "none", *STORES, "ewc")}
@@ -169,28 +183,26 @@ def _floors(arms: Arms) -> list[str]:
     return [f"Floors: {', '.join(told)}."]
 
 
-def draw(groups: Mapping[str, Arms], path: Path) -> None:
-    """Draw the average accuracy of every arm with its interval, a panel a stream."""
-    tall = max(len(arms) for arms in groups.values())
-    figure = Figure(figsize=(5.2 * len(groups), 1 + 0.32 * tall), layout="constrained")
-    grid = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axis, (name, arms) in zip(grid, groups.items(), strict=True):
-        found = {n: metric_interval(lives, "average_accuracy") for n, lives in arms.items()}
-        order = sorted(found, key=lambda n: found[n].mean)
-        ours = next(iter(arms))
-        for place, arm in enumerate(order):
-            reference = arms[arm][0].protocol in REFERENCES
-            colour = "#c44e52" if arm == ours else "#999999" if reference else "#4c72b0"
-            axis.barh(place, found[arm].mean, color=colour)
-            if found[arm].low == found[arm].low:
-                axis.plot((found[arm].low, found[arm].high), (place, place), color="black")
-        labels = [f"{arm.split()[0]} (n = {len(arms[arm])})" for arm in order]
-        axis.set_yticks(range(len(order)), labels, fontsize=8)
-        axis.set_xlim(0, 1.05)
-        axis.set_title(name.split()[0])
-        axis.set_xlabel("average accuracy at the end, 95 % interval")
-        axis.grid(alpha=0.3, axis="x")
-        axis.set_axisbelow(True)
+def draw(name: str, arms: Arms, path: Path) -> None:
+    """Draw the average accuracy of every arm of a stream with its interval."""
+    figure = Figure(figsize=(5.2, 1 + 0.32 * len(arms)), layout="constrained")
+    axis = figure.subplots()
+    found = {n: metric_interval(lives, "average_accuracy") for n, lives in arms.items()}
+    order = sorted(found, key=lambda n: found[n].mean)
+    ours = next(iter(arms))
+    for place, arm in enumerate(order):
+        reference = arms[arm][0].protocol in REFERENCES
+        colour = "#c44e52" if arm == ours else "#999999" if reference else "#4c72b0"
+        axis.barh(place, found[arm].mean, color=colour)
+        if found[arm].low == found[arm].low:
+            axis.plot((found[arm].low, found[arm].high), (place, place), color="black")
+    labels = [f"{_short(arm)} (n = {len(arms[arm])})" for arm in order]
+    axis.set_yticks(range(len(order)), labels, fontsize=8)
+    axis.set_xlim(0, 1.05)
+    axis.set_title(_short(name))
+    axis.set_xlabel("average accuracy at the end, 95 % interval")
+    axis.grid(alpha=0.3, axis="x")
+    axis.set_axisbelow(True)
     figure.savefig(path, dpi=110)
 
 

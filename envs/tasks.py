@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 
 from stillknows.envs.text import TextVectorEnv
 
+EDITION = 2  # of the generated stories: raised where the same seed begins to tell others
 TextVector = VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]
 
 
