@@ -45,6 +45,12 @@ def _door_key() -> gymnasium.Env:
     return gymnasium.wrappers.FlattenObservation(env)
 
 
+def _acrobot() -> gymnasium.Env:
+    """Return Acrobot with its numbers in their bounds: both methods see -1 to 1."""
+    env = gymnasium.make("Acrobot-v1")
+    return gymnasium.wrappers.RescaleObservation(env, np.float32(-1), np.float32(1))
+
+
 class Task(NamedTuple):
     """An environment, how long it is lived in, and the mean return that counts as learned."""
 
@@ -55,22 +61,20 @@ class Task(NamedTuple):
 
 TASKS = {
     "cartpole": Task(partial(gymnasium.make, "CartPole-v1"), 20_000, 150.0),
-    "acrobot": Task(partial(gymnasium.make, "Acrobot-v1"), 40_000, -150.0),
+    "acrobot": Task(_acrobot, 40_000, -150.0),
     "frozenlake": Task(partial(gymnasium.make, "FrozenLake-v1", is_slippery=False), 10_000, 0.8),
     "doorkey": Task(_door_key, 50_000, 0.7),
 }
 NEC_GRID: tuple[Settings, ...] = tuple(
-    {"steps": steps, "explore": explore, "update_rate": rate}
-    for steps, explore, rate in itertools.product((20, 100), ("stray", "curiosity"), (0.1, 0.5))
+    {"steps": steps, "explore": explore}
+    for steps, explore in itertools.product(
+        (100, None), ("stray 0.01", "stray 0.05", "stray 0.1", "curiosity")
+    )
 )
 DQN_GRID: tuple[Settings, ...] = tuple(
     {"learning_rate": rate, "exploration_fraction": share, "rhythm": rhythm}
     for rate, share, rhythm in itertools.product((2.3e-3, 5e-4), (0.05, 0.16), ("zoo", "every 4"))
 )
-EXPLORE: dict[str, Settings] = {
-    "stray": {"explore": (1.0, 0.01), "explore_for": 0.01},  # a share of the steps
-    "curiosity": {"explore": (0.0, 0.0), "explore_for": 0.0, "curiosity": 0.3},
-}
 RHYTHMS = {  # train_freq, gradient_steps, target_update_interval
     "zoo": (256, 128, 10),
     "every 4": (4, 1, 500),
@@ -80,23 +84,20 @@ RHYTHMS = {  # train_freq, gradient_steps, target_update_interval
 def live_nec(task: Task, settings: Settings, seed: int) -> Curve:
     """Return the episodes of one life of the NEC agent."""
     torch.manual_seed(seed)
-    env, explore = task.make(), EXPLORE[settings["explore"]]
+    env = task.make()
+    kind, _, share = settings["explore"].partition(" ")  # of the steps, over which straying falls
+    curious = kind == "curiosity"
     memory = ActionValues(
-        int(env.action_space.n),
-        20_000,
-        32,
-        neighbours=11,
-        update_rate=settings["update_rate"],
-        learning_rate=1e-3,
+        int(env.action_space.n), 20_000, 32, neighbours=11, update_rate=0.1, learning_rate=1e-3
     )
     agent = EpisodicControl(
         spaces.flatdim(env.observation_space),
         memory,
         32,
         steps=settings["steps"],
-        explore=explore["explore"],
-        explore_for=int(explore["explore_for"] * task.steps),
-        curiosity=explore.get("curiosity", 0.0),
+        explore=(0.0, 0.0) if curious else (1.0, 0.01),
+        explore_for=int(float(share or 0) * task.steps),
+        curiosity=0.3 if curious else 0.0,
         seed=seed,
     )
     return [tuple(lived) for lived in live_control(agent, [env], task.steps, seed=seed)]
