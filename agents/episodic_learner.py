@@ -269,4 +269,5 @@ def _restore(agent: EpisodicControl, state: dict[str, Any]) -> None:
     for name in _MOVING:
         setattr(agent, name, state[name])
     for name in _KEPT:
-        setattr(agent, name, state[name].numpy().copy())
+        if name in state:  # a checkpoint of before the counts has none
+            setattr(agent, name, state[name].numpy().copy())

@@ -302,6 +302,20 @@ def test_episodic_control_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path:
         assert one.update(signature, here) == other.update(signature, there)
 
 
+def test_a_checkpoint_of_before_the_counts_is_read_without() -> None:
+    task = control_tasks([{"_target_": f"{__name__}.Lane", "reference": 1}])[0]
+    assert isinstance(task, ControlTask)
+    learner = EpisodicLearner(key_size=8, capacity=50, horizon=5, replay=100, curiosity=1.0)
+    signature = learner.meet(*spaces_of(task))
+    before = learner.state()
+    learner.update(signature, Stage(task, 2, seed=0))
+    agent = learner.who(signature)
+    assert agent.taken.sum() == agent.lived == 10
+    del before[signature]["taken"]
+    learner.restore(before)
+    assert agent.lived == 0
+
+
 def test_a_place_that_is_not_found_again_is_told() -> None:
     task = control_tasks([{"_target_": f"{__name__}.Lane", "reference": 1}])[0]
     assert isinstance(task, ControlTask)
