@@ -146,6 +146,15 @@ def check_sequence(bench: Bench) -> None:
         "of sequence is not that of the last of as many steps; look at the order of writing and "
         "reading, and at items that are not present.",
     )
+    if hasattr(bench.memory, "write"):
+        state = bench.memory.write(_start(bench), items_BTI[:, :-1], present_BT[:, :-1], policy)
+        _, after = bench.memory.sequence(state, items_BTI[:, -1:], present_BT[:, -1:], policy)
+        expect_near(
+            _spread(after),
+            _spread(once),
+            "after write is not that of one sequence; let write take what is no query as sequence "
+            "does.",
+        )
 
 
 def check_reset(bench: Bench) -> None:

@@ -170,6 +170,16 @@ def forgets_who_is_absent(self: Slots, state: Any, items: Tensor, here: Tensor, 
     return Slots.sequence(self, state, items, torch.ones_like(here), policy)
 
 
+def writes_nothing(_self: DNC, state: Any, *_: Any) -> Any:
+    return state
+
+
+def tells_a_plain_one(self: DNC, *told: Any) -> Any:
+    plain = dnc()
+    plain.load_state_dict(self.state_dict())
+    return plain.sequence(*told)
+
+
 def reads_are_not_fed_back(self: DNC, state: Any, item: Tensor, policy: Any = None) -> Any:
     return DNC.step(self, state._replace(reads_BRW=torch.zeros_like(state.reads_BRW)), item, policy)
 
@@ -224,7 +234,10 @@ WORKING: dict[str, list[Callable[[], Any]]] = {
         )
     ],
     "rows": [lambda: slots(read=values(lambda _self, x, *_: x * (1 + 0.01 * len(x))))],
-    "sequence": [lambda: slots(sequence=forgets_who_is_absent)],
+    "sequence": [
+        lambda: slots(sequence=forgets_who_is_absent),
+        lambda: dnc(sequence=tells_a_plain_one, write=writes_nothing),
+    ],
     "reset": [
         lambda: slots(read=values(lambda _self, x, state, _item: x + 0.01 * state.step_B[0]))
     ],
