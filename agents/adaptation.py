@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.tokenizer import PAD
+from stillknows.memory import expect
 from stillknows.memory.episodic import Recall
 
 if TYPE_CHECKING:
@@ -37,11 +38,8 @@ class LocalAdaptation:
     """
 
     def __init__(self, steps: int = 5, learning_rate: float = 0.01, pull: float = 0.1) -> None:
-        if steps < 1 or min(learning_rate, pull) < 0:
-            raise ValueError(
-                f"adaptation.steps={steps}, learning_rate={learning_rate}, pull={pull}: at least "
-                "one step, and nothing below 0."
-            )
+        expect.whole(1, steps=steps)
+        expect.number(0, learning_rate=learning_rate, pull=pull)
         self.steps, self.learning_rate, self.pull = steps, learning_rate, pull
 
     @contextmanager

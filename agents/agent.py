@@ -20,6 +20,7 @@ from stillknows.agents.controller import Cache, Controller
 from stillknows.agents.retrieve import read_sentences, recalled_sentences
 from stillknows.agents.thought import AgentState, Thought, put_rows, share_of_writes
 from stillknows.agents.tokenizer import END, PAD, Tokenizer, pad
+from stillknows.memory import expect
 from stillknows.memory.episodic import Recall, p_store
 from stillknows.memory.interface import Policy, Read, WorkingMemory, map_state
 from stillknows.memory.nec import NEC
@@ -82,12 +83,12 @@ class MemoryAgent(nn.Module):
                 f"agent.retrieve={retrieve} wants a working memory of sentences: "
                 "working_memory=slots, memory_network or none."
             )
-        if context < 1:
-            raise ValueError(f"agent.context={context} leaves no question: give 1 or more.")
+        expect.whole(1, context=context, answer_length=answer_length)
+        expect.whole(0, retrieve=retrieve)
+        expect.number(0, 1, slowness=slowness)
         if (context > 1 or retrieve) and controller.hears_trees:
             raise ValueError(
-                "This controller reads one tree at a time: leave agent.context at 1 and "
-                "agent.retrieve at 0."
+                "This controller reads one tree at a time: agent.context=1 agent.retrieve=0."
             )
         self.key_encoder = _follower(controller)
         self.trust = nn.Linear(4, 1) if self.recall else None

@@ -14,6 +14,7 @@ from stillknows.agents.memory_places import OPTIONS
 from stillknows.agents.tokenizer import Tokenizer
 from stillknows.envs.examples import QUESTION, Palette, palette_of
 from stillknows.envs.tasks import Task, vocabulary
+from stillknows.memory.slots import Slots
 
 PARTS = (
     "controller",
@@ -77,6 +78,7 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
                 f"The tokenizer has {len(tokenizer)} tokens, too many for the store: token_bytes=4."
             )
     recall = bool(config.agent.recall) and episodic is not None
+    _expect_widths(config, working, episodic if recall else None)
     fuse = new(
         config.fuse,
         reads=working.reads if working is not None else 0,
@@ -107,6 +109,24 @@ def _recalled(memory: Any, width: int) -> int:
             f"{width} numbers, or none: give {width} or 0."
         )
     return size
+
+
+def _expect_widths(config: DictConfig, working: Any, episodic: Any) -> None:
+    """Raise a ValueError if a part takes vectors of another size than it is given."""
+    width = config.controller.width
+    sizes = {"fuse.width": (config.fuse.get("width", width), width)}
+    if isinstance(working, Slots):
+        sizes["working_memory.word_size"] = working.word_size, width
+    elif working is not None:
+        sizes["working_memory.input_size"] = config.working_memory.get("input_size", width), width
+    if working is not None:
+        read = working.word_size
+        sizes["working_policy.word_size"] = config.working_policy.get("word_size", read), read
+    if episodic is not None:
+        sizes["episodic_memory.key_size"] = episodic.columns["keys_ND"].shape[1], width
+    for name, (given, right) in sizes.items():
+        if given != right:
+            raise ValueError(f"{name}={given}: the vectors that come there have {right} numbers.")
 
 
 def episodic_of(config: DictConfig) -> Any:

@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from stillknows.envs.text import Story
+from stillknows.memory import expect
 from stillknows.memory.interface import Decision, Features, written
 
 
@@ -81,8 +82,7 @@ def best_keeping(trace: Trace, capacity: int) -> Keeping:
     Raises:
         ValueError: if there is no slot.
     """
-    if capacity < 1:
-        raise ValueError(f"capacity={capacity}: a memory has at least one slot.")
+    expect.whole(1, capacity=capacity)
     kept: dict[tuple[int, int], int] = {}  # (item, need) -> unknown
     for number, need in enumerate(trace.needs):
         kept.update({(item, number): len(kept) + place for place, item in enumerate(need.items)})

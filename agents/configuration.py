@@ -1,6 +1,7 @@
 """Configurations: composed by Hydra, and every mistake in them told in one sentence."""
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -29,6 +30,9 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
     Raises:
         ValueError: with one sentence, if an override is wrong.
     """
+    for override in overrides:
+        if override.startswith("="):
+            raise ValueError(f"'{override}' cannot be read: an option is NAME=VALUE.")
     _expect_command(overrides, "train" if command == "sweep" else command)
     overrides = _plugged(overrides)
     try:
@@ -45,7 +49,7 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
         raise ValueError(f"'{error.override}' cannot be read: {advice}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(
-            f"The options do not fit: {_first_sentence(error)}{_near(error, command)}"
+            f"The options do not fit: {_first_sentence(error)}{_near(error, command, overrides)}"
         ) from error
     for override in overrides:
         name, _, value = override.partition("=")
@@ -98,8 +102,10 @@ def cause(error: BaseException) -> str:
         error = error.__cause__
     sentence, place = _first_sentence(error), re.search(r"full_key: (\S+)", told)
     unknown = _UNKNOWN.match(sentence)
-    if unknown is None or place is None:
+    if place is None:
         return sentence
+    if unknown is None:
+        return f"{place[1]}.{sentence}" if re.match(r"\w+=", sentence) else sentence
     taker, option = unknown.groups()
     return f"{taker} has no option '{option}': leave it away with '~{place[1]}.{option}'."
 
@@ -153,24 +159,31 @@ def _expect_kind(name: str, value: str, usual: Any, given: Any) -> None:
     if isinstance(usual, bool):
         if not isinstance(given, bool):
             raise ValueError(f"{name}={value} should be true or false.")
-    elif isinstance(usual, int | float) and not isinstance(given, int | float):
+    elif isinstance(usual, int | float) and (
+        not isinstance(given, int | float) or math.isnan(given)
+    ):
         raise ValueError(f"{name}={value} should be a number, such as {usual}.")
 
 
-def _near(error: BaseException, command: str) -> str:
+def _near(error: BaseException, command: str, overrides: Sequence[str]) -> str:
     """Return a suggestion for the misspelled option that an error names, if it names one."""
-    found = re.search(r"Could not override '(?:.*\.)?([^'.]+)'", str(error))
+    found = re.search(r"Could not override '(?:(.*)\.)?([^'.]+)'", str(error))
     if found is None:
         return ""
+    part, wrong = found.groups()
     with initialize_config_module("stillknows.configs", version_base="1.3"):
-        known = _names(compose(command))
-    if found[1] in known:
+        usual, chosen = compose(command), compose(command, _groups(overrides))
+    beside = OmegaConf.select(chosen, part) if part else None
+    if isinstance(beside, DictConfig) and difflib.get_close_matches(wrong, list(map(str, beside))):
+        return f" {suggest(wrong, list(map(str, beside)))}"
+    known = _names(usual)
+    if wrong in known:
         return (
             " What was chosen has no such option; one that only some arms have is given to them, "
             'arms=["ARM NAME=…"].'
         )
     known += groups()
-    return f" {suggest(found[1], known)}" if difflib.get_close_matches(found[1], known) else ""
+    return f" {suggest(wrong, known)}" if difflib.get_close_matches(wrong, known) else ""
 
 
 def _names(config: DictConfig) -> list[str]:

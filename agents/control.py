@@ -20,6 +20,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from stillknows.memory import expect
 from stillknows.memory.action_values import ActionValues, n_step_returns
 
 Env = gymnasium.Env[Any, Any]
@@ -88,6 +89,14 @@ class EpisodicControl(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        expect.whole(0, width=width, explore_for=explore_for, learn_every=learn_every)
+        expect.whole(1, key_size=key_size, replay=replay, batch=batch)
+        if steps is not None:
+            expect.whole(1, steps=steps)
+        expect.number(0, 1, discount=discount)
+        for share in explore:
+            expect.number(0, 1, explore=share)
+        expect.number(0, curiosity=curiosity, learning_rate=learning_rate)
         self.embed: nn.Module = nn.Linear(observation_size, key_size, bias=False)
         if width:
             first = nn.Linear(observation_size, width)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.tokenizer import PAD, Tokenizer, WordTokenizer
+from stillknows.memory import expect
 
 Cache = list[tuple[Tensor, Tensor]]  # two tensors a layer, rows first
 
@@ -102,6 +103,7 @@ class WordController(Controller):
     """
 
     def __init__(self, vocabulary: int, width: int) -> None:
+        expect.whole(1, width=width)
         super().__init__(width)
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
         self.norm_sentence, self.norm_answer = nn.RMSNorm(width), nn.RMSNorm(width)

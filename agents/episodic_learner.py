@@ -20,6 +20,7 @@ from stillknows.agents.control_learner import NO_HOOKS, Hooks, Lived
 from stillknows.agents.encoder import SpaceEncoder
 from stillknows.agents.rollout import Moved, Stage
 from stillknows.envs.observed import signature_of
+from stillknows.memory import expect
 from stillknows.memory.action_values import ActionValues
 from stillknows.memory.interface import Policy, WorkingMemory
 
@@ -85,6 +86,8 @@ class EpisodicLearner:
     ) -> None:
         if torch.device(device).type != "cpu":
             raise ValueError(f"learner=nec lives on the CPU, not on device={device}.")
+        expect.whole(1, key_size=key_size, capacity=capacity)
+        expect.whole(1, neighbours=neighbours, horizon=horizon)
         self.key_size, self.horizon, self.seed = key_size, horizon, seed
         self.stores: dict[str, Any] = {
             "capacity": capacity,

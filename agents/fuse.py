@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory import expect
+
 
 class Gate(nn.Module):
     """`x = seen + W_r read`, `fused = x + g * W_v recalled`, `g = sigmoid(U [x; W_v recalled])`.
@@ -94,6 +96,7 @@ class CrossAttention(nn.Module):
         self, width: int, reads: int, word_size: int, recalled: int, heads: int = 4
     ) -> None:
         super().__init__()
+        expect.whole(1, heads=heads)
         if width % heads:
             raise ValueError(f"width={width} is no multiple of heads={heads}; change one.")
         self.heads = heads

@@ -25,6 +25,7 @@ from stillknows.agents.thought import Thought
 from stillknows.agents.tokenizer import PAD
 from stillknows.agents.trial import Trial
 from stillknows.envs.text import Story
+from stillknows.memory import expect
 from stillknows.memory.episodic import Entries, Written
 from stillknows.memory.interface import fills_room
 from stillknows.memory.nec import NEC
@@ -110,8 +111,13 @@ class QuestionLearner:
     ) -> None:
         self.agent, self.clip, self.remembering = agent, clip, Remembering(agent)
         self.horizon, self.accumulate, self.schedule = horizon, accumulate, schedule
-        if min(accumulate, horizon or 1) < 1:
-            raise ValueError(f"horizon={horizon} and accumulate={accumulate}: each is at least 1.")
+        expect.whole(1, rekey_every=rekey_every, accumulate=accumulate)
+        if horizon is not None:
+            expect.whole(1, horizon=horizon)
+        expect.whole(0, warmup=warmup, rehearse=rehearse, linear_start=linear_start)
+        expect.number(0, write_cost=write_cost)
+        expect.number(0, 1, fall=fall, rest=rest)
+        expect.above(0, clip=clip)
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
         self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
         self.linear_start, self.recall_rehearsed = linear_start, recall_rehearsed

@@ -38,6 +38,7 @@ from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.order import arrange, expect_distinct, places_of, returning, task_order
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
+from stillknows.memory import expect
 from stillknows.memory.store import Through, at_once
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def episodes_of(config: DictConfig) -> list[int]:
     tasks = next((names for names in named if names is not None), ())
     count = tasks if isinstance(tasks, int) else len(tasks)
     given = config.stream.episodes
-    budgets = [given] * count if isinstance(given, int) else list(given)
+    budgets: list[Any] = [given] * count if isinstance(given, int | float) else list(given)
     if len(budgets) != count:
         raise ValueError(
             f"stream.episodes={given} has {len(budgets)} budgets for {count} tasks: give one "
@@ -66,7 +67,8 @@ def episodes_of(config: DictConfig) -> list[int]:
         )
     if not all(isinstance(budget, int) and budget >= config.rows for budget in budgets):
         raise ValueError(
-            f"stream.episodes={given}: a task needs at least one batch of rows={config.rows}."
+            f"stream.episodes={given}: a task needs a whole number of episodes, at least one batch "
+            f"of rows={config.rows}."
         )
     return [budgets[number] for number in _arranged(config, count)]
 
@@ -121,6 +123,8 @@ def exam_episodes_of(config: DictConfig, tasks: Sequence[Task]) -> list[int]:
             f"stream.exam_episodes=null asks for every story, and those of {endless[0]} never end: "
             "give a number."
         )
+    if asked is not None:
+        expect.whole(1, **{"stream.exam_episodes": asked})
     limits = [asked if task.exam_stories is None else task.exam_stories for task in tasks]
     return [limit if asked is None else min(asked, limit) for limit in limits]
 

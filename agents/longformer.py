@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stillknows.agents.block import PreNormBlock
 from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
+from stillknows.memory import expect
 
 
 def sliding_attention(
@@ -178,10 +179,9 @@ class Longformer(WordController):
         causal: bool = True,
     ) -> None:
         super().__init__(vocabulary, width)
+        expect.whole(1, layers=layers, heads=heads, reach=reach)
         if width % (2 * heads):
             raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
-        if reach < 1:
-            raise ValueError(f"reach={reach} reaches nothing: give at least 1.")
         self.blocks = nn.ModuleList(
             LongformerBlock(width, heads, reach, causal) for _ in range(layers)
         )

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
+from stillknows.memory import expect
 
 
 class LSTM(WordController):
@@ -23,6 +24,7 @@ class LSTM(WordController):
 
     def __init__(self, vocabulary: int, width: int = 64, layers: int = 1) -> None:
         super().__init__(vocabulary, width)
+        expect.whole(1, layers=layers)
         self.lstm = nn.LSTM(width, width, layers, batch_first=True)
         for layer in range(layers):
             bias = getattr(self.lstm, f"bias_hh_l{layer}")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from stillknows.agents.clairvoyant import trace_of
 from stillknows.agents.keeping import load_agent
 from stillknows.agents.trial import Trial, stories_of
+from stillknows.memory import expect
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
 from stillknows.memory.memory_network import position_encoding
 from stillknows.memory.slots import Slots, SlotsState
@@ -67,8 +68,7 @@ class MemoryControl(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
         render_mode: str | None = None,
         **dials: Any,
     ) -> None:
-        if slots < 1:
-            raise ValueError(f"slots={slots}: a memory has at least one slot.")
+        expect.whole(1, slots=slots)
         self.render_mode = render_mode
         self.told_by, self.slots, self.write_cost, self.dials = stories, slots, write_cost, dials
         self.reader = load_agent(Path(reader)) if reader else None

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from stillknows.memory import expect
+
 
 class Optimizers:
     """Several optimisers of different parameters, used as one.
@@ -96,7 +98,7 @@ def height(
         fall: share of the updates, the last, in which it falls, along half a cosine.
         rest: what is left at the end.
     """
-    fallen = (done / planned - (1 - fall)) / fall
+    fallen = (done / planned - (1 - fall)) / fall if fall else 0.0
     high = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fallen))))
     return min(1.0, (done + 1) / max(1, warmup)) * (rest + (1 - rest) * high)
 
@@ -137,10 +139,9 @@ def build_optimizer(
     Raises:
         ValueError: if a rate is negative.
     """
-    if min(learning_rate, matrix_rate) < 0:
-        raise ValueError(
-            f"learning_rate={learning_rate} and matrix_rate={matrix_rate}: neither goes below 0."
-        )
+    expect.number(
+        0, learning_rate=learning_rate, matrix_rate=matrix_rate, weight_decay=weight_decay
+    )
     matrices = _matrices(module) if matrix_rate else []
     taken = {id(matrix) for matrix in matrices}
     rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]

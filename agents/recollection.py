@@ -25,6 +25,7 @@ from stillknows.agents.actions import Choices
 from stillknows.agents.control_agent import ControlAgent
 from stillknows.agents.experience import Remembered, think_again
 from stillknows.agents.players import CorePlayer
+from stillknows.memory import expect
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
 _ROUNDS = 64
@@ -46,8 +47,8 @@ class Recall:
     def __init__(
         self, window: int = 4, neighbours: int = 16, probes: int = 512, delta: float = 1e-3
     ) -> None:
-        if min(window, neighbours, probes) < 1:
-            raise ValueError("learner.recall: window, neighbours and probes are at least 1.")
+        expect.whole(1, window=window, neighbours=neighbours, probes=probes)
+        expect.above(0, delta=delta)
         self.window, self.neighbours, self.probes, self.delta = window, neighbours, probes, delta
 
     def recollect(self, agent: ControlAgent, then: Remembered | None) -> "Recollection | None":

@@ -26,6 +26,7 @@ from stillknows.agents.recollection import Recall, RecallingPlayer
 from stillknows.agents.rehearsal import Rehearsal
 from stillknows.agents.rollout import Rollout, Stage, advantages, collect, cut, stretches_of
 from stillknows.agents.spread import Spread
+from stillknows.memory import expect
 from stillknows.memory.episodic import Written
 from stillknows.memory.interface import Policy, WorkingMemory, map_state
 from stillknows.memory.nec import NEC
@@ -122,9 +123,13 @@ class RecurrentPPO:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.horizon, self.chunk = horizon, sequence or horizon
-        if min(horizon, self.chunk, epochs, minibatches) < 1:
-            raise ValueError("learner: horizon, sequence, epochs and minibatches are at least 1.")
+        self.horizon, self.chunk = horizon, horizon if sequence is None else sequence
+        expect.whole(1, width=width, horizon=horizon, sequence=self.chunk, epochs=epochs)
+        expect.whole(1, minibatches=minibatches, offered=offered)
+        expect.whole(0, refresh=refresh, rehearse=rehearse)
+        expect.number(0, 1, discount=discount, trace=trace)
+        expect.number(0, learning_rate=learning_rate, entropy=entropy, value=value)
+        expect.above(0, clip=clip, largest_gradient=largest_gradient)
         if horizon % self.chunk:
             raise ValueError(
                 f"learner.sequence={sequence} does not divide learner.horizon={horizon}; change "

@@ -15,6 +15,7 @@ from stillknows.agents.offline_learning import learn_offline, save_policy
 from stillknows.agents.operations import Operations, find_operations, load_operations, replay
 from stillknows.agents.progress import Bar
 from stillknows.agents.report import table
+from stillknows.memory import expect
 from stillknows.memory.offline import OfflinePolicy
 from stillknows.memory.rules import EvictOldest
 
@@ -38,8 +39,8 @@ def replay_runs(
     Raises:
         ValueError: with one sentence, if there are no logs, or a policy cannot be built or driven.
     """
-    if slots is not None and slots < 1:
-        raise ValueError(f"slots={slots}: a memory has at least one slot.")
+    if slots is not None:
+        expect.whole(1, slots=slots)
     logs = [load_operations(path) for path in find_operations(runs)]
     if len({log.items_BTW.shape[2] for log in logs}) > 1:
         raise ValueError("The logs are of agents of different widths: replay them apart.")

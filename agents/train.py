@@ -84,6 +84,8 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
     from stillknows.agents.lifetime import episodes_of
 
     expect_lists(config, "arms", "seeds", "orders")
+    if config.workers is not None:
+        expect_whole(config, "workers")
     lives = []
     for arm in map(str, config.arms):
         composed = one_life(overrides, arm)

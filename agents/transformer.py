@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stillknows.agents.block import PreNormBlock
 from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
+from stillknows.memory import expect
 
 
 class Block(PreNormBlock):
@@ -70,6 +71,7 @@ class Transformer(WordController):
         absolute: bool = True,
     ) -> None:
         super().__init__(vocabulary, width)
+        expect.whole(1, layers=layers, heads=heads, longest=longest)
         if width % (2 * heads):
             raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
         self.longest = longest

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stillknows.agents.block import PreNormBlock
 from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.tokenizer import PAD
+from stillknows.memory import expect
 
 
 class SegmentMemory(NamedTuple):
@@ -109,10 +110,9 @@ class TransformerXL(WordController):
         memory_length: int = 128,
     ) -> None:
         super().__init__(vocabulary, width)
+        expect.whole(1, layers=layers, heads=heads, memory_length=memory_length)
         if width % heads or width % 2:
             raise ValueError(f"width={width} is odd or no multiple of heads={heads}; change one.")
-        if memory_length < 1:
-            raise ValueError(f"memory_length={memory_length} reaches nothing: give at least 1.")
         self.memory_length = memory_length
         self.blocks = nn.ModuleList(
             RelativeBlock(width, heads, memory_length) for _ in range(layers)

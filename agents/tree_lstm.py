@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stillknows.agents.controller import Cache, WordController
 from stillknows.agents.trees import Forest, Level, parse, plant
+from stillknows.memory import expect
 
 
 class ChildSumCell(nn.Module):
@@ -116,8 +117,7 @@ class TreeLSTM(WordController):
         super().__init__(vocabulary, width)
         if cell not in ("child_sum", "n_ary"):
             raise ValueError(f"cell={cell!r} is not one of child_sum, n_ary.")
-        if arity < 2:
-            raise ValueError(f"arity={arity} joins nothing: give at least 2.")
+        expect.whole(2, arity=arity)
         self.cell = ChildSumCell(width) if cell == "child_sum" else NaryCell(width, arity)
         self.lstm = nn.LSTM(width, width, batch_first=True)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stillknows.memory import native
+from stillknows.memory import expect, native
 from stillknows.memory.episodic import Candidates, refuse
 from stillknows.memory.interface import Policy
 from stillknows.memory.knn import by_halves, inverse_distance_weights
@@ -84,6 +84,9 @@ class ActionValues:
         for name, value, known in (("kernel", kernel, KERNELS), ("update", update, UPDATES)):
             if value not in known:
                 raise ValueError(f"{name}={value!r}: choose {' or '.join(known)}.")
+        expect.whole(1, actions=actions, key_size=key_size, neighbours=neighbours)
+        expect.above(0, delta=delta)
+        expect.number(0, learning_rate=learning_rate)
         self.neighbours, self.delta, self.kernel, self.update = neighbours, delta, kernel, update
         self.learning_rate, self.decay, self.epsilon = learning_rate, decay, epsilon
         self.empty = empty

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory import expect
 from stillknows.memory.acting import Desk
 from stillknows.memory.choosing import Terms, choose
 from stillknows.memory.interface import ACTIONS, ADD, SKIP, Decision, Features, one_hot, written
@@ -53,6 +54,7 @@ class ActorPolicy(nn.Module):
         saves: bool = False,
     ) -> None:
         super().__init__()
+        expect.number(0, alike=alike)
         for action in actions:
             if action not in ACTIONS:
                 raise ValueError(f"actions: '{action}' is none of {', '.join(ACTIONS)}.")

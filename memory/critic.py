@@ -10,6 +10,7 @@ Letters: B rows, N slots, M = N + 1 (the candidate is last), W word size.
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory import expect
 from stillknows.memory.acting import Desk
 from stillknows.memory.choosing import Terms, choose
 from stillknows.memory.interface import Decision, Features, written
@@ -39,6 +40,7 @@ class CriticPolicy(nn.Module):
         exploration: float = 0.3,
     ) -> None:
         super().__init__()
+        expect.number(0, exploration=exploration)
         self.scorer = Scorer(word_size, hidden)
         self.threshold, self.exploration = threshold, exploration
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory import addressing
+from stillknows.memory import addressing, expect
 from stillknows.memory.interface import Decision, Features, Policy, Read, decided, typed_as
 from stillknows.memory.links import ExactLink, Link
 from stillknows.memory.recurrent import (
@@ -131,10 +131,9 @@ class DNC(Recurrent):
         query_writes: bool = True,
     ) -> None:
         super().__init__()
-        sizes = {"slots": slots, "word_size": word_size, "read_heads": read_heads}
-        for name, size in {**sizes, "write_heads": write_heads}.items():
-            if size < 1:
-                raise ValueError(f"{name}={size}: a DNC needs at least 1.")
+        expect.whole(1, input_size=input_size, hidden_size=hidden_size, slots=slots)
+        expect.whole(1, word_size=word_size, read_heads=read_heads, write_heads=write_heads)
+        expect.whole(0, think=think)
         if not 0 <= least_mask < 1:
             raise ValueError(f"least_mask={least_mask}: choose a value from 0 up to below 1.")
         self.input_size, self.slots, self.word_size = input_size, slots, word_size

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory import expect
 from stillknows.memory.acting import acts
 from stillknows.memory.choosing import Terms, choose
 from stillknows.memory.interface import (
@@ -49,6 +50,8 @@ class RetentionPolicy(nn.Module):
         self, word_size: int, hidden: int = 32, threshold: float = 0.0, exploration: float = 1.0
     ) -> None:
         super().__init__()
+        expect.whole(1, word_size=word_size, hidden=hidden)
+        expect.number(0, exploration=exploration)
         self.network = nn.Sequential(nn.Linear(word_size, hidden), nn.GELU(), nn.Linear(hidden, 1))
         last = self.network[2]
         assert isinstance(last, nn.Linear)
@@ -164,10 +167,10 @@ class UtilityPolicy(nn.Module):
         departures: int = 1024,
     ) -> None:
         super().__init__()
-        if prior <= 0:
-            raise ValueError(f"prior={prior}: an entry never used needs one above 0.")
-        if departures < 0:
-            raise ValueError(f"departures={departures}: give 0 or more.")
+        expect.whole(0, hidden=hidden, grace=grace, departures=departures)
+        expect.number(0, learning_rate=learning_rate)
+        expect.number(0, 1, explore=explore)
+        expect.above(0, prior=prior)
         layers = (nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 1)) if hidden else (Mean(),)
         self.network = nn.Sequential(*layers)
         for part in self.network[2:].parameters():

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from stillknows.memory import expect
+
 Step = tuple[Any, Tensor, Tensor]
 
 
@@ -164,8 +166,7 @@ class SparseLink:
     """
 
     def __init__(self, links: int = 8) -> None:
-        if links < 1:
-            raise ValueError(f"links={links}: a slot keeps at least one link.")
+        expect.whole(1, links=links)
         self.links = links
 
     def initial_state(
@@ -240,8 +241,7 @@ class FactoredLink:
     """
 
     def __init__(self, history: int = 64) -> None:
-        if history < 1:
-            raise ValueError(f"history={history}: it holds at least one write.")
+        expect.whole(1, history=history)
         self.history = history
 
     def initial_state(

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory import noise
+from stillknows.memory import expect, noise
 from stillknows.memory.interface import Policy, Read
 from stillknows.memory.slots import Slots, SlotsState, counted
 
@@ -201,9 +201,7 @@ def _embedding(word_size: int) -> nn.Linear:
 
 def _check(tying: str, empty_share: float, **sizes: int) -> None:
     """Raise a ValueError if an option cannot be."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size}: a Memory Network needs at least 1.")
+    expect.whole(1, **sizes)
     if tying not in TYINGS:
         raise ValueError(f"tying={tying!r}: choose {' or '.join(TYINGS)}.")
     if not 0 <= empty_share <= 1:

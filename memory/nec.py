@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillknows.memory import episodic, native, noise
+from stillknows.memory import episodic, expect, native, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, placed
 from stillknows.memory.kept import Kept, renewed
@@ -59,8 +59,7 @@ class NEC(Kept, Ordered):
         device: where it lives.
 
     Raises:
-        ValueError: if capacity, neighbours or writes are below 1, or `identity` is none of the
-            three.
+        ValueError: if a number cannot be, or `identity` is none of the three.
     """
 
     def __init__(
@@ -81,12 +80,14 @@ class NEC(Kept, Ordered):
         writes: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity={capacity}: a store holds at least one entry.")
-        if neighbours < 1:
-            raise ValueError(f"neighbours={neighbours}: a read takes at least one.")
-        if writes is not None and writes < 1:
-            raise ValueError(f"writes={writes}: a step adds at least one entry; give 1 or more.")
+        expect.whole(1, capacity=capacity, neighbours=neighbours, answer_length=answer_length)
+        expect.whole(0, key_size=key_size, vector_size=vector_size)
+        expect.above(0, delta=delta)
+        expect.number(0, 1, update_rate=update_rate)
+        if writes is not None:
+            expect.whole(1, writes=writes)
+        if token_bytes not in (2, 4):
+            raise ValueError(f"token_bytes={token_bytes}: choose 2 or 4.")
         if identity not in IDENTITIES:
             raise ValueError(f"identity={identity!r}: choose one of {', '.join(IDENTITIES)}.")
         self.capacity, self.policy, self.identity = capacity, policy, identity

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from stillknows.memory import addressing
+from stillknows.memory import addressing, expect
 from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read, decided, typed_as
 from stillknows.memory.recurrent import (
     WEIGHTY,
@@ -165,6 +165,7 @@ class NTM(Recurrent):
         super().__init__()
         _check(
             input_size=input_size,
+            hidden_size=hidden_size,
             slots=slots,
             word_size=word_size,
             read_heads=read_heads,
@@ -289,10 +290,8 @@ class NTM(Recurrent):
 
 def _check(shifts: int, **sizes: int) -> None:
     """Raise a ValueError if a size is less than 1 or the number of shifts is even."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size}: an NTM needs at least 1.")
-    if shifts < 1 or shifts % 2 == 0:
+    expect.whole(1, shifts=shifts, **sizes)
+    if shifts % 2 == 0:
         raise ValueError(
             f"shifts={shifts}: as many go back as forth, so give an odd number, such as 3."
         )

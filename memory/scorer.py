@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from stillknows.memory import native
+from stillknows.memory import expect, native
 from stillknows.memory.acting import Array, ArrayDesk, Desk, Kept, Products, acts
 from stillknows.memory.fused import NativeDesk, Network
 from stillknows.memory.interface import Features
@@ -95,6 +95,7 @@ class Scorer(nn.Module):
 
     def __init__(self, word_size: int, hidden: int = 32, outputs: int = 1) -> None:
         super().__init__()
+        expect.whole(1, word_size=word_size, hidden=hidden)
         self.content = nn.Linear(word_size, hidden)
         self.when = nn.Linear(4, hidden)
         self.attend, self.out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stillknows.memory import expect
 from stillknows.memory.interface import (
     ADD,
     MERGE,
@@ -123,6 +124,7 @@ class Slots(nn.Module):
         tied: bool = False,
     ) -> None:
         super().__init__()
+        expect.whole(1, slots=slots, word_size=word_size, hops=hops, heads=heads)
         if word_size % heads:
             raise ValueError(f"word_size={word_size} is no multiple of heads={heads}; change one.")
         if len(recency) != heads:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillknows.memory import noise
+from stillknows.memory import expect, noise
 from stillknows.memory.slots import Slots, SlotsState, fullest
 
 
@@ -43,8 +43,8 @@ class SparseSlots(Slots):
         exploration: float = 0.2,
         **settings: Any,
     ) -> None:
-        if nearest < 1:
-            raise ValueError(f"nearest={nearest} leaves nothing to read: give 1 or more.")
+        expect.whole(1, slots=slots, nearest=nearest)
+        expect.number(0, exploration=exploration)
         super().__init__(nearest, word_size, **settings)
         self.slots, self.nearest, self.exploration = slots, nearest, exploration
         self.asked = nn.Linear(word_size, word_size, bias=False)

@@ -164,5 +164,5 @@ def test_what_nobody_needs_is_kept_while_there_is_room_and_the_oldest_leaves(
 
 
 def test_without_a_slot_there_is_no_plan() -> None:
-    with pytest.raises(ValueError, match="at least one slot"):
+    with pytest.raises(ValueError, match="should be a whole number, at least 1"):
         best_keeping(Trace(1, ()), 0)

@@ -299,7 +299,7 @@ def test_utility_needs_outcomes_a_prior_and_no_fewer_departures_than_none() -> N
         utility().decide(features(full()))
     with pytest.raises(ValueError, match="prior=0"):
         UtilityPolicy(prior=0)
-    with pytest.raises(ValueError, match="departures=-3: give 0 or more"):
+    with pytest.raises(ValueError, match="departures=-3 should be a whole number, at least 0"):
         UtilityPolicy(departures=-3)
 
 

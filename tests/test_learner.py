@@ -69,7 +69,7 @@ def test_parts_must_divide_the_rows(tmp_path: Any) -> None:
     config = compose_config([*TINY, "rows=8", "learner.accumulate=3"])
     with pytest.raises(ValueError, match="does not divide rows=8"):
         live_lifetime(config, tmp_path, lambda *_: None)
-    with pytest.raises(Exception, match="each is at least 1"):
+    with pytest.raises(Exception, match="=0 should be a whole number, at least 1"):
         built(compose_config([*TINY, "learner.accumulate=0"]))
 
 

@@ -153,5 +153,5 @@ def test_a_text_with_global_tokens_is_read_to_the_end():
 def test_wrong_sizes_are_told():
     with pytest.raises(ValueError, match="no multiple of 2 x heads=3"):
         Longformer(30, width=8, heads=3)
-    with pytest.raises(ValueError, match="reaches nothing"):
+    with pytest.raises(ValueError, match="=0 should be a whole number, at least 1"):
         Longformer(30, reach=0)

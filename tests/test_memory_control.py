@@ -111,7 +111,7 @@ def test_a_reader_answers_as_in_a_trial(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_said_at_once() -> None:
-    with pytest.raises(ValueError, match="at least one slot"):
+    with pytest.raises(ValueError, match="should be a whole number, at least 1"):
         MemoryControl(WHERE, slots=0)
     with pytest.raises(ValueError, match="tells no stories"):
         MemoryControl("CartPole-v1")

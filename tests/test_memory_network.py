@@ -317,8 +317,8 @@ def test_a_strength_of_nothing_has_a_finite_gradient() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slots": 0}, "slots=0: a Memory Network needs at least 1."),
-        ({"hops": 0}, "hops=0: a Memory Network needs at least 1."),
+        ({"slots": 0}, "slots=0 should be a whole number, at least 1."),
+        ({"hops": 0}, "hops=0 should be a whole number, at least 1."),
         ({"tying": "none"}, "tying='none': choose adjacent or layer-wise."),
         ({"empty_share": 1.5}, "empty_share=1.5: give a share between 0 and 1."),
     ],

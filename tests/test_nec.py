@@ -510,7 +510,11 @@ def test_rekey_keeps_no_gradient_and_refuses_what_is_no_key():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"capacity": 0}, "at least one"), ({"identity": "name"}, "choose one")]
+    ("options", "words"),
+    [
+        ({"capacity": 0}, "capacity=0 should be a whole number, at least 1"),
+        ({"identity": "name"}, "choose one"),
+    ],
 )
 def test_wrong_options_say_the_way_out(options, words):
     with pytest.raises(ValueError, match=words):
@@ -553,7 +557,7 @@ def test_a_step_adds_no_more_than_its_budget(policy):
     assert [each.action for each in second] == [UPDATE, ADD, ADD, SKIP]
     assert len(memory) == 3
     assert consistent(memory)
-    with pytest.raises(ValueError, match="writes=0: a step adds at least one"):
+    with pytest.raises(ValueError, match="writes=0 should be a whole number, at least 1"):
         store(policy, capacity=3, writes=0)
 
 

@@ -434,11 +434,11 @@ def test_a_policy_that_learns_gets_its_gradient(ntm: NTM) -> None:
 @pytest.mark.parametrize("name", ["input_size", "slots", "word_size", "read_heads", "write_heads"])
 def test_a_size_below_one_is_refused(name: str) -> None:
     sizes = {"input_size": 3, "slots": 3, "word_size": 3, "read_heads": 1, "write_heads": 1}
-    with pytest.raises(ValueError, match=f"{name}=0: an NTM needs at least 1"):
+    with pytest.raises(ValueError, match=f"{name}=0 should be a whole number, at least 1"):
         NTM(**(sizes | {name: 0}))
 
 
-@pytest.mark.parametrize("shifts", [-1, 0, 2])
+@pytest.mark.parametrize("shifts", [2, 4])
 def test_an_even_number_of_shifts_is_refused(shifts: int) -> None:
     with pytest.raises(ValueError, match="give an odd number"):
         NTM(INPUT, N, W, shifts=shifts)

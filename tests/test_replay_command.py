@@ -100,7 +100,7 @@ def test_mistakes_are_one_sentence(
     for arguments, words in (
         ((str(tmp_path / "none"),), "train with operations=N"),
         ((str(life), "working_policy=evict_rar"), "Did you mean 'evict_rare'"),
-        ((str(life), "--slots", "0"), "at least one slot"),
+        ((str(life), "--slots", "0"), "slots=0 should be a whole number, at least 1"),
         ((one, "--learn", str(tmp_path / "x")), "there must be two"),
         ((str(broken),), "is broken"),
         ((str(life), "working_policy=surprise"), "working_policy"),

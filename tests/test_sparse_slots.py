@@ -109,7 +109,7 @@ def test_more_slots_later_need_no_other_parameters() -> None:
 
 
 def test_a_choice_of_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"nearest=0 leaves nothing to read: give 1 or more\."):
+    with pytest.raises(ValueError, match=r"nearest=0 should be a whole number, at least 1\."):
         SparseSlots(4, 8, 0)
 
 

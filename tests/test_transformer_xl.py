@@ -139,5 +139,5 @@ def test_gradients_are_right():
 def test_wrong_sizes_are_told():
     with pytest.raises(ValueError, match="no multiple of heads=3"):
         TransformerXL(30, width=8, heads=3)
-    with pytest.raises(ValueError, match="reaches nothing"):
+    with pytest.raises(ValueError, match="=0 should be a whole number, at least 1"):
         TransformerXL(30, memory_length=0)

@@ -1,0 +1,27 @@
+"""Says in one sentence which number cannot be, and which can."""
+
+import math
+from numbers import Integral
+from typing import Any
+
+
+def whole(least: int, **values: Any) -> None:
+    """Raise a ValueError if one of these values is not a whole number of at least `least`."""
+    for name, value in values.items():
+        if not (isinstance(value, Integral) and int(value) >= least):
+            raise ValueError(f"{name}={value} should be a whole number, at least {least}.")
+
+
+def number(low: float, high: float = math.inf, **values: float) -> None:
+    """Raise a ValueError if one of these values is not a number from `low` to `high`."""
+    limit = f", at least {low}" if high == math.inf else f" from {low} to {high}"
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value} should be a number{limit}.")
+
+
+def above(low: float, **values: float) -> None:
+    """Raise a ValueError if one of these values is not a number above `low`."""
+    for name, value in values.items():
+        if not low < value < math.inf:
+            raise ValueError(f"{name}={value} should be a number above {low}.")
