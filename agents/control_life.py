@@ -31,10 +31,10 @@ from stillknows.agents.trouble import through_of
 from stillknows.envs.control import ControlTask, spaces_of
 from stillknows.envs.order import places
 from stillknows.envs.tasks import Task
+from stillknows.memory import expect
 
 AGENT = "agent.safetensors"
 KEPT = "stillknows control 1"
-
 
 # Plugins that learn from questions that were asked, or tell who is asked.
 _ASKING = [
@@ -105,6 +105,7 @@ def check_acting(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Non
     if not tasks:
         raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
     expect_whole(config, "stream.exam_episodes")
+    expect.whole(0, **{"stream.retries": config.stream.retries})
     if config.get("order", 0):
         raise ValueError("Among control tasks, stream.order arranges them: leave orders=[0].")
     if config.anatomy:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stillknows.agents.control_agent import ControlAgent, Thoughts
 from stillknows.agents.experience import Remembered, think_again
+from stillknows.memory import expect
 
 KINDS = ("clone", "replay", "clear")
 
@@ -60,6 +61,8 @@ class Rehearsal:
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"learner.rehearsal.kind={kind}: choose one of {', '.join(KINDS)}.")
+        expect.number(0, cloning=cloning, value_cloning=value_cloning)
+        expect.number(0, learning=learning, entropy=entropy)
         self.kind, self.cloning, self.value_cloning = kind, cloning, value_cloning
         self.learning, self.entropy = learning, entropy
 

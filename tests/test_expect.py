@@ -106,6 +106,7 @@ def test_lives_refuse_numbers_that_cannot_be(options: list[str], sentence: str) 
         ("recurrent_ppo", "discount=2", "discount=2 should be a number from 0 to 1."),
         ("recurrent_ppo", "sequence=0", "sequence=0 should be a whole number, at least 1."),
         ("recurrent_ppo", "learning_rate=-1", "learning_rate=-1 should be a number, at least 0."),
+        ("recurrent_ppo", "rehearsal.cloning=-1", "cloning=-1 should be a number, at least 0."),
         ("nec", "curiosity=-1", "curiosity=-1 should be a number, at least 0."),
         ("nec", "capacity=0", "capacity=0 should be a whole number, at least 1."),
         ("nec", "neighbours=0", "neighbours=0 should be a whole number, at least 1."),
