@@ -109,5 +109,5 @@ def test_an_adapting_agent_is_chosen_by_configuration_and_checked() -> None:
     agent = build_agent(config, microworld_tasks(["where_person"]))
     assert agent.adaptation is not None
     assert agent.adaptation.steps == 2
-    with pytest.raises(ValueError, match="at least one step"):
+    with pytest.raises(ValueError, match="steps=0 should be a whole number, at least 1"):
         LocalAdaptation(steps=0)

@@ -111,9 +111,9 @@ def test_what_is_dropped_is_little_where_writes_are_sharp(link: Link) -> None:
 
 
 def test_sizes_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one link"):
+    with pytest.raises(ValueError, match="links=0 should be a whole number, at least 1"):
         SparseLink(0)
-    with pytest.raises(ValueError, match="at least one write"):
+    with pytest.raises(ValueError, match="history=0 should be a whole number, at least 1"):
         FactoredLink(0)
 
 

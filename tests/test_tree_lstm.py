@@ -250,5 +250,5 @@ def test_a_tree_reads_the_same_in_any_company(cell):
 def test_wrong_cells_are_told():
     with pytest.raises(ValueError, match="not one of child_sum, n_ary"):
         TreeLSTM(50, cell="tree")
-    with pytest.raises(ValueError, match="give at least 2"):
+    with pytest.raises(ValueError, match="arity=1 should be a whole number, at least 2"):
         TreeLSTM(50, cell="n_ary", arity=1)
