@@ -103,7 +103,9 @@ def check_acting(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Non
         ValueError: with one sentence.
     """
     if not tasks:
-        raise ValueError(f"The stream {config.stream.name} has no tasks: name some.")
+        raise ValueError(
+            f"The stream {config.stream.name} has no tasks: name some, stream.tasks.ids=[…]."
+        )
     expect_whole(config, "stream.exam_episodes")
     expect.whole(0, **{"stream.retries": config.stream.retries})
     if config.get("order", 0):

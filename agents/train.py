@@ -95,7 +95,9 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
     for each in lives:
         expect_whole(each, "rows", "seed", "order")
         if not (is_acting(each) or episodes_of(each)):
-            raise ValueError(f"The stream {each.stream.name} has no tasks: name some.")
+            raise ValueError(
+                f"The stream {each.stream.name} has no tasks: name some{_where_named(each)}."
+            )
     named = {folder_name(each): each for each in lives}
     if len(named) < len(lives):
         raise ValueError(
@@ -103,6 +105,14 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
             "twice."
         )
     return named
+
+
+def _where_named(config: DictConfig) -> str:
+    """Return the option that names the tasks of a stream, with a comma before it, if one does."""
+    if "ids" in config.stream:
+        return ", stream.ids=[…]"
+    named = [key for key in ("tasks", "ids", "distances") if key in config.stream.tasks]
+    return f", stream.tasks.{named[0]}=[…]" if named else ""
 
 
 def one_life(overrides: Sequence[str], arm: str, seed: int = 0) -> DictConfig:
