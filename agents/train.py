@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hydra.utils
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stillknows.agents.configuration import (
@@ -111,6 +111,8 @@ def _where_named(config: DictConfig) -> str:
     """Return the option that names the tasks of a stream, with a comma before it, if one does."""
     if "ids" in config.stream:
         return ", stream.ids=[…]"
+    if OmegaConf.is_missing(config.stream.tasks, "benchmark"):
+        return ", stream.tasks.benchmark._target_=… stream.tasks.count=…"
     named = [key for key in ("tasks", "ids", "distances") if key in config.stream.tasks]
     return f", stream.tasks.{named[0]}=[…]" if named else ""
 
