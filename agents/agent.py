@@ -88,7 +88,7 @@ class MemoryAgent(nn.Module):
         expect.number(0, 1, slowness=slowness)
         if (context > 1 or retrieve) and controller.hears_trees:
             raise ValueError(
-                "This controller reads one tree at a time: agent.context=1 agent.retrieve=0."
+                "This controller reads one tree at a time: leave agent.context at 1, retrieve at 0."
             )
         self.key_encoder = _follower(controller)
         self.trust = nn.Linear(4, 1) if self.recall else None

@@ -173,9 +173,10 @@ def _near(error: BaseException, command: str, overrides: Sequence[str]) -> str:
     part, wrong = found.groups()
     with initialize_config_module("stillknows.configs", version_base="1.3"):
         usual, chosen = compose(command), compose(command, _groups(overrides))
-    beside = OmegaConf.select(chosen, part) if part else None
-    if isinstance(beside, DictConfig) and difflib.get_close_matches(wrong, list(map(str, beside))):
-        return f" {suggest(wrong, list(map(str, beside)))}"
+    chosen_part = OmegaConf.select(chosen, part) if part else None
+    beside = [str(name) for name in chosen_part] if isinstance(chosen_part, DictConfig) else []
+    if difflib.get_close_matches(wrong, beside):
+        return f" {suggest(wrong, beside)}"
     known = _names(usual)
     if wrong in known:
         return (

@@ -84,8 +84,7 @@ class NEC(Kept, Ordered):
         expect.whole(0, key_size=key_size, vector_size=vector_size)
         expect.above(0, delta=delta)
         expect.number(0, 1, update_rate=update_rate)
-        if writes is not None:
-            expect.whole(1, writes=writes)
+        expect.whole(1, writes=capacity if writes is None else writes)
         if token_bytes not in (2, 4):
             raise ValueError(f"token_bytes={token_bytes}: choose 2 or 4.")
         if identity not in IDENTITIES:
