@@ -6,5 +6,6 @@ Importing this package registers memory control with Gymnasium, by name only.
 import gymnasium
 
 gymnasium.register(
-    "stillknows/MemoryControl-v0", entry_point="stillknows.agents.memory_control:MemoryControl"
+    "stillknows/MemoryControl-v0",
+    entry_point="stillknows.agents.teaching.memory_control:MemoryControl",
 )

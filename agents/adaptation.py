@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.tokenizer import PAD
+from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.memory import expect
 from stillknows.memory.episodic import Recall
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.adaptation import LocalAdaptation
-from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.controllers.controller import Cache, Controller
+from stillknows.agents.controllers.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.agents.retrieve import read_sentences, recalled_sentences
 from stillknows.agents.thought import AgentState, Thought, put_rows, share_of_writes
-from stillknows.agents.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.memory import expect
 from stillknows.memory.episodic import Recall, p_store
 from stillknows.memory.interface import Policy, Read, WorkingMemory, map_state

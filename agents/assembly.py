@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.controller import Controller
-from stillknows.agents.memory_places import OPTIONS
-from stillknows.agents.tokenizer import Tokenizer
+from stillknows.agents.controllers.controller import Controller
+from stillknows.agents.controllers.tokenizer import Tokenizer
+from stillknows.agents.persistence.memory_places import OPTIONS
 from stillknows.envs.examples import QUESTION, Palette, palette_of
 from stillknows.envs.tasks import Task, vocabulary
 from stillknows.memory.slots import Slots

@@ -14,10 +14,10 @@ from typing import Any, TextIO
 import torch
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.container import as_state, as_tree
 from stillknows.agents.episode import bracketed
-from stillknows.agents.keeping import read_agent, write_agent
-from stillknows.agents.memory_places import live_in
+from stillknows.agents.persistence.container import as_state, as_tree
+from stillknows.agents.persistence.keeping import read_agent, write_agent
+from stillknows.agents.persistence.memory_places import live_in
 from stillknows.agents.remembering import Marked, Remembering
 from stillknows.agents.thought import AgentState, Thought
 
@@ -100,7 +100,7 @@ class Dialogue:
 
         Args:
             path: of the file.
-            allow: as in `stillknows.agents.keeping.load_agent`.
+            allow: as in `stillknows.agents.persistence.keeping.load_agent`.
             memory: the place of a database to live on in, `FILE` or `postgres:NAME`, where every
                 correction is kept at once; one that is new begins as the file's memory. None: the
                 memory of the file, which stays as it is.

@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING, Any
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
-from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.assembly import build_agent
-from stillknows.agents.checkpoint import Checkpoints
-from stillknows.agents.control_life import (
+from stillknows.agents.acting.control_life import (
     is_acting,
     live_control_lifetime,
     planned_updates,
 )
-from stillknows.agents.examine import exam_seed
-from stillknows.agents.inquiry import Inquiry
-from stillknows.agents.keeping import KeptAgent, save_agent
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.assembly import build_agent
+from stillknows.agents.examinations.examine import exam_seed
+from stillknows.agents.examinations.inquiry import Inquiry
+from stillknows.agents.examinations.plasticity import reference_sentences
 from stillknows.agents.learner import QuestionLearner
-from stillknows.agents.log import SCHEMA, LifetimeLog, part_of, versions
-from stillknows.agents.memory_places import begin_anew, kept_memory
-from stillknows.agents.operations import OperationsLog
-from stillknows.agents.plasticity import reference_sentences
+from stillknows.agents.persistence.checkpoint import Checkpoints
+from stillknows.agents.persistence.keeping import KeptAgent, save_agent
+from stillknows.agents.persistence.memory_places import begin_anew, kept_memory
+from stillknows.agents.persistence.state import Resumable, seed_all
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.persistence.trouble import through_of
 from stillknows.agents.plugins import opened
 from stillknows.agents.progress import Progress
-from stillknows.agents.protocol import fingerprint, protocol_of, setting_of
-from stillknows.agents.state import Resumable, seed_all
-from stillknows.agents.stopping import Stop
-from stillknows.agents.trouble import through_of
-from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
+from stillknows.agents.reports.log import SCHEMA, LifetimeLog, part_of, versions
+from stillknows.agents.reports.protocol import fingerprint, protocol_of, setting_of
+from stillknows.agents.teaching.operations import OperationsLog
+from stillknows.envs.measures.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.order import arrange, expect_distinct, places_of, returning, task_order
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import balanced_tree
 from stillknows.memory import expect
-from stillknows.memory.store import Through, at_once
+from stillknows.memory.stores.store import Through, at_once
 
 if TYPE_CHECKING:
     from stillknows.agents.strategy import Lifetime

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from tqdm import tqdm
 
-from stillknows.agents.log_parts import chunks, size
+from stillknows.agents.reports.log_parts import chunks, size
 
 Progress = Callable[[str, int, float], None]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.controllers.tokenizer import PAD, Tokenizer
 from stillknows.agents.thought import Thought, identity
-from stillknows.agents.tokenizer import PAD, Tokenizer
 from stillknows.memory.episodic import Candidates, Written
 
 

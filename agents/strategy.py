@@ -23,15 +23,15 @@ from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.episode import live
-from stillknows.agents.examine import examine
-from stillknows.agents.inquiry import Inquiry, Round
-from stillknows.agents.keeping import KeptAgent
+from stillknows.agents.examinations.examine import examine
+from stillknows.agents.examinations.inquiry import Inquiry, Round
+from stillknows.agents.examinations.plasticity import probe
+from stillknows.agents.examinations.trace import names
 from stillknows.agents.learner import QuestionLearner, Update
-from stillknows.agents.log import LifetimeLog
-from stillknows.agents.plasticity import probe
+from stillknows.agents.persistence.keeping import KeptAgent
+from stillknows.agents.persistence.state import Resumable, restore_to, state_of
 from stillknows.agents.plugins import keepable
-from stillknows.agents.state import Resumable, restore_to, state_of
-from stillknows.agents.trace import names
+from stillknows.agents.reports.log import LifetimeLog
 from stillknows.envs.streams import EpisodeExperience
 from stillknows.envs.tasks import TextVector, make
 from stillknows.envs.text import Story

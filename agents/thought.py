@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from stillknows.agents.controller import Cache
+from stillknows.agents.controllers.controller import Cache
 from stillknows.memory.episodic import Recall
 from stillknows.memory.interface import Read, map_state
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from stillknows.envs.intervals import interval
-from stillknows.envs.metrics import average_accuracy, forgetting
+from stillknows.envs.measures.intervals import interval
+from stillknows.envs.measures.metrics import average_accuracy, forgetting
 
 STRATEGIES = ("naive", "joint", "replay", "ewc")
 

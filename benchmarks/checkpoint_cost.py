@@ -23,12 +23,12 @@ import torch
 from tqdm import trange
 
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.checkpoint import Checkpoints
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.keeping import KeptAgent
-from stillknows.agents.log import LifetimeLog
-from stillknows.agents.stopping import Stop
+from stillknows.agents.persistence.checkpoint import Checkpoints
+from stillknows.agents.persistence.keeping import KeptAgent
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.reports.log import LifetimeLog
 from stillknows.envs.tasks import make
 
 

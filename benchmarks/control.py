@@ -29,8 +29,8 @@ import torch
 from gymnasium import spaces
 from tqdm import tqdm
 
-from stillknows.agents.control import EpisodicControl, live_control
-from stillknows.envs.intervals import interval
+from stillknows.agents.acting.control import EpisodicControl, live_control
+from stillknows.envs.measures.intervals import interval
 from stillknows.memory.action_values import ActionValues
 
 Curve = list[tuple[int, float]]  # steps of the life so far, return of the episode that ended

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from stillknows.agents.recurrent_ppo import RecurrentPPO
-from stillknows.agents.rollout import Stage
+from stillknows.agents.acting.recurrent_ppo import RecurrentPPO
+from stillknows.agents.acting.rollout import Stage
 from stillknows.envs.control import ControlTask, spaces_of
-from stillknows.envs.intervals import interval
+from stillknows.envs.measures.intervals import interval
 
 ROWS = 8
 ZOO: dict[str, Any] = {

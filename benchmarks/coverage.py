@@ -18,8 +18,8 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from stillknows.agents.report import table
-from stillknows.envs.intervals import interval, paired_difference
+from stillknows.agents.reports.report import table
+from stillknows.envs.measures.intervals import interval, paired_difference
 
 TASKS = 10
 Scores = np.ndarray  # [lifetimes, tasks]

@@ -36,18 +36,18 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from stillknows.agents import log as logs
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.checkpoint import FOLDER, Checkpoints, numbered, read_checkpoint
+from stillknows.agents.commands.verify import _differing
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import write_tree
-from stillknows.agents.keeping import CHECKPOINT, SCHEMA, KeptAgent, load_agent
 from stillknows.agents.lifetime import AGENT, inquiry_of, live_lifetime
-from stillknows.agents.lives import summarise
-from stillknows.agents.operations import OperationsLog
-from stillknows.agents.resuming import PLAN, read_plan, write_plan
-from stillknows.agents.stopping import Stop
-from stillknows.agents.verify import _differing
+from stillknows.agents.persistence.checkpoint import FOLDER, Checkpoints, numbered, read_checkpoint
+from stillknows.agents.persistence.container import write_tree
+from stillknows.agents.persistence.keeping import CHECKPOINT, SCHEMA, KeptAgent, load_agent
+from stillknows.agents.persistence.resuming import PLAN, read_plan, write_plan
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.lives import summarise
+from stillknows.agents.teaching.operations import OperationsLog
 
 OPTIONS = (
     "debug=tiny",
@@ -68,7 +68,7 @@ FORBIDDEN = (
 )  # fmt: skip
 TARGETS = (
     "os.system", "evil_module.Evil", "builtins.exec", "subprocess.Popen", "pickle.loads",
-    "torch.load", "stillknows.agents.log.LifetimeLog", "stillknows.agents.agent.torch.save",
+    "torch.load", "stillknows.agents.reports.log.LifetimeLog", "stillknows.agents.agent.torch.save",
 )  # fmt: skip
 JUNK: tuple[Any, ...] = (
     None, -1, 10**18, 1e308, float("nan"), "x" * 1000, "", [], [[[[[]]]]], {}, {"a": 1}, True,

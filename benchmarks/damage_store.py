@@ -34,18 +34,18 @@ from damage import DAMAGE, listen
 from omegaconf import OmegaConf
 from tqdm import trange
 
-from stillknows.agents.checkpoint import Checkpoints
-from stillknows.agents.keeping import KeptMemory
-from stillknows.agents.log import LifetimeLog
-from stillknows.agents.memory_places import memory_at, store_at
-from stillknows.agents.report import table
-from stillknows.agents.stopping import Stop
+from stillknows.agents.persistence.checkpoint import Checkpoints
+from stillknows.agents.persistence.keeping import KeptMemory
+from stillknows.agents.persistence.memory_places import memory_at, store_at
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.reports.log import LifetimeLog
+from stillknows.agents.reports.report import table
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
-from stillknows.memory.past import Born
-from stillknows.memory.rules import EvictOldest
-from stillknows.memory.sqlite import SQLite
-from stillknows.memory.store import COUNTERS
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.stores.past import Born
+from stillknows.memory.stores.sqlite import SQLite
+from stillknows.memory.stores.store import COUNTERS
 
 FOLD = "PRAGMA wal_checkpoint(PASSIVE)"  # the log into the file; it is begun anew afterwards
 FILE, WAL = "memory.sqlite", "memory.sqlite-wal"

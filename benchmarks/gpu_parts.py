@@ -23,14 +23,14 @@ from gpu_times import (
 from torch import Tensor
 
 from stillknows.memory.dnc import DNC
-from stillknows.memory.dnc_fused import FusedDNC
 from stillknows.memory.episodic import Candidates
-from stillknows.memory.graphed import Graphed, fastest
+from stillknows.memory.gpu.dnc_fused import FusedDNC
+from stillknows.memory.gpu.graphed import Graphed, fastest
 from stillknows.memory.interface import map_state
 from stillknows.memory.knn import nearest, nearest_of_each
 from stillknows.memory.links import ExactLink
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest
+from stillknows.memory.policies.rules import EvictIdle, EvictOldest
 
 INPUTS, NEIGHBOURS, BATCH, KEY = 32, 50, 32, 64
 Part = Iterator[dict[str, Any] | None]

@@ -17,7 +17,7 @@ import torch
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.episode import live
-from stillknows.agents.examine import examine
+from stillknows.agents.examinations.examine import examine
 from stillknows.agents.remembering import Remembering
 from stillknows.envs.life import MOST_FACTS
 from stillknows.envs.recall import ID

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from stillknows.agents import anatomy_report
-from stillknows.agents.comparisons import metric_interval, paired
-from stillknows.agents.lives import Life, collect
-from stillknows.agents.report import groups_of, stream_name, table
-from stillknows.envs.intervals import Interval, interval
+from stillknows.agents.reports import anatomy_report
+from stillknows.agents.reports.comparisons import metric_interval, paired
+from stillknows.agents.reports.lives import Life, collect
+from stillknows.agents.reports.report import groups_of, stream_name, table
+from stillknows.envs.measures.intervals import Interval, interval
 
 Arms = Mapping[str, Sequence[Life]]
 REFERENCES = ("joint", "scratch")

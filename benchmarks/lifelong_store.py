@@ -23,9 +23,9 @@ from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
 from stillknows.agents.remembering import Remembering
 from stillknows.envs.tasks import Task, make
-from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import (
+from stillknows.memory.policies.learned import UtilityPolicy
+from stillknows.memory.policies.rules import (
     EvictIdle,
     EvictOldest,
     EvictRare,

@@ -31,11 +31,11 @@ from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.examine import examine
-from stillknows.agents.keeping import load_agent
-from stillknows.agents.log import lifetimes
-from stillknows.agents.report import table
-from stillknows.envs.intervals import Interval, interval
+from stillknows.agents.examinations.examine import examine
+from stillknows.agents.persistence.keeping import load_agent
+from stillknows.agents.reports.log import lifetimes
+from stillknows.agents.reports.report import table
+from stillknows.envs.measures.intervals import Interval, interval
 from stillknows.envs.recall import recall_tasks
 from stillknows.memory.nec import NEC
 from stillknows.memory.sparse_slots import SparseSlots

@@ -26,17 +26,17 @@ import matplotlib.pyplot as plt
 import torch
 from omegaconf import OmegaConf
 
-from stillknows.agents.checkpoint import Checkpoints
-from stillknows.agents.keeping import KeptMemory
-from stillknows.agents.log import LifetimeLog
-from stillknows.agents.log_parts import parts, size
-from stillknows.agents.memory_places import store_at
-from stillknows.agents.report import table
-from stillknows.agents.stopping import Stop
-from stillknows.memory.database import Database
+from stillknows.agents.persistence.checkpoint import Checkpoints
+from stillknows.agents.persistence.keeping import KeptMemory
+from stillknows.agents.persistence.memory_places import store_at
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.reports.log import LifetimeLog
+from stillknows.agents.reports.log_parts import parts, size
+from stillknows.agents.reports.report import table
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.stores.database import Database
 
 ROWS, WIDTH, STORY = 32, 32, (4, 8)
 REKEY, SAVE = 50, 500  # steps

@@ -29,27 +29,27 @@ from tqdm import tqdm
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.clairvoyant import (
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.episode import live
+from stillknows.agents.reports.report import table
+from stillknows.agents.teaching.clairvoyant import (
     Clairvoyant,
     Expecting,
     best_keeping,
     expected_needs,
     trace_of,
 )
-from stillknows.agents.configuration import compose_config
-from stillknows.agents.episode import live
-from stillknows.agents.policy_learning import teach
-from stillknows.agents.report import table
-from stillknows.agents.trial import Trial, stories_of
-from stillknows.envs.intervals import Interval, interval, paired_difference
+from stillknows.agents.teaching.policy_learning import teach
+from stillknows.agents.teaching.trial import Trial, stories_of
+from stillknows.envs.measures.intervals import Interval, interval, paired_difference
 from stillknows.envs.stories import continuations, make_dials
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import Story
-from stillknows.memory.actor import ActorPolicy
-from stillknows.memory.critic import CriticPolicy
-from stillknows.memory.diversity import EvictAlike, MergeAlike
-from stillknows.memory.learned import RetentionPolicy
-from stillknows.memory.rules import (
+from stillknows.memory.policies.actor import ActorPolicy
+from stillknows.memory.policies.critic import CriticPolicy
+from stillknows.memory.policies.diversity import EvictAlike, MergeAlike
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.rules import (
     EvictIdle,
     EvictOldest,
     EvictRare,

@@ -19,10 +19,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from tqdm import trange
 
-from stillknows.agents.clairvoyant import best_keeping
-from stillknows.agents.memory_control import MemoryControl
-from stillknows.agents.report import table
-from stillknows.envs.intervals import interval
+from stillknows.agents.reports.report import table
+from stillknows.agents.teaching.clairvoyant import best_keeping
+from stillknows.agents.teaching.memory_control import MemoryControl
+from stillknows.envs.measures.intervals import interval
 from stillknows.memory.interface import ADD
 
 ID = "stillknows.agents:stillknows/MemoryControl-v0"

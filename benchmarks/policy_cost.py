@@ -26,14 +26,14 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.examine import examine
-from stillknows.agents.offline_learning import learn_offline
-from stillknows.agents.operations import Operations, record
-from stillknows.agents.report import table
-from stillknows.agents.trial import Trial, stories_of
+from stillknows.agents.examinations.examine import examine
+from stillknows.agents.reports.report import table
+from stillknows.agents.teaching.offline_learning import learn_offline
+from stillknows.agents.teaching.operations import Operations, record
+from stillknows.agents.teaching.trial import Trial, stories_of
 from stillknows.envs.tasks import Task, make
-from stillknows.memory.offline import OfflinePolicy
-from stillknows.memory.rules import EvictUniformly
+from stillknows.memory.policies.offline import OfflinePolicy
+from stillknows.memory.policies.rules import EvictUniformly
 
 POLICIES = (
     *("evict_oldest", "evict_idle", "evict_rare", "evict_read", "evict_uniformly", "reservoir"),

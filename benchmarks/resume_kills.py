@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from stillknows.agents import log as logs
+from stillknows.agents.commands.verify import Cut, differences, live_straight, live_with_cuts
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.verify import Cut, differences, live_straight, live_with_cuts
+from stillknows.agents.reports import log as logs
 
 SMALL = (
     "debug=tiny",
@@ -37,11 +37,12 @@ SMALL = (
     "checkpoint.every=4",
 )
 STORE = "episodic_memory.bytes=200000"
-EWC = "plugins=[{_target_: stillknows.agents.penalties.EWC, ewc_lambda: 100.0, batches: 2}]"
+_EWC = "stillknows.agents.baselines.penalties.EWC"
+EWC = f"plugins=[{{_target_: {_EWC}, ewc_lambda: 100.0, batches: 2}}]"
 OTHERS = (
-    "plugins=[{_target_: stillknows.agents.penalties.SI, c: 1.0},"
-    "{_target_: stillknows.agents.penalties.LwF},"
-    "{_target_: stillknows.agents.gradient_memory.AGEM, patterns: 6, sample: 3}]"
+    "plugins=[{_target_: stillknows.agents.baselines.penalties.SI, c: 1.0},"
+    "{_target_: stillknows.agents.baselines.penalties.LwF},"
+    "{_target_: stillknows.agents.baselines.gradient_memory.AGEM, patterns: 6, sample: 3}]"
 )
 COSINE = "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true}"
 CONFIGURATIONS = {
@@ -80,9 +81,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    import stillknows.agents.gradient_memory
+    import stillknows.agents.baselines.gradient_memory
+    import stillknows.agents.baselines.penalties
     import stillknows.agents.lifetime
-    import stillknows.agents.penalties
     import stillknows.agents.strategy  # noqa: F401 (before processes are forked)
 
     torch.set_num_threads(1)

@@ -36,18 +36,18 @@ from hypothesis.stateful import (
 from omegaconf import OmegaConf
 from tqdm import trange
 
-from stillknows.agents.checkpoint import Checkpoints, numbered
-from stillknows.agents.keeping import KeptMemory
-from stillknows.agents.log import LifetimeLog, read
-from stillknows.agents.memory_files import erase_in
-from stillknows.agents.memory_places import store_at
-from stillknows.agents.report import table
-from stillknows.agents.stopping import Stop
+from stillknows.agents.persistence.checkpoint import Checkpoints, numbered
+from stillknows.agents.persistence.keeping import KeptMemory
+from stillknows.agents.persistence.memory_files import erase_in
+from stillknows.agents.persistence.memory_places import store_at
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.reports.log import LifetimeLog, read
+from stillknows.agents.reports.report import table
 from stillknows.memory.episodic import Candidates
-from stillknows.memory.merging import merge
 from stillknows.memory.nec import NEC
 from stillknows.memory.plain import Model, contents
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.stores.merging import merge
 
 BACKENDS = ("tensor", "sqlite", "postgres")
 CAPACITY, KEPT = 3, 2

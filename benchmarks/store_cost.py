@@ -28,8 +28,8 @@ from tqdm import trange
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.memory_places import kept_memory
-from stillknows.agents.report import table
+from stillknows.agents.persistence.memory_places import kept_memory
+from stillknows.agents.reports.report import table
 from stillknows.envs.tasks import make
 
 _CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}

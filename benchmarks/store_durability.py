@@ -30,8 +30,8 @@ from tqdm import trange
 
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle
-from stillknows.memory.sqlite import SQLite
+from stillknows.memory.policies.rules import EvictIdle
+from stillknows.memory.stores.sqlite import SQLite
 
 _ROWS, _WRITERS, _MOST = 8, 4, 5000
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def until_done(work: Callable[[], T], /) -> T:
 
 def share(name: str, writer: int, pipe: int, done: Any, together: Any) -> None:
     """Write to a memory that others write to, say what was taken, and in the end what is there."""
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     memory = NEC(_WRITERS * _MOST, 4, 0, EvictIdle(), answer_length=1, story_shape=(1, 2))
     store = until_done(lambda: PostgreSQL(name))

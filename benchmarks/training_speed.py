@@ -28,9 +28,9 @@ from tqdm import trange
 
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.controllers.tokenizer import PAD, pad
 from stillknows.agents.episode import live
 from stillknows.agents.optimizer import build_optimizer
-from stillknows.agents.tokenizer import PAD, pad
 from stillknows.envs.tasks import make
 from stillknows.memory.interface import Read
 

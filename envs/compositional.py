@@ -1,6 +1,6 @@
 """Streams whose tasks are made of the same parts: skills and facts that earlier tasks gave.
 
-A skill is a word of the functions of lists (`stillknows.envs.functions.WORDS`), a fact is a list
+A skill is a word of the functions of lists (`WORDS` of `kinds/functions.py`), a fact is a list
 that somebody has for the whole life. A story tells lists of people who are met only once, and asks
 what words make of a list, so that the skills can be learned. The facts that a task brings up are
 told in each of its stories; those that it takes from earlier tasks are not told again and must be
@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from stillknows.envs.functions import WORDS, run
+from stillknows.envs.kinds.functions import WORDS, run
+from stillknows.envs.kinds.writing import DIGITS, Page, draft
 from stillknows.envs.life import ADJECTIVES, NOUNS
 from stillknows.envs.order import returning
 from stillknows.envs.tasks import Task
 from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
 from stillknows.envs.world import words
-from stillknows.envs.writing import DIGITS, Page, draft
 
 ID = "stillknows/Composed-v0"
 LENGTH = 3  # of a list

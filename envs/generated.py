@@ -3,7 +3,7 @@
     gymnasium.make("stillknows/Kinship-v0", relations=4)
     gymnasium.make_vec("stillknows/Planning-v0", num_envs=8)
 
-Each kind of problem is one file and writes its own stories (`stillknows.envs.writing`); this file
+Each kind of problem is one file and writes its own stories (`kinds/writing.py`); this file
 serves them and makes tasks of them. It knows nothing of who answers.
 """
 
@@ -12,21 +12,21 @@ from dataclasses import fields
 from typing import Any
 
 from stillknows.envs import GENERATED
-from stillknows.envs.dialogue_state import DialogueState
-from stillknows.envs.doors import ShortestWay, Traversal
-from stillknows.envs.forecast import Forecast
-from stillknows.envs.functions import Code, Induction
-from stillknows.envs.kinship import Kinship
-from stillknows.envs.planning import Planning
-from stillknows.envs.programs import Programs
-from stillknows.envs.reading import Reading
-from stillknows.envs.relations import Relations
-from stillknows.envs.succession import Succession
-from stillknows.envs.summary import Summary
+from stillknows.envs.kinds.dialogue_state import DialogueState
+from stillknows.envs.kinds.doors import ShortestWay, Traversal
+from stillknows.envs.kinds.forecast import Forecast
+from stillknows.envs.kinds.functions import Code, Induction
+from stillknows.envs.kinds.kinship import Kinship
+from stillknows.envs.kinds.planning import Planning
+from stillknows.envs.kinds.programs import Programs
+from stillknows.envs.kinds.reading import Reading
+from stillknows.envs.kinds.relations import Relations
+from stillknows.envs.kinds.succession import Succession
+from stillknows.envs.kinds.summary import Summary
+from stillknows.envs.kinds.topics import Topics
+from stillknows.envs.kinds.writing import Problems
 from stillknows.envs.tasks import Task, suggest
 from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
-from stillknows.envs.topics import Topics
-from stillknows.envs.writing import Problems
 
 PROBLEMS: dict[str, type[Problems]] = {
     "kinship": Kinship,

@@ -24,7 +24,7 @@ from stillknows.memory.episodic import Candidates, refuse
 from stillknows.memory.interface import Policy
 from stillknows.memory.knn import by_halves, inverse_distance_weights
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle
+from stillknows.memory.policies.rules import EvictIdle
 
 KERNELS = ("inverse_distance", "mean")
 UPDATES = ("average", "max")

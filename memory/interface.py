@@ -102,7 +102,7 @@ class Decision(NamedTuple):
 
 
 class Policy(Protocol):
-    """Decides about one candidate a row; see `rules.py` and `learned.py`."""
+    """Decides about one candidate a row; see `policies/rules.py` and `policies/learned.py`."""
 
     def decide(self, features: Features) -> Decision:
         """Return the decision for every row of `features`."""

@@ -89,7 +89,7 @@ def nearest_of_each(
         neighbours: K, at least 1.
     """
     if all(_has_kernels(query_BD, keys_ND, neighbours) for keys_ND in keys):
-        from stillknows.memory import knn_kernels
+        from stillknows.memory.gpu import knn_kernels
 
         found_at_once = knn_kernels.nearest_of_each(query_BD, keys, filled, neighbours)
     elif native.searches(query_BD, keys):

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_HERE = Path(__file__).parent
-SOURCES = [_HERE / f"{name}.cpp" for name in ("nearest", "writing", "scoring", "choosing")]
-HEADERS = [_HERE / f"{name}.h" for name in ("vectors", "measuring", "screening", "products")]
+_SOURCES = Path(__file__).parent / "cpp"
+SOURCES = [_SOURCES / f"{name}.cpp" for name in ("nearest", "writing", "scoring", "choosing")]
+HEADERS = [_SOURCES / f"{name}.h" for name in ("vectors", "measuring", "screening", "products")]
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
          "-fno-trapping-math", "-w", "-shared", "-fPIC", "-pthread")  # fmt: skip
 _SECONDS = 120  # that a compiler may take

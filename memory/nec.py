@@ -23,12 +23,12 @@ from torch import Tensor
 from stillknows.memory import episodic, expect, native, noise
 from stillknows.memory.episodic import Candidates, Departures, Entries, Recall, Written
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, decided, placed
-from stillknows.memory.kept import Kept, renewed
 from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, share_kept
 from stillknows.memory.names import Census, Holding, Name, Names
 from stillknows.memory.offering import features_of
 from stillknows.memory.ordered import Ordered
-from stillknows.memory.store import COUNTERS, Store, TensorStore, holdings
+from stillknows.memory.stores.kept import Kept, renewed
+from stillknows.memory.stores.store import COUNTERS, Store, TensorStore, holdings
 from stillknows.memory.table import Table
 
 IDENTITIES = ("question", "text", "none")

@@ -27,7 +27,7 @@ from stillknows.memory.interface import (
     noise_for,
     reset_rows,
 )
-from stillknows.memory.rules import WriteNothing
+from stillknows.memory.policies.rules import WriteNothing
 
 WEIGHTY = 0.05  # a write or read weight from which a slot counts as touched
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillknows.memory import learned, offline, scorer
-from stillknows.memory.acting import ArrayDesk, Desk
-from stillknows.memory.actor import ActorPolicy
-from stillknows.memory.critic import CriticPolicy
 from stillknows.memory.interface import Decision, Features, decided
-from stillknows.memory.learned import RetentionPolicy
-from stillknows.memory.offline import OfflinePolicy
-from stillknows.memory.scorer import Noted
+from stillknows.memory.policies import learned, offline, scorer
+from stillknows.memory.policies.acting import ArrayDesk, Desk
+from stillknows.memory.policies.actor import ActorPolicy
+from stillknows.memory.policies.critic import CriticPolicy
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.offline import OfflinePolicy
+from stillknows.memory.policies.scorer import Noted
 from stillknows.memory.slots import Slots, SlotsState
 
 pytestmark = pytest.mark.usefixtures("either")

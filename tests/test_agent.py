@@ -16,18 +16,18 @@ import stillknows.configs
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.controller import Controller
+from stillknows.agents.controllers.controller import Controller
+from stillknows.agents.controllers.longformer import Longformer
+from stillknows.agents.controllers.lstm import LSTM
+from stillknows.agents.controllers.tokenizer import PAD, WordTokenizer
+from stillknows.agents.controllers.transformer import Transformer
+from stillknows.agents.controllers.transformer_xl import TransformerXL
 from stillknows.agents.episode import live
-from stillknows.agents.examine import Examiner, examine
+from stillknows.agents.examinations.examine import Examiner, examine
 from stillknows.agents.fuse import Concatenation, CrossAttention, Gate
-from stillknows.agents.longformer import Longformer
-from stillknows.agents.lstm import LSTM
-from stillknows.agents.tokenizer import PAD, WordTokenizer
-from stillknows.agents.transformer import Transformer
-from stillknows.agents.transformer_xl import TransformerXL
 from stillknows.envs.tasks import Task, make
-from stillknows.memory.learned import RetentionPolicy
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.rules import EvictOldest
 
 CONTROLLERS = Path(stillknows.configs.__path__[0]) / "controller"
 MEMORIES = CONTROLLERS.parent / "working_memory"

@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.anatomy import CAUSES, Dissector, cause, dissect
-from stillknows.agents.arms import ARMS, Shuffled, chosen, set_aside
-from stillknows.agents.controller import Cache, Controller
+from stillknows.agents.controllers.controller import Cache, Controller
+from stillknows.agents.controllers.tokenizer import END, WordTokenizer
 from stillknows.agents.episode import live
-from stillknows.agents.examine import Result, examine
-from stillknows.agents.inquiry import Inquiry
-from stillknows.agents.log import SCHEMA, LifetimeLog, read
+from stillknows.agents.examinations.anatomy import CAUSES, Dissector, cause, dissect
+from stillknows.agents.examinations.arms import ARMS, Shuffled, chosen, set_aside
+from stillknows.agents.examinations.examine import Result, examine
+from stillknows.agents.examinations.inquiry import Inquiry
+from stillknows.agents.examinations.trace import Ledger, Share, names
 from stillknows.agents.remembering import Remembering
-from stillknows.agents.report import write_report
-from stillknows.agents.tokenizer import END, WordTokenizer
-from stillknows.agents.trace import Ledger, Share, names
+from stillknows.agents.reports.log import SCHEMA, LifetimeLog, read
+from stillknows.agents.reports.report import write_report
 from stillknows.envs.tasks import Task, make
 from stillknows.envs.text import Answer, Story, StoryTask
 from stillknows.memory.interface import ADD, UPDATE, Decision, Features, Read, one_hot
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest, WriteNothing
+from stillknows.memory.policies.rules import EvictOldest, WriteNothing
 from stillknows.memory.slots import Slots, SlotsState
 
 PEOPLE = tuple(f"person{number}" for number in range(6))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from stillknows.memory.dnc import DNC
+from stillknows.memory.policies.rules import EvictOldest, WriteNothing
 from stillknows.memory.recurrent import LSTMController, NormalisedController
-from stillknows.memory.rules import EvictOldest, WriteNothing
 
 B, N, W, R, INPUT, HIDDEN = 3, 8, 6, 2, 5, 7
 

@@ -13,9 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.agents import log as logs
-from stillknows.agents.again import live_again
 from stillknows.agents.assembly import build_agent
+from stillknows.agents.baselines.again import live_again
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import (
     episodes_of,
@@ -23,19 +22,20 @@ from stillknows.agents.lifetime import (
     inquiry_of,
     live_lifetime,
 )
+from stillknows.agents.reports import log as logs
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import Balanced, EvictUniformly
+from stillknows.memory.policies.rules import Balanced, EvictUniformly
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Avalanche's imports
     from avalanche.core import BaseSGDPlugin
 
-    from stillknows.agents.clear import CLEAR
-    from stillknows.agents.gradient_memory import AGEM, GEM
-    from stillknows.agents.packnet import PackNet
-    from stillknows.agents.penalties import EWC, L2, MAS, SI, LwF, divergence
-    from stillknows.agents.shrink_and_perturb import ShrinkAndPerturb
+    from stillknows.agents.baselines.clear import CLEAR
+    from stillknows.agents.baselines.gradient_memory import AGEM, GEM
+    from stillknows.agents.baselines.packnet import PackNet
+    from stillknows.agents.baselines.penalties import EWC, L2, MAS, SI, LwF, divergence
+    from stillknows.agents.baselines.shrink_and_perturb import ShrinkAndPerturb
     from stillknows.agents.strategy import Lifetime, Position
     from stillknows.envs.streams import make_benchmark
 

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from stillknows.agents.assembly import episodic_of
 from stillknows.agents.configuration import compose_config
-from stillknows.memory import check_store, check_working
-from stillknows.memory.check import MemoryFault, bench_of, check_memory, checks_of, run_check
+from stillknows.memory.checks import check_store, check_working
+from stillknows.memory.checks.check import MemoryFault, bench_of, check_memory, checks_of, run_check
 from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import Policy, Read
 from stillknows.memory.knn import inverse_distance_weights
-from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.memory_network import MemoryNetwork
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest, EvictRare, Reservoir, WriteNothing
+from stillknows.memory.policies.learned import UtilityPolicy
+from stillknows.memory.policies.rules import EvictOldest, EvictRare, Reservoir, WriteNothing
 from stillknows.memory.slots import Slots
 
 CONFIGS = Path(__file__).parents[1] / "configs"

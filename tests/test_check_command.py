@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillknows.agents.cli import main
-from stillknows.memory import check_working
+from stillknows.agents.commands.cli import main
+from stillknows.memory.checks import check_working
 from stillknows.memory.slots import Slots
 
 NO_GPU = set() if torch.cuda.is_available() else {"gpu"}

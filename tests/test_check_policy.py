@@ -10,12 +10,12 @@ import torch
 
 from stillknows import configs
 from stillknows.agents import configuration
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
 from stillknows.agents.configuration import compose_config
-from stillknows.memory.check_bench import MemoryFault
-from stillknows.memory.check_policy import CHECKS, check_policy
+from stillknows.memory.checks.check_bench import MemoryFault
+from stillknows.memory.checks.check_policy import CHECKS, check_policy
 from stillknows.memory.interface import ADD, Decision, Features, one_hot
-from stillknows.memory.rules import EvictUniformly, Novelty
+from stillknows.memory.policies.rules import EvictUniformly, Novelty
 
 FOLDER = Path(configs.__file__).parent
 EVERY = [
@@ -168,7 +168,7 @@ def test_the_command_checks_policies(capsys: pytest.CaptureFixture[str]) -> None
     assert lines == [f"working_policy: {name} passed" for name in CHECKS]
     assert main(["check", "working_policy._target_=test_check_policy.Nobody"]) == 2
     assert "test_check_policy" in capsys.readouterr().err
-    assert main(["check", "working_policy._target_=stillknows.memory.rules.Surprise"]) == 1
+    assert main(["check", "working_policy._target_=stillknows.memory.policies.rules.Surprise"]) == 1
     assert "decision: the policy raised ValueError" in capsys.readouterr().err
 
 

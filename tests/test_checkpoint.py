@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
-from stillknows.agents import log as logs
-from stillknows.agents.checkpoint import (
+from stillknows.agents.commands.cli import main
+from stillknows.agents.configuration import compose_config
+from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.optimizer import Optimizers, load_optimizer
+from stillknows.agents.persistence.checkpoint import (
     BEST,
     FOLDER,
     Checkpoints,
@@ -26,17 +29,20 @@ from stillknows.agents.checkpoint import (
     numbered,
     read_checkpoint,
 )
-from stillknows.agents.cli import main
-from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import read_tree, write_tree
-from stillknows.agents.keeping import CHECKPOINT, load_agent, save_agent
-from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.optimizer import Optimizers, load_optimizer
-from stillknows.agents.resuming import PLAN, read_plan, write_plan
-from stillknows.agents.state import random_states, restore_random_states, restore_to, state_of
-from stillknows.agents.stopping import Stop
-from stillknows.agents.trust import bounded, refuse_foreign
-from stillknows.memory.rules import EvictIdle
+from stillknows.agents.persistence.container import read_tree, write_tree
+from stillknows.agents.persistence.keeping import CHECKPOINT, load_agent, save_agent
+from stillknows.agents.persistence.moved import as_now
+from stillknows.agents.persistence.resuming import PLAN, read_plan, write_plan
+from stillknows.agents.persistence.state import (
+    random_states,
+    restore_random_states,
+    restore_to,
+    state_of,
+)
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.persistence.trust import bounded, refuse_foreign
+from stillknows.agents.reports import log as logs
+from stillknows.memory.policies.rules import EvictIdle
 
 DATA = Path(__file__).parent / "data"
 
@@ -224,7 +230,7 @@ def test_a_checkpoint_of_schema_1_goes_on(tmp_path: Path) -> None:
     head = json.loads((tmp_path / logs.FILE).read_text().splitlines()[0])
     updates: list[int] = []
     live_lifetime(
-        OmegaConf.create(head["config"]),
+        OmegaConf.create(as_now(head["config"])),
         tmp_path,
         lambda name, update, accuracy: updates.append(update),
         resume=True,
@@ -395,14 +401,14 @@ def test_no_more_memory_is_taken_than_a_file_has_numbers(tmp_path: Path) -> None
     [
         ("stillknows.envs.microworld.microworld_tasks", True),
         ("stillknows.agents.learner.QuestionLearner", True),
-        ("stillknows.agents.penalties.EWC", True),
+        ("stillknows.agents.baselines.penalties.EWC", True),
         ("stillknows.memory.nec.NEC.within", True),
         ("torch.optim.SGD", True),
         ("torch.optim.lr_scheduler.CosineAnnealingLR", True),
         ("torch.optim.optimizer.torch.load", False),
         ("torch.load", False),
-        ("stillknows.agents.log.LifetimeLog", False),
-        ("stillknows.agents.train.train", False),
+        ("stillknows.agents.reports.log.LifetimeLog", False),
+        ("stillknows.agents.commands.train.train", False),
         ("stillknows.envs.tasks.importlib.import_module", False),
         ("avalanche.training.plugins.ReplayPlugin", False),
     ],

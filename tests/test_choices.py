@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from stillknows.agents.choices import command_of
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
 from stillknows.agents.configuration import compose_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"

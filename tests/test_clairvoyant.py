@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.agents.clairvoyant import (
+from stillknows.agents.teaching.clairvoyant import (
     Clairvoyant,
     Expecting,
     Keeping,
@@ -20,7 +20,7 @@ from stillknows.agents.clairvoyant import (
 from stillknows.envs.recall import KeyValueRecall
 from stillknows.envs.stories import continuations, make_dials, write_story
 from stillknows.envs.text import Story
-from stillknows.memory.rules import EvictIdle, EvictOldest, EvictUniformly
+from stillknows.memory.policies.rules import EvictIdle, EvictOldest, EvictUniformly
 from stillknows.memory.slots import Slots
 
 DIALS = make_dials(

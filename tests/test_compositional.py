@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from stillknows.agents import lives, report
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import episodes_of, tasks_of
+from stillknows.agents.reports import lives, report
 from stillknows.envs.compositional import ID, Composed, compositional_tasks
+from stillknows.envs.measures.reuse import Edge, ideal_transfer, reuse_graph
 from stillknows.envs.order import arrange, returning
-from stillknows.envs.reuse import Edge, ideal_transfer, reuse_graph
 from stillknows.envs.tasks import Task
 
 

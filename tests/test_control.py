@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from stillknows.agents.control import EpisodicControl, live_control
+from stillknows.agents.acting.control import EpisodicControl, live_control
 from stillknows.memory.action_values import ActionValues
 
 
@@ -116,7 +116,7 @@ def test_an_episode_that_is_cut_bootstraps_and_one_that_is_over_does_not(monkeyp
     agent = agent_for(learn_every=0)
     last = []
     monkeypatch.setattr(agent, "remember", lambda episode, value: last.append(value))
-    monkeypatch.setattr("stillknows.agents.control.value_of", lambda *_: 7.0)
+    monkeypatch.setattr("stillknows.agents.acting.control.value_of", lambda *_: 7.0)
     ends = live_control(agent, [Corridor()], 400)
     assert set(last) == {0.0, 7.0}
     assert [value == 0.0 for value in last] == [lived.total == 1.0 for lived in ends]

@@ -13,21 +13,21 @@ import torch
 from gymnasium import spaces
 from omegaconf import OmegaConf
 
-from stillknows.agents import log as logs
-from stillknows.agents.board import scalars
-from stillknows.agents.cli import main
+from stillknows.agents.acting.control_examination import examine_control
+from stillknows.agents.acting.control_life import KEPT, budgets_of, build_control, planned_updates
+from stillknows.agents.acting.episodic_learner import EpisodicLearner
+from stillknows.agents.acting.rollout import Stage
+from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.train import check_life
+from stillknows.agents.commands.verify import differences
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import read_tree, write_tree
-from stillknows.agents.control_examination import examine_control
-from stillknows.agents.control_life import KEPT, budgets_of, build_control, planned_updates
-from stillknows.agents.episodic_learner import EpisodicLearner
 from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.lives import summarise
-from stillknows.agents.report import write_report
-from stillknows.agents.rollout import Stage
-from stillknows.agents.train import check_life
-from stillknows.agents.trust import refuse_foreign
-from stillknows.agents.verify import differences
+from stillknows.agents.persistence.container import read_tree, write_tree
+from stillknows.agents.persistence.trust import refuse_foreign
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.board import scalars
+from stillknows.agents.reports.lives import summarise
+from stillknows.agents.reports.report import write_report
 from stillknows.envs.control import ControlTask, control_tasks, spaces_of
 
 pytestmark = [
@@ -403,7 +403,7 @@ def test_the_store_is_an_arm_and_what_a_life_is_told_is_its_protocol(tmp_path: P
 
 
 def test_alone_every_experience_begins_as_the_first_did(tmp_path: Path) -> None:
-    from stillknows.agents.recurrent_ppo import RecurrentPPO
+    from stillknows.agents.acting.recurrent_ppo import RecurrentPPO
 
     begun: list[Any] = []
     update = RecurrentPPO.update
@@ -504,7 +504,7 @@ def test_a_life_that_breaks_is_told_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_stream_without_end_grows_no_memory(tmp_path: Path) -> None:
-    from stillknows.agents.control_strategy import ControlLifetime
+    from stillknows.agents.acting.control_strategy import ControlLifetime
     from stillknows.envs.streams import ActingExperience
 
     config = compose_config([*SHORT, ONE, *PPO, "learner.epochs=1"])

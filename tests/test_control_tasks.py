@@ -10,9 +10,9 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.control_examination import examine_control, score
-from stillknows.agents.encoder import SpaceEncoder
-from stillknows.agents.players import RandomPlayer
+from stillknows.agents.acting.control_examination import examine_control, score
+from stillknows.agents.acting.players import RandomPlayer
+from stillknows.agents.controllers.encoder import SpaceEncoder
 from stillknows.envs.control import (
     ControlTask,
     Episodes,

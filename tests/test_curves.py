@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stillknows.envs import curves, plasticity
+from stillknows.envs.measures import curves, plasticity
 
 SHARES = st.lists(st.floats(0, 0.99), min_size=1, max_size=6)
 

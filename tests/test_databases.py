@@ -16,9 +16,9 @@ import torch
 
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest
-from stillknows.memory.sqlite import APPLICATION, SQLite
-from stillknows.memory.store import TensorStore
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.stores.sqlite import APPLICATION, SQLite
+from stillknows.memory.stores.store import TensorStore
 
 ROOT = Path(__file__).parents[1]
 
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_and_a_file_that_is_locked_are_one_sentence(
         SQLite(tmp_path / "file" / "memory.sqlite")
     with pytest.raises(OSError, match="cannot be opened"):
         SQLite(tmp_path)
-    monkeypatch.setattr("stillknows.memory.sqlite._BUSY", 0.05)
+    monkeypatch.setattr("stillknows.memory.stores.sqlite._BUSY", 0.05)
     memory = kept(tmp_path / "memory.sqlite", range(2))
     other = sqlite3.connect(tmp_path / "memory.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -243,7 +243,7 @@ def test_a_file_has_no_free_pages_after_a_deletion(tmp_path: Path) -> None:
 def test_a_deletion_that_a_reader_holds_up_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stillknows.memory.sqlite._BUSY", 0.05)
+    monkeypatch.setattr("stillknows.memory.stores.sqlite._BUSY", 0.05)
     memory = kept(tmp_path / "memory.sqlite", range(3))
     reader = sqlite3.connect(tmp_path / "memory.sqlite", isolation_level=None)
     reader.execute("BEGIN")
@@ -261,7 +261,7 @@ def test_without_a_server_the_sentence_names_no_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("psycopg")
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     for name, value in {
         "HOST": "127.0.0.1",
@@ -281,7 +281,7 @@ def test_without_a_server_the_sentence_names_no_password(
 def test_a_lost_connection_is_one_sentence_and_nothing_is_lost(postgres: None) -> None:
     import psycopg
 
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     name = uuid.uuid4().hex
     memory = new()
@@ -311,7 +311,7 @@ def test_a_lost_connection_is_one_sentence_and_nothing_is_lost(postgres: None) -
 def test_who_writes_alone_sends_one_message_a_write(postgres: None) -> None:
     from sqlalchemy import event
 
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     name = uuid.uuid4().hex
     memory, other, store = new(), new(), PostgreSQL(name)
@@ -343,7 +343,7 @@ def test_who_writes_alone_sends_one_message_a_write(postgres: None) -> None:
 
 
 def test_names_and_contents_are_bound_not_pasted(postgres: None) -> None:
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     name = "a\"b; DROP SCHEMA x '%s:y"
     memory = new()
@@ -359,7 +359,7 @@ def test_names_and_contents_are_bound_not_pasted(postgres: None) -> None:
 WRITER = """
 import sys, torch
 from test_databases import new, rows
-from stillknows.memory.postgres import PostgreSQL
+from stillknows.memory.stores.postgres import PostgreSQL
 memory = new(capacity=400)
 memory.keep_in(PostgreSQL(sys.argv[1]))
 for name in range(int(sys.argv[2]), int(sys.argv[3])):
@@ -372,7 +372,7 @@ memory.flush()
 
 @pytest.mark.slow
 def test_four_processes_share_a_memory_and_one_is_killed(postgres: None) -> None:
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     name = uuid.uuid4().hex
     where = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{os.environ.get('PYTHONPATH', '')}"}

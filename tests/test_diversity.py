@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.memory.diversity import EvictAlike, MergeAlike
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.diversity import EvictAlike, MergeAlike
+from stillknows.memory.policies.rules import EvictOldest
 from stillknows.memory.slots import Slots
 
 

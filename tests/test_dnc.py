@@ -8,7 +8,7 @@ from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import SKIP, UPDATE, Decision, detach, map_state, reset_rows
 from stillknows.memory.links import ExactLink, FactoredLink, Link, SparseLink
 from stillknows.memory.ntm import NTM
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 
 B, N, W, R, INPUT, HIDDEN = 2, 5, 3, 2, 4, 6
 

@@ -12,8 +12,8 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from stillknows.agents.assembly import build_agent
+from stillknows.agents.commands.memory_arguments import add_parser
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.memory_arguments import add_parser
 from stillknows.envs.tasks import Task
 
 ROOT = Path(__file__).parents[1]
@@ -36,8 +36,8 @@ def module(name: str, page: str) -> types.ModuleType:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
 def test_the_environment_page(tmp_path: Path) -> None:
-    from stillknows.agents import log
     from stillknows.agents.lifetime import live_lifetime
+    from stillknows.agents.reports import log
 
     weather = module("weather_page", "docs/environments.md").Weather
     check_env(weather(), skip_render_check=True)
@@ -80,7 +80,7 @@ def test_the_readme() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
 def test_the_page_of_avalanche(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from stillknows.agents import log
+    from stillknows.agents.reports import log
 
     page = module("avalanche_page", "docs/avalanche.md")
     measured = page.live(tmp_path, *TINY, "arm=none")
@@ -108,10 +108,10 @@ def test_the_solving_page() -> None:
 def test_the_memory_page(capsys: pytest.CaptureFixture[str]) -> None:
     import hydra.utils
 
-    from stillknows.agents.cli import main
+    from stillknows.agents.commands.cli import main
     from stillknows.agents.episode import live
     from stillknows.envs.tasks import make
-    from stillknows.memory import check_store, check_working
+    from stillknows.memory.checks import check_store, check_working
 
     text = (ROOT / "docs/memories.md").read_text()
     tables = re.split(r"^## A lifelong store$", text, flags=re.M)
@@ -155,7 +155,7 @@ def test_the_page_of_stores() -> None:
 
 
 def test_the_dialogue_page(tmp_path: Path) -> None:
-    from stillknows.agents.keeping import save_agent
+    from stillknows.agents.persistence.keeping import save_agent
     from stillknows.envs.microworld import microworld_tasks
 
     config = compose_config(TINY)
@@ -174,7 +174,7 @@ def test_the_dialogue_page(tmp_path: Path) -> None:
 
 
 def test_the_pages_of_runs_that_go_on_and_of_strangers() -> None:
-    from stillknows.agents.state import restore_to, state_of
+    from stillknows.agents.persistence.state import restore_to, state_of
 
     recent = module("resuming_page", "docs/resuming.md").Recent()
     recent.losses = torch.arange(3.0)

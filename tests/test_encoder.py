@@ -10,8 +10,8 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.control import EpisodicControl, live_control
-from stillknows.agents.encoder import Image, SpaceEncoder, part_encoder
+from stillknows.agents.acting.control import EpisodicControl, live_control
+from stillknows.agents.controllers.encoder import Image, SpaceEncoder, part_encoder
 from stillknows.memory.action_values import ActionValues
 
 SPACES: dict[str, spaces.Space[Any]] = {

@@ -13,12 +13,12 @@ import pytest
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stillknows.agents import log as logs
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import begun, live_lifetime
-from stillknows.agents.lives import accuracy_matrix
-from stillknows.agents.trust import refuse_foreign
-from stillknows.envs.metrics import backward_transfer, forgetting_last, forward_transfer
+from stillknows.agents.persistence.trust import refuse_foreign
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.lives import accuracy_matrix
+from stillknows.envs.measures.metrics import backward_transfer, forgetting_last, forward_transfer
 from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv
 
 pytestmark = [

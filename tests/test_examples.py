@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
-from stillknows.agents import log as logs
+from stillknows.agents.commands.train import check_life
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.keeping import load_agent
+from stillknows.agents.controllers.seeing import Seeing
+from stillknows.agents.controllers.tokenizer import PAD, pad
 from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.lives import accuracy_matrix
-from stillknows.agents.seeing import Seeing
-from stillknows.agents.tokenizer import PAD, pad
-from stillknows.agents.train import check_life
-from stillknows.agents.trust import refuse_foreign
+from stillknows.agents.persistence.keeping import load_agent
+from stillknows.agents.persistence.trust import refuse_foreign
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.lives import accuracy_matrix
 from stillknows.envs.digits import Digits, digits, permuted, rotated
 from stillknows.envs.examples import (
     Examples,

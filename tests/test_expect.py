@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from stillknows.agents.train import lives_of
+from stillknows.agents.commands.train import lives_of
 from stillknows.memory import expect
 
 SMALL = (

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import stillknows.envs
 from stillknows.envs.babi import babi_tasks
-from stillknows.envs.floors import Heard, hear, last_mentioned_answer, majority_answer
 from stillknows.envs.generated import generated_tasks
+from stillknows.envs.measures.floors import Heard, hear, last_mentioned_answer, majority_answer
 from stillknows.envs.tasks import make
 
 assert stillknows.envs

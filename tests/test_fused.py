@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.memory import native
-from stillknows.memory.acting import Desk
-from stillknows.memory.choosing import Terms, choose
 from stillknows.memory.interface import ADD, Decision, Features
-from stillknows.memory.offline import OfflinePolicy
-from stillknows.memory.scorer import Scorer
+from stillknows.memory.policies.acting import Desk
+from stillknows.memory.policies.choosing import Terms, choose
+from stillknows.memory.policies.offline import OfflinePolicy
+from stillknows.memory.policies.scorer import Scorer
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="needs a C++ compiler")
 

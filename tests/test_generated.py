@@ -12,12 +12,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from stillknows.envs import GENERATED
-from stillknows.envs.floors import hear, last_mentioned_answer, majority_answer
-from stillknows.envs.forecast import forecast
 from stillknows.envs.generated import PROBLEMS, Generated, generated_tasks, make_problems
+from stillknows.envs.kinds.forecast import forecast
+from stillknows.envs.kinds.topics import TOPICS
+from stillknows.envs.kinds.writing import Page, Problems
+from stillknows.envs.measures.floors import hear, last_mentioned_answer, majority_answer
 from stillknows.envs.text import StoryVectorEnv
-from stillknows.envs.topics import TOPICS
-from stillknows.envs.writing import Page, Problems
 
 HARD = {
     "kinship": {"relations": 6, "distractors": 4, "questions": 5},

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory.action_values import ActionValues
-from stillknows.memory.check import bench_of, check_memory, run_check
-from stillknows.memory.check_store import CHECKS as STORE_CHECKS
-from stillknows.memory.check_working import CHECKS as WORKING_CHECKS
-from stillknows.memory.diversity import EvictAlike, MergeAlike
+from stillknows.memory.checks.check import bench_of, check_memory, run_check
+from stillknows.memory.checks.check_store import CHECKS as STORE_CHECKS
+from stillknows.memory.checks.check_working import CHECKS as WORKING_CHECKS
 from stillknows.memory.dnc import DNC
 from stillknows.memory.episodic import Candidates, p_store
-from stillknows.memory.graphed import Graphed, fastest
+from stillknows.memory.gpu.graphed import Graphed, fastest
 from stillknows.memory.interface import map_state
 from stillknows.memory.knn import nearest, nearest_of_each
-from stillknows.memory.learned import RetentionPolicy, UtilityPolicy
 from stillknows.memory.links import ExactLink, FactoredLink, SparseLink
 from stillknows.memory.memory_network import MemoryNetwork
 from stillknows.memory.nec import NEC
 from stillknows.memory.ntm import NTM
-from stillknows.memory.rules import (
+from stillknows.memory.policies.diversity import EvictAlike, MergeAlike
+from stillknows.memory.policies.learned import RetentionPolicy, UtilityPolicy
+from stillknows.memory.policies.rules import (
     Balanced,
     EvictIdle,
     EvictOldest,
@@ -232,7 +232,7 @@ def test_chunks_as_graphs_are_the_plain_steps(name: str, policy: Any, compiled: 
     ("slots", "word", "heads"), [(6, 8, 2), (256, 64, 4), (300, 20, 1), (512, 64, 4)]
 )
 def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int) -> None:
-    from stillknows.memory.dnc_fused import FusedDNC
+    from stillknows.memory.gpu.dnc_fused import FusedDNC
 
     torch.manual_seed(0)
     memory = DNC(ITEM, slots, word, heads, 24).cuda()

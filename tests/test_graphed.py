@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory.dnc import DNC
-from stillknows.memory.graphed import Graphed, _take, fastest
+from stillknows.memory.gpu.graphed import Graphed, _take, fastest
 from stillknows.memory.interface import map_state
 from stillknows.memory.links import FactoredLink, SparseLink
 from stillknows.memory.memory_network import MemoryNetwork
 from stillknows.memory.ntm import NTM
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 from stillknows.memory.slots import Slots
 
 B, T, ITEM, N, W = 3, 7, 5, 6, 4

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.arms import ARMS
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.examine import Examiner, examine
-from stillknows.agents.guard import Sealed, TrespassError, note, untouched
+from stillknows.agents.examinations.arms import ARMS
+from stillknows.agents.examinations.examine import Examiner, examine
+from stillknows.agents.examinations.guard import Sealed, TrespassError, note, untouched
 from stillknows.agents.remembering import Marked
 from stillknows.agents.thought import Thought
 from stillknows.envs.tasks import Task, make
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
 

@@ -18,19 +18,19 @@ from torch import Tensor
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import assemble, build_agent
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import read_tree
+from stillknows.agents.controllers.tokenizer import END, PAD, WordTokenizer, pad
 from stillknows.agents.dialogue import Dialogue
 from stillknows.agents.episode import live
-from stillknows.agents.keeping import SCHEMA, load_agent, save_agent
-from stillknows.agents.tokenizer import END, PAD, WordTokenizer, pad
+from stillknows.agents.persistence.container import read_tree
+from stillknows.agents.persistence.keeping import SCHEMA, load_agent, save_agent
 from stillknows.envs.tasks import Task, make
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from stillknows.agents.cross_attention import GatedCrossAttention
-from stillknows.agents.huggingface import HuggingFace
-from stillknows.agents.model_tokenizer import SHIFT, ModelTokenizer
+from stillknows.agents.controllers.cross_attention import GatedCrossAttention
+from stillknows.agents.controllers.huggingface import HuggingFace
+from stillknows.agents.controllers.model_tokenizer import SHIFT, ModelTokenizer
 
 TEXTS = ("mary went to the garden .", "where is mary ?", "john took the ball .", "Zürich, 7%!")
 KINDS = ("llama", "gpt2")

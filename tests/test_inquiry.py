@@ -14,23 +14,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.anatomy import CAUSES, Finding, Share
-from stillknows.agents.anatomy_report import FATES, account, right_then
-from stillknows.agents.arms import ARMS
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.explain import _stands, explain, wrong_answers
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import read_tree
-from stillknows.agents.explain import _stands, explain, wrong_answers
-from stillknows.agents.guard import note
-from stillknows.agents.keeping import SCHEMA as KEPT
-from stillknows.agents.keeping import load_agent
+from stillknows.agents.examinations.anatomy import CAUSES, Finding, Share
+from stillknows.agents.examinations.arms import ARMS
+from stillknows.agents.examinations.guard import note
+from stillknows.agents.examinations.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
+from stillknows.agents.examinations.trace import HELD, UNKNOWN, Ledger, short
 from stillknows.agents.lifetime import AGENT, live_lifetime
-from stillknows.agents.lives import summarise
-from stillknows.agents.log import SCHEMA, LifetimeLog, _sealed, read
-from stillknows.agents.report import write_report
-from stillknows.agents.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
-from stillknows.agents.trace import HELD, UNKNOWN, Ledger, short
+from stillknows.agents.persistence.container import read_tree
+from stillknows.agents.persistence.keeping import SCHEMA as KEPT
+from stillknows.agents.persistence.keeping import load_agent
+from stillknows.agents.reports.anatomy_report import FATES, account, right_then
+from stillknows.agents.reports.lives import summarise
+from stillknows.agents.reports.log import SCHEMA, LifetimeLog, _sealed, read
+from stillknows.agents.reports.report import write_report
 from stillknows.envs.microworld import microworld_tasks
 from stillknows.envs.recall import recall_tasks
 from stillknows.envs.tasks import Task

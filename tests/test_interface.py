@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillknows.memory.check import check_memory
+from stillknows.memory.checks.check import check_memory
 from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import (
     ACTIONS,
@@ -25,7 +25,7 @@ from stillknows.memory.interface import (
 from stillknows.memory.links import FactoredLink, SparseLink
 from stillknows.memory.memory_network import MemoryNetwork
 from stillknows.memory.ntm import NTM
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 from stillknows.memory.slots import Slots
 from stillknows.memory.sparse_slots import SparseSlots
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stillknows.envs.intervals import (
+from stillknows.envs.measures.intervals import (
     Interval,
     interval,
     paired_difference,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import types
@@ -14,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from stillknows.agents import log
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import as_tree, read_tree, write_tree
+from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.agents.dialogue import Dialogue, talk
 from stillknows.agents.episode import live
-from stillknows.agents.keeping import SCHEMA, load_agent, save_agent, write_agent
 from stillknows.agents.lifetime import AGENT, live_lifetime
-from stillknows.agents.tokenizer import PAD
+from stillknows.agents.persistence.container import as_tree, read_tree, write_tree
+from stillknows.agents.persistence.keeping import SCHEMA, load_agent, save_agent, write_agent
+from stillknows.agents.reports import log
 from stillknows.envs.tasks import make
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
@@ -193,7 +194,9 @@ def test_talking_line_by_line(tmp_path, capsys, monkeypatch):
 
 def test_another_program_reads_what_this_one_kept(tmp_path):
     agent, path = kept(tmp_path)
-    code = "import sys; from stillknows.agents.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys; from stillknows.agents.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, "talk", str(path)],
         input="\n".join([*STORY, "Where is John?"]),
@@ -203,6 +206,15 @@ def test_another_program_reads_what_this_one_kept(tmp_path):
     for line in STORY:
         dialogue.observe(line)
     assert run.stdout.strip() == dialogue.answer("Where is John?").strip()
+
+
+def test_an_agent_of_before_names_its_parts_by_where_they_were(tmp_path: Path) -> None:
+    agent, path = kept(tmp_path, "working_memory=dnc", "working_policy=evict_oldest")
+    now = json.dumps(agent.settings)
+    agent.settings = json.loads(re.sub(r"(controllers|policies)[.]", "", now))
+    assert "memory.rules.EvictOldest" in json.dumps(agent.settings)
+    save_agent(agent, path)
+    assert json.dumps(load_agent(path).settings) == now
 
 
 # --- What is refused ---------------------------------------------------------------------------
@@ -216,8 +228,8 @@ def test_a_class_of_a_strangers_is_refused_unless_allowed(tmp_path, monkeypatch)
         "stillknowsnot.Policy",
         "stillknows.agents.agent.torch.save",  # reached through a module of the project's
         "stillknows.agents.agent.torch.nn.Linear",
-        "stillknows.agents.log.LifetimeLog",  # makes a folder
-        "stillknows.agents.container.write_tree",
+        "stillknows.agents.reports.log.LifetimeLog",  # makes a folder
+        "stillknows.agents.persistence.container.write_tree",
     ):
         agent.settings["working_policy"] = {"_target_": target, "folder": str(victim)}
         save_agent(agent, path)
@@ -225,10 +237,10 @@ def test_a_class_of_a_strangers_is_refused_unless_allowed(tmp_path, monkeypatch)
             load_agent(path)
     assert not victim.exists()
     with pytest.raises(ValueError, match="no part of an agent"):  # a function, even if allowed
-        load_agent(path, allow=["stillknows.agents.container"])
+        load_agent(path, allow=["stillknows.agents.persistence.container"])
     policy = types.ModuleType("somebodys")
     exec(
-        "from stillknows.memory.rules import EvictOldest\nclass Own(EvictOldest): pass",
+        "from stillknows.memory.policies.rules import EvictOldest\nclass Own(EvictOldest): pass",
         vars(policy),
     )
     monkeypatch.setitem(sys.modules, "somebodys", policy)

@@ -44,7 +44,7 @@ def brute(query: Tensor, keys: Tensor, filled: Tensor, neighbours: int) -> tuple
     [(3, 700, 5, 4), (17, 600, 70, 2), (1, 40, 4, 7), (2, 5, 3, 8)],
 )
 def test_neighbours_are_exact(queries: int, entries: int, size: int, neighbours: int) -> None:
-    from stillknows.memory.knn_kernels import nearest_of_each
+    from stillknows.memory.gpu.knn_kernels import nearest_of_each
 
     random = torch.Generator().manual_seed(0)
     alike = torch.randint(0, 2, (entries // 2 + 1, size), generator=random).float()
@@ -124,8 +124,8 @@ def outcome(dnc: DNC, take: Any, state: Any, items: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("states", [used, unused])
 @pytest.mark.parametrize(("slots", "word", "heads"), [(10, 6, 2), (16, 8, 3), (7, 3, 1)])
 def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int, states: Any) -> None:
-    from stillknows.memory.dnc_fused import FusedDNC
-    from stillknows.memory.graphed import Graphed
+    from stillknows.memory.gpu.dnc_fused import FusedDNC
+    from stillknows.memory.gpu.graphed import Graphed
 
     torch.manual_seed(0)
     dnc, random = DNC(5, slots, word, heads, 12), torch.Generator().manual_seed(1)
@@ -141,8 +141,8 @@ def test_the_fused_dnc_is_the_plain_one(slots: int, word: int, heads: int, state
 
 @inside
 def test_another_dnc_is_refused() -> None:
-    from stillknows.memory.dnc_fused import FusedDNC
-    from stillknows.memory.graphed import fastest
+    from stillknows.memory.gpu.dnc_fused import FusedDNC
+    from stillknows.memory.gpu.graphed import fastest
 
     others: list[dict[str, Any]] = [{"sharp": True}, {"write_heads": 2}, {"link": SparseLink(2)}]
     others += [{"feed_forward": True}, {"slots": 20_000}]

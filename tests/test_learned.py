@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stillknows.memory.interface import ADD, SKIP, UPDATE, Features, Policy, one_hot
-from stillknows.memory.learned import RetentionPolicy, UtilityPolicy
 from stillknows.memory.noise import uniform
-from stillknows.memory.rules import EvictOldest, EvictUniformly
+from stillknows.memory.policies.learned import RetentionPolicy, UtilityPolicy
+from stillknows.memory.policies.rules import EvictOldest, EvictUniformly
 
 N, W = 4, 3
 

@@ -14,16 +14,16 @@ from omegaconf import OmegaConf
 
 from stillknows import configs
 from stillknows.agents import lifetime
-from stillknows.agents import log as logs
 from stillknows.agents.assembly import PARTS
-from stillknows.agents.board import scalars
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.train import one_life
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.examine import Examiner
+from stillknows.agents.examinations.examine import Examiner
 from stillknows.agents.lifetime import episodes_of, exam_episodes_of, live_lifetime
-from stillknows.agents.lives import accuracy_matrix, summarise
-from stillknows.agents.report import write_report
-from stillknows.agents.train import one_life
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.board import scalars
+from stillknows.agents.reports.lives import accuracy_matrix, summarise
+from stillknows.agents.reports.report import write_report
 from stillknows.envs.tasks import Task
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
@@ -36,7 +36,9 @@ pytestmark = [
 ]
 
 
-EWC = "plugins=[{_target_: stillknows.agents.penalties.EWC, ewc_lambda: 100.0, batches: 2}]"
+CLI = (sys.executable, "-m", "stillknows.agents.commands.cli")
+_EWC = "stillknows.agents.baselines.penalties.EWC"
+EWC = f"plugins=[{{_target_: {_EWC}, ewc_lambda: 100.0, batches: 2}}]"
 
 
 def live(folder: Path, *overrides: str) -> list[logs.Event]:
@@ -315,7 +317,7 @@ def test_a_run_that_exists_is_left_as_it_is(
 
 def test_the_command_line_lives_two_arms_and_reports(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "stillknows.agents.cli", "train", *TINY, f"run={tmp_path / 'run'}"],
+        [*CLI, "train", *TINY, f"run={tmp_path / 'run'}"],
         capture_output=True,
         text=True,
         check=False,
@@ -366,7 +368,7 @@ def test_every_experiment_of_lives_names_parts_that_are_there() -> None:
 @pytest.mark.slow
 def test_lives_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     options = ["debug=tiny", "stream.episodes=64000", "seeds=[0]", f"run={tmp_path / 'run'}"]
-    command = [sys.executable, "-m", "stillknows.agents.cli", "train", *options, "arms=[none]"]
+    command = [*CLI, "train", *options, "arms=[none]"]
     log = tmp_path / "run" / "none-seed0" / "log.jsonl"
     with subprocess.Popen(command) as parent:
         until = time.monotonic() + 120

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents import log as logs
-from stillknows.agents.log import LifetimeLog
-from stillknows.agents.log_parts import chunks, count_lines, full_part, parts, size
+from stillknows.agents.persistence.resuming import has_ended
 from stillknows.agents.progress import LivesTable
-from stillknows.agents.resuming import has_ended
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.log import LifetimeLog
+from stillknows.agents.reports.log_parts import chunks, count_lines, full_part, parts, size
 
 
 @pytest.fixture(autouse=True)
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no time pass, so that equal logs have equal bytes."""
-    monkeypatch.setattr("stillknows.agents.log.time.time", lambda: 1.5)
+    monkeypatch.setattr("stillknows.agents.reports.log.time.time", lambda: 1.5)
 
 
 def write(log: LifetimeLog, numbers: range) -> None:
@@ -138,7 +138,7 @@ def test_a_disk_that_is_full_when_the_log_is_divided_loses_nothing(
             raise OSError(28, "No space left on device")
         return opened(path)
 
-    monkeypatch.setattr("stillknows.agents.log._claimed", claimed)
+    monkeypatch.setattr("stillknows.agents.reports.log._claimed", claimed)
     said = []
     for number in range(20):
         for _ in range(3):

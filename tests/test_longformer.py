@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from stillknows.agents.longformer import Longformer, LongformerBlock
-from stillknows.agents.tokenizer import PAD
+from stillknows.agents.controllers.longformer import Longformer, LongformerBlock
+from stillknows.agents.controllers.tokenizer import PAD
 
 
 def make(reach: int, causal: bool) -> LongformerBlock:

@@ -8,10 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.memory import diversity, noise
-from stillknows.memory.actor import ActorPolicy
-from stillknows.memory.critic import CriticPolicy
-from stillknows.memory.diversity import EvictAlike
+from stillknows.memory import noise
 from stillknows.memory.episodic import Candidates, Recall, p_store
 from stillknows.memory.interface import (
     ADD,
@@ -27,8 +24,12 @@ from stillknows.memory.interface import (
 )
 from stillknows.memory.knn import inverse_distance_weights, nearest
 from stillknows.memory.nec import NEC
-from stillknows.memory.offline import OfflinePolicy
-from stillknows.memory.rules import (
+from stillknows.memory.policies import diversity
+from stillknows.memory.policies.actor import ActorPolicy
+from stillknows.memory.policies.critic import CriticPolicy
+from stillknows.memory.policies.diversity import EvictAlike
+from stillknows.memory.policies.offline import OfflinePolicy
+from stillknows.memory.policies.rules import (
     EvictIdle,
     EvictOldest,
     EvictRare,

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from stillknows.agents import log
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.memory_arguments import add_parser
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import read_tree, write_tree
 from stillknows.agents.dialogue import talk
-from stillknows.agents.keeping import SCHEMA, load_agent
 from stillknows.agents.lifetime import AGENT, live_lifetime
-from stillknows.agents.memory_arguments import add_parser
-from stillknows.agents.memory_files import memory_in
-from stillknows.agents.memory_places import FILE, memory_at
+from stillknows.agents.persistence.container import read_tree, write_tree
+from stillknows.agents.persistence.keeping import SCHEMA, load_agent
+from stillknows.agents.persistence.memory_files import memory_in
+from stillknows.agents.persistence.memory_places import FILE, memory_at
+from stillknows.agents.reports import log
 from stillknows.memory.nec import NEC
-from stillknows.memory.sqlite import SQLite
+from stillknows.memory.stores.sqlite import SQLite
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8", "seed=3")
 TINY += ("stream.tasks.tasks=[where_person]",)
@@ -364,7 +364,7 @@ def test_a_memory_whose_description_was_changed_is_refused_in_a_sentence(
 def test_the_arguments_know_who_may_stay() -> None:
     import argparse
 
-    from stillknows.memory.merging import KEEP
+    from stillknows.memory.stores.merging import KEEP
 
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())

@@ -10,12 +10,12 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.clairvoyant import Clairvoyant, best_keeping
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.keeping import save_agent
-from stillknows.agents.memory_control import MemoryControl
+from stillknows.agents.persistence.keeping import save_agent
+from stillknows.agents.teaching.clairvoyant import Clairvoyant, best_keeping
+from stillknows.agents.teaching.memory_control import MemoryControl
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 
 WHERE = "stillknows/WherePerson-v0"
 DIALS = {"sentences": 9, "questions": 3, "people": 2, "places": 3, "distractors": 0.3}

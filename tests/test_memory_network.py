@@ -13,9 +13,9 @@ from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
 from stillknows.envs.tasks import make
 from stillknows.memory.interface import Policy, map_state
-from stillknows.memory.learned import RetentionPolicy
 from stillknows.memory.memory_network import MemoryNetwork, position_encoding
-from stillknows.memory.rules import EvictOldest, EvictUniformly, Reservoir, WriteNothing
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.rules import EvictOldest, EvictUniformly, Reservoir, WriteNothing
 from stillknows.memory.slots import SlotsState
 
 B, N, W, K = 3, 4, 5, 3

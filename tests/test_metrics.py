@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stillknows.envs import metrics
+from stillknows.envs.measures import metrics
 
 R = np.array(
     [

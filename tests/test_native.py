@@ -20,8 +20,8 @@ from stillknows.memory.interface import ADD
 from stillknows.memory.knn import by_halves, nearest
 from stillknows.memory.names import Names
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest
-from stillknows.memory.store import COUNTERS
+from stillknows.memory.policies.rules import EvictIdle, EvictOldest
+from stillknows.memory.stores.store import COUNTERS
 from stillknows.memory.table import Table
 
 compiled = pytest.mark.skipif(native.library() is None, reason="needs a C++ compiler")

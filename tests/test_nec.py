@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 
 from stillknows.memory.episodic import Candidates, Departures, Recall, p_store
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features, one_hot
-from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest, EvictRare, EvictUniformly, Novelty
-from stillknows.memory.store import COUNTERS
+from stillknows.memory.policies.learned import UtilityPolicy
+from stillknows.memory.policies.rules import (
+    EvictIdle,
+    EvictOldest,
+    EvictRare,
+    EvictUniformly,
+    Novelty,
+)
+from stillknows.memory.stores.store import COUNTERS
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("either")

@@ -23,9 +23,9 @@ from stillknows.memory.interface import (
     map_state,
     reset_rows,
 )
-from stillknows.memory.learned import RetentionPolicy
 from stillknows.memory.ntm import NTM, NTMState, sharpen, shift
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.rules import EvictOldest
 
 B, N, W, R, V, S, INPUT, HIDDEN = 2, 5, 3, 2, 2, 3, 4, 6
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from stillknows.agents.offline_learning import examples_of, learn_offline
-from stillknows.agents.operations import Operations, replay
-from stillknows.memory.offline import OfflinePolicy
-from stillknows.memory.rules import EvictOldest, EvictUniformly
+from stillknows.agents.teaching.offline_learning import examples_of, learn_offline
+from stillknows.agents.teaching.operations import Operations, replay
+from stillknows.memory.policies.offline import OfflinePolicy
+from stillknows.memory.policies.rules import EvictOldest, EvictUniformly
 
 
 def log_of(stories: int, items: int, seed: int) -> Operations:

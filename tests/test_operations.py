@@ -9,7 +9,7 @@ import torch
 
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.operations import (
+from stillknows.agents.teaching.operations import (
     Operations,
     find_operations,
     load_operations,
@@ -17,12 +17,18 @@ from stillknows.agents.operations import (
     replay,
     save_operations,
 )
-from stillknows.agents.trial import Trial, stories_of
-from stillknows.memory.actor import ActorPolicy
-from stillknows.memory.critic import CriticPolicy
-from stillknows.memory.diversity import EvictAlike, MergeAlike
+from stillknows.agents.teaching.trial import Trial, stories_of
 from stillknows.memory.interface import ADD, MERGE, SKIP
-from stillknows.memory.rules import EvictIdle, EvictOldest, EvictRare, Reservoir, WriteNothing
+from stillknows.memory.policies.actor import ActorPolicy
+from stillknows.memory.policies.critic import CriticPolicy
+from stillknows.memory.policies.diversity import EvictAlike, MergeAlike
+from stillknows.memory.policies.rules import (
+    EvictIdle,
+    EvictOldest,
+    EvictRare,
+    Reservoir,
+    WriteNothing,
+)
 
 WHERE = "stillknows/WherePerson-v0"
 DIALS = {"sentences": 9, "questions": 3, "people": 2, "places": 3, "distractors": 0.3}

@@ -16,7 +16,7 @@ from stillknows.agents.own_entry import without_own
 from stillknows.envs.tasks import make
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 
 
 def filled(entries: int, neighbours: int, seed: int) -> NEC:

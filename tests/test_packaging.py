@@ -39,21 +39,34 @@ def avalanche_warns() -> Iterator[None]:
 
 def test_no_module_is_imported_under_a_bare_name() -> None:
     for folder in ("agents", "memory", "envs"):
-        for file in (ROOT / folder).glob("*.py"):
+        for file in (ROOT / folder).rglob("*.py"):
             if file.stem != "__init__":
+                name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
                 with avalanche_warns():
-                    importlib.import_module(f"stillknows.{folder}.{file.stem}")
+                    importlib.import_module(f"stillknows.{name}")
     assert not {name.split(".")[0] for name in sys.modules} & set(FOLDERS)
 
 
 def test_memory_knows_neither_agents_nor_environments() -> None:
-    code = "import sys, stillknows.memory.nec, stillknows.memory.slots, stillknows.memory.learned;"
+    code = "import sys, stillknows.memory.nec, stillknows.memory.slots;"
+    code += "import stillknows.memory.policies.learned;"
     code += (
         "print([m for m in sys.modules if m.split('.')[0] in ('gymnasium', 'avalanche', 'hydra')"
     )
     code += " or m.startswith(('stillknows.agents', 'stillknows.envs'))])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_only_the_command_line_knows_its_commands() -> None:
+    mention = "stillknows.agents.commands"
+    elsewhere = [
+        str(file.relative_to(ROOT))
+        for folder in ("agents", "memory", "envs")
+        for file in (ROOT / folder).rglob("*.py")
+        if mention in file.read_text() and file.parent != ROOT / "agents" / "commands"
+    ]
+    assert not elsewhere
 
 
 def targets(config: object) -> list[str]:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from stillknows.agents import log as logs
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.board import scalars
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live as live_episode
+from stillknows.agents.examinations.plasticity import probe, reference_sentences
 from stillknows.agents.lifetime import born, live_lifetime, tasks_of
-from stillknows.agents.plasticity import probe, reference_sentences
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.board import scalars
 from stillknows.envs.tasks import make
 
 pytestmark = [

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from stillknows.memory import rules
 from stillknows.memory.interface import ADD, SKIP, UPDATE, Features
-from stillknows.memory.learned import RetentionPolicy, UtilityPolicy
 from stillknows.memory.noise import uniform
+from stillknows.memory.policies import rules
+from stillknows.memory.policies.learned import RetentionPolicy, UtilityPolicy
 from stillknows.memory.slots import Slots
 
 N = 5

@@ -12,7 +12,7 @@ from torch import Tensor
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
-from stillknows.agents.policy_learning import (
+from stillknows.agents.teaching.policy_learning import (
     Lived,
     Pool,
     Teacher,
@@ -23,16 +23,16 @@ from stillknows.agents.policy_learning import (
     pools,
     teach,
 )
-from stillknows.agents.trial import Question, Trial, Watcher, stories_of
+from stillknows.agents.teaching.trial import Question, Trial, Watcher, stories_of
 from stillknows.envs.tasks import make
 from stillknows.envs.text import Story
-from stillknows.memory.actor import ActorPolicy
-from stillknows.memory.critic import CriticPolicy
-from stillknows.memory.diversity import EvictAlike
 from stillknows.memory.interface import ADD, MERGE, SKIP, UPDATE, Decision, Features
-from stillknows.memory.learned import RetentionPolicy
-from stillknows.memory.rules import EvictOldest
-from stillknows.memory.scorer import Scorer
+from stillknows.memory.policies.actor import ActorPolicy
+from stillknows.memory.policies.critic import CriticPolicy
+from stillknows.memory.policies.diversity import EvictAlike
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.policies.scorer import Scorer
 from stillknows.memory.slots import Slots, SlotsState
 
 WHERE = "stillknows/WherePerson-v0"

@@ -8,17 +8,17 @@ import hydra.utils
 import pytest
 from omegaconf import OmegaConf
 
+from stillknows.agents.commands.train import plan_lives
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import episodes_of
-from stillknows.agents.protocol import (
+from stillknows.agents.persistence.resuming import read_plan, write_plan
+from stillknows.agents.reports.protocol import (
     differences,
     fingerprint,
     logged_setting,
     protocol_of,
     setting_of,
 )
-from stillknows.agents.resuming import read_plan, write_plan
-from stillknows.agents.train import plan_lives
 from stillknows.envs.order import places_of, task_order
 from stillknows.envs.tasks import EDITION, make
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stillknows.envs.ranks import kendall, rank_stability, score_at
+from stillknows.envs.measures.ranks import kendall, rank_stability, score_at
 
 Life = tuple[np.ndarray, list[int]]
 

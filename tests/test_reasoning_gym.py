@@ -9,10 +9,10 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from stillknows.agents import log as logs
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.controllers.tokenizer import OPEN, WordTokenizer
 from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.tokenizer import OPEN, WordTokenizer
+from stillknows.agents.reports import log as logs
 from stillknows.envs.reasoning_gym import (
     FEEDBACK,
     ReasoningGym,

@@ -10,17 +10,17 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.actions import Choices, Numbers
-from stillknows.agents.container import read_tree, write_tree
-from stillknows.agents.recurrent_ppo import RecurrentPPO, policy_loss, value_loss
-from stillknows.agents.rollout import Stage, advantages, collect, stretches_of
-from stillknows.agents.spread import Spread
+from stillknows.agents.acting.actions import Choices, Numbers
+from stillknows.agents.acting.recurrent_ppo import RecurrentPPO, policy_loss, value_loss
+from stillknows.agents.acting.rollout import Stage, advantages, collect, stretches_of
+from stillknows.agents.acting.spread import Spread
+from stillknows.agents.persistence.container import read_tree, write_tree
 from stillknows.envs.control import ControlTask, spaces_of
 from stillknows.memory.dnc import DNC
 from stillknows.memory.memory_network import MemoryNetwork
 from stillknows.memory.ntm import NTM
+from stillknows.memory.policies.rules import EvictOldest, EvictUniformly
 from stillknows.memory.recurrent import NoState
-from stillknows.memory.rules import EvictOldest, EvictUniformly
 from stillknows.memory.slots import Slots
 from stillknows.memory.sparse_slots import SparseSlots
 
@@ -150,7 +150,7 @@ class Known:
     actions = Choices(spaces.Discrete(2))
 
     def step(self, signature, observation_BO, state):
-        from stillknows.agents.control_agent import Thoughts
+        from stillknows.agents.acting.control_agent import Thoughts
 
         return state, Thoughts(torch.zeros(len(observation_BO), 2), observation_BO[:, 0])
 

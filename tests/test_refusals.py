@@ -10,7 +10,7 @@ from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features, one_hot
 from stillknows.memory.nec import NEC
 from stillknows.memory.ntm import NTM
-from stillknows.memory.rules import EvictUniformly
+from stillknows.memory.policies.rules import EvictUniformly
 from stillknows.memory.slots import Slots
 
 

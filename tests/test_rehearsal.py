@@ -8,23 +8,23 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.actions import Choices, Numbers
-from stillknows.agents.control_examination import examine_control
-from stillknows.agents.experience import Experience, think_again
-from stillknows.agents.players import CorePlayer
-from stillknows.agents.recollection import (
+from stillknows.agents.acting.actions import Choices, Numbers
+from stillknows.agents.acting.control_examination import examine_control
+from stillknows.agents.acting.experience import Experience, think_again
+from stillknows.agents.acting.players import CorePlayer
+from stillknows.agents.acting.recollection import (
     Recall,
     RecallingPlayer,
     Recollection,
     mixing_weight,
     windows,
 )
-from stillknows.agents.recurrent_ppo import RecurrentPPO
-from stillknows.agents.rehearsal import Rehearsal, v_trace
-from stillknows.agents.rollout import Stage, advantages, collect, stretches_of
+from stillknows.agents.acting.recurrent_ppo import RecurrentPPO
+from stillknows.agents.acting.rehearsal import Rehearsal, v_trace
+from stillknows.agents.acting.rollout import Stage, advantages, collect, stretches_of
 from stillknows.envs.control import ControlTask, spaces_of
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import Balanced, EvictOldest, Reservoir
+from stillknows.memory.policies.rules import Balanced, EvictOldest, Reservoir
 from stillknows.memory.slots import Slots
 
 

@@ -16,7 +16,7 @@ from stillknows.agents.episode import live
 from stillknows.agents.remembering import Marked, Remembering, candidates
 from stillknows.agents.thought import Thought, identity
 from stillknows.envs.tasks import make
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 
 
 class Booking(EvictOldest):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.offline_learning import offline_policy, save_policy
-from stillknows.agents.operations import load_operations
-from stillknows.memory.offline import OfflinePolicy
+from stillknows.agents.teaching.offline_learning import offline_policy, save_policy
+from stillknows.agents.teaching.operations import load_operations
+from stillknows.memory.policies.offline import OfflinePolicy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),

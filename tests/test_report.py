@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stillknows.agents import log as logs
-from stillknows.agents.cli import main
-from stillknows.agents.comparisons import COSTS, SCORES
-from stillknows.agents.figures import limits
-from stillknows.agents.lives import collect, summarise
-from stillknows.agents.protocol import fingerprint
-from stillknows.agents.references import with_references
-from stillknows.agents.report import write_report
+from stillknows.agents.commands.cli import main
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.comparisons import COSTS, SCORES
+from stillknows.agents.reports.figures import limits
+from stillknows.agents.reports.lives import collect, summarise
+from stillknows.agents.reports.protocol import fingerprint
+from stillknows.agents.reports.references import with_references
+from stillknows.agents.reports.report import write_report
 
 SETTING = {"protocol": "identity hidden", "schema": 1, "rows": 8, "stream.name": "small"}
 Matrix = Sequence[Sequence[int]]

@@ -21,16 +21,16 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from stillknows.agents import log as logs
-from stillknows.agents.checkpoint import BEST, FOLDER, numbered, read_checkpoint
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.verify import differences
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.keeping import load_agent
 from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.memory_places import memory_at
-from stillknows.agents.operations import find_operations, load_operations
-from stillknows.agents.stopping import Stopped
-from stillknows.agents.verify import differences
+from stillknows.agents.persistence.checkpoint import BEST, FOLDER, numbered, read_checkpoint
+from stillknows.agents.persistence.keeping import load_agent
+from stillknows.agents.persistence.memory_places import memory_at
+from stillknows.agents.persistence.stopping import Stopped
+from stillknows.agents.reports import log as logs
+from stillknows.agents.teaching.operations import find_operations, load_operations
 
 SMALL = (
     "debug=tiny",
@@ -44,9 +44,11 @@ SMALL = (
     "checkpoint.every=3",
     "checkpoint.seconds=0",
 )
-EWC = "plugins=[{_target_: stillknows.agents.penalties.EWC, ewc_lambda: 100.0, batches: 2}]"
+CLI = (sys.executable, "-m", "stillknows.agents.commands.cli")
+_EWC = "stillknows.agents.baselines.penalties.EWC"
+EWC = f"plugins=[{{_target_: {_EWC}, ewc_lambda: 100.0, batches: 2}}]"
 PLUGINS = ",".join(
-    f"{{_target_: stillknows.agents.{each}}}"
+    f"{{_target_: stillknows.agents.baselines.{each}}}"
     for each in (
         "penalties.SI, c: 1.0",
         "penalties.MAS, lambda_reg: 1.0, batches: 2",
@@ -354,8 +356,8 @@ def test_neither_memory_nor_open_files_grow(tmp_path: Path) -> None:
 
 def run_of(tmp_path: Path, overrides: Sequence[str]) -> Path:
     """Write the plan of a run that was not begun."""
-    from stillknows.agents.resuming import write_plan
-    from stillknows.agents.train import lives_of
+    from stillknows.agents.commands.train import lives_of
+    from stillknows.agents.persistence.resuming import write_plan
 
     write_plan(tmp_path / "run", lives_of(overrides))
     return tmp_path / "run"
@@ -381,7 +383,7 @@ def test_the_command_goes_on_with_a_run(
 def test_a_command_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     chosen = [*SMALL, *CONFIGURATIONS["everything"], "stream.episodes=6400", "arms=[both]"]
-    command = [sys.executable, "-m", "stillknows.agents.cli", "train", *chosen, f"run={run}"]
+    command = [*CLI, "train", *chosen, f"run={run}"]
     log = run / "both-seed0" / "log.jsonl"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 240

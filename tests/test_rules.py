@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.memory import rules
 from stillknows.memory.interface import ADD, SKIP, UPDATE, Decision, Features, Policy
 from stillknows.memory.noise import uniform
+from stillknows.memory.policies import rules
 
 N = 5
 EVERY: list[Callable[[], rules.WriteEverything]] = [

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillknows.memory.acting import Desk
-from stillknows.memory.actor import ActorPolicy
-from stillknows.memory.critic import CriticPolicy
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy
-from stillknows.memory.learned import RetentionPolicy
-from stillknows.memory.rules import EvictOldest
-from stillknows.memory.scorer import Scorer
+from stillknows.memory.policies.acting import Desk
+from stillknows.memory.policies.actor import ActorPolicy
+from stillknows.memory.policies.critic import CriticPolicy
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.policies.scorer import Scorer
 from stillknows.memory.slots import Slots, SlotsState
 
 WIDTH = 6

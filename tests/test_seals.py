@@ -15,14 +15,14 @@ from candidates import rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.agents.memory_places import memory_at
-from stillknows.memory.database import Database
+from stillknows.agents.persistence.memory_places import memory_at
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest
-from stillknows.memory.schema import COLUMNS
-from stillknows.memory.seals import seal
-from stillknows.memory.sqlite import APPLICATION, SQLite
-from stillknows.memory.store import COUNTERS, Store, accounts_of
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.stores.database import Database
+from stillknows.memory.stores.schema import COLUMNS
+from stillknows.memory.stores.seals import seal
+from stillknows.memory.stores.sqlite import APPLICATION, SQLite
+from stillknows.memory.stores.store import COUNTERS, Store, accounts_of
 
 TABLES = ("operations", "entries", "keys", "uses")
 DATA = Path(__file__).parent / "data"
@@ -43,7 +43,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     if request.param == "sqlite":
         return lambda: SQLite(tmp_path / "memory.sqlite")
     request.getfixturevalue("postgres")
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     name = uuid.uuid4().hex
     return lambda: PostgreSQL(name)

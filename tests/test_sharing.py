@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stillknows.memory.database import Database
 from stillknows.memory.interface import UPDATE
-from stillknows.memory.learned import UtilityPolicy
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest, EvictRare, KeepFacts, Reservoir
-from stillknows.memory.sqlite import SQLite
-from stillknows.memory.store import COUNTERS, accounts_of
+from stillknows.memory.policies.learned import UtilityPolicy
+from stillknows.memory.policies.rules import EvictIdle, EvictOldest, EvictRare, KeepFacts, Reservoir
+from stillknows.memory.stores.database import Database
+from stillknows.memory.stores.sqlite import SQLite
+from stillknows.memory.stores.store import COUNTERS, accounts_of
 
 Opener = Callable[[], Database]
 POLICIES = (EvictOldest, EvictIdle, EvictRare, Reservoir, KeepFacts, UtilityPolicy)
@@ -53,7 +53,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[
 def _open(backend: str, name: str, folder: Path) -> Database:
     if backend == "sqlite":
         return SQLite(folder / f"{name}.sqlite")
-    from stillknows.memory.postgres import PostgreSQL
+    from stillknows.memory.stores.postgres import PostgreSQL
 
     return PostgreSQL(name)
 
@@ -393,7 +393,7 @@ def cut_off(store: Any, other: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def test_texts_of_arrays_hold_every_value(postgres: None) -> None:
-    from stillknows.memory.postgres import PostgreSQL, _bound
+    from stillknows.memory.stores.postgres import PostgreSQL, _bound
 
     values: dict[str, list[Any]] = {
         "bigint": [0, -1, None, 2**63 - 1, -(2**63)],

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.solve import SCHEMA, build
+from stillknows.agents.commands.solver import Curriculum, Solver, examine, learn
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.container import read_tree
 from stillknows.agents.optimizer import build_optimizer
-from stillknows.agents.solve import SCHEMA, build
-from stillknows.agents.solver import Curriculum, Solver, examine, learn
+from stillknows.agents.persistence.container import read_tree
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.problems import Copy
 from stillknows.memory.dnc import DNC

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.memory.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest
 from stillknows.memory.slots import Slots
 from stillknows.memory.sparse_slots import SparseSlots
 

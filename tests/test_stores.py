@@ -10,17 +10,17 @@ import pytest
 import torch
 from candidates import rows
 
-from stillknows.agents.keeping import KeptMemory
-from stillknows.memory.check import run_check
-from stillknows.memory.check_bench import Bench
-from stillknows.memory.check_store import CHECKS
+from stillknows.agents.persistence.keeping import KeptMemory
+from stillknows.memory.checks.check import run_check
+from stillknows.memory.checks.check_bench import Bench
+from stillknows.memory.checks.check_store import CHECKS
 from stillknows.memory.interface import ADD
-from stillknows.memory.learned import UtilityPolicy
-from stillknows.memory.merging import merge
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictIdle, EvictOldest, Reservoir
-from stillknows.memory.sqlite import SQLite
-from stillknows.memory.store import COUNTERS, Store, TensorStore
+from stillknows.memory.policies.learned import UtilityPolicy
+from stillknows.memory.policies.rules import EvictIdle, EvictOldest, Reservoir
+from stillknows.memory.stores.merging import merge
+from stillknows.memory.stores.sqlite import SQLite
+from stillknows.memory.stores.store import COUNTERS, Store, TensorStore
 
 KINDS = ("tensor", "sqlite", "postgres")
 Opener = Callable[[], Store]
@@ -32,7 +32,7 @@ def new_store(kind: str, folder: Path) -> Opener:
     if kind == "sqlite":
         return lambda: SQLite(folder / f"{name}.sqlite")
     if kind == "postgres":
-        from stillknows.memory.postgres import PostgreSQL
+        from stillknows.memory.stores.postgres import PostgreSQL
 
         return lambda: PostgreSQL(name)
     return TensorStore

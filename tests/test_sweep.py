@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from stillknows.agents import log as logs
-from stillknows.agents import progress, sweep
-from stillknows.agents.cli import main
+from stillknows.agents import progress
+from stillknows.agents.commands import sweep
+from stillknows.agents.commands.cli import main
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.reports import log as logs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Avalanche's imports
@@ -176,7 +177,7 @@ def test_the_table_reads_how_far_lives_are_from_their_logs(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_sweep_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
     options = [*SHORT, "seeds=[0,1,2]", "workers=1", f"run={tmp_path / 'run'}"]
-    command = [sys.executable, "-m", "stillknows.agents.cli", "sweep", *options]
+    command = [sys.executable, "-m", "stillknows.agents.commands.cli", "sweep", *options]
     first = tmp_path / "run" / "microworld" / "none-seed0" / logs.FILE
     with subprocess.Popen(command) as sweeping:
         until = time.monotonic() + 300

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from stillknows.agents import log as logs
+from stillknows.agents.commands.train import check_life
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.lives import summarise
-from stillknows.agents.report import write_report
-from stillknows.agents.train import check_life
+from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.lives import summarise
+from stillknows.agents.reports.report import write_report
 from stillknows.envs.control import ControlTask, side_by_side, spaces_of
 from stillknows.envs.observed import signature_of
 from stillknows.envs.scene import Scene, plain

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.arms import set_aside
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.examinations.arms import set_aside
+from stillknows.agents.examinations.trace import Holdings, Ledger, Shares, Tracer, names, placed
+from stillknows.agents.teaching.trial import Watcher
 from stillknows.agents.thought import identity
-from stillknows.agents.trace import Holdings, Ledger, Shares, Tracer, names, placed
-from stillknows.agents.trial import Watcher
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import (
     ADD,
@@ -27,7 +27,7 @@ from stillknows.memory.interface import (
     one_hot,
 )
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictUniformly
+from stillknows.memory.policies.rules import EvictUniformly
 from stillknows.memory.slots import Slots
 
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillknows.agents.tokenizer import PAD
-from stillknows.agents.transformer_xl import RelativeBlock, TransformerXL, sinusoids
+from stillknows.agents.controllers.tokenizer import PAD
+from stillknows.agents.controllers.transformer_xl import RelativeBlock, TransformerXL, sinusoids
 
 
 def make(layers=2, memory_length=6) -> TransformerXL:

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillknows.agents.controllers.tokenizer import LEFT, PAD, RIGHT, WordTokenizer
+from stillknows.agents.controllers.tree_lstm import ChildSumCell, NaryCell, TreeLSTM, grow
+from stillknows.agents.controllers.trees import parse, plant
 from stillknows.agents.episode import bracketed
 from stillknows.agents.lifetime import _source
-from stillknows.agents.tokenizer import LEFT, PAD, RIGHT, WordTokenizer
-from stillknows.agents.tree_lstm import ChildSumCell, NaryCell, TreeLSTM, grow
-from stillknows.agents.trees import parse, plant
 from stillknows.envs.microworld import microworld_tasks
 from stillknows.envs.tasks import Task
 from stillknows.envs.text import text_space

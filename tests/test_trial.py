@@ -9,12 +9,12 @@ import torch
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
-from stillknows.agents.clairvoyant import Clairvoyant, best_keeping, trace_of
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.trial import Trial, Watcher, stories_of
+from stillknows.agents.teaching.clairvoyant import Clairvoyant, best_keeping, trace_of
+from stillknows.agents.teaching.trial import Trial, Watcher, stories_of
 from stillknows.envs.recall import ID
-from stillknows.memory.learned import RetentionPolicy
-from stillknows.memory.rules import (
+from stillknows.memory.policies.learned import RetentionPolicy
+from stillknows.memory.policies.rules import (
     EvictIdle,
     EvictOldest,
     EvictUniformly,

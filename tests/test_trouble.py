@@ -10,20 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from stillknows.agents import log as logs
-from stillknows.agents import trouble
-from stillknows.agents.checkpoint import FOLDER
-from stillknows.agents.cli import main
+from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.verify import differences
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import live_lifetime
-from stillknows.agents.stopping import Stop, Stopped
-from stillknows.agents.trouble import Waiting
-from stillknows.agents.verify import differences
+from stillknows.agents.persistence import trouble
+from stillknows.agents.persistence.checkpoint import FOLDER
+from stillknows.agents.persistence.stopping import Stop, Stopped
+from stillknows.agents.persistence.trouble import Waiting
+from stillknows.agents.reports import log as logs
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
-from stillknows.memory.rules import EvictOldest
-from stillknows.memory.sqlite import SQLite
+from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.stores.sqlite import SQLite
 
+CHECKPOINTS = "stillknows.agents.persistence.checkpoint.write_tree"
+OPERATIONS = "stillknows.agents.teaching.operations.write_tree"
 SMALL = (
     "debug=tiny",
     "rows=4",
@@ -127,13 +129,13 @@ def test_a_life_that_waited_ends_as_one_that_did_not(
     failing = {
         "log": Failing(logs.LifetimeLog._write, FULL),
         "store": Failing(SQLite._commit, OSError(str(full))),
-        "checkpoint": Failing(trouble_free("stillknows.agents.checkpoint.write_tree"), FULL),
-        "operations": Failing(trouble_free("stillknows.agents.operations.write_tree"), FULL, 1),
+        "checkpoint": Failing(trouble_free(CHECKPOINTS), FULL),
+        "operations": Failing(trouble_free(OPERATIONS), FULL, 1),
     }
     monkeypatch.setattr(logs.LifetimeLog, "_write", failing["log"])
     monkeypatch.setattr(SQLite, "_commit", failing["store"])
-    monkeypatch.setattr("stillknows.agents.checkpoint.write_tree", failing["checkpoint"])
-    monkeypatch.setattr("stillknows.agents.operations.write_tree", failing["operations"])
+    monkeypatch.setattr(CHECKPOINTS, failing["checkpoint"])
+    monkeypatch.setattr(OPERATIONS, failing["operations"])
     monkeypatch.setattr(trouble.time, "sleep", lambda seconds: None)
     life = tmp_path / "life"
     live(life)
@@ -230,8 +232,8 @@ def same(first: NEC, second: NEC) -> None:
 
 
 def test_a_server_that_is_stopped_is_waited_for(server: Any) -> None:
-    from stillknows.memory.postgres import PostgreSQL
-    from stillknows.memory.store import TensorStore
+    from stillknows.memory.stores.postgres import PostgreSQL
+    from stillknows.memory.stores.store import TensorStore
 
     plain, memory = memory_in(TensorStore()), memory_in(PostgreSQL("away"))
     starts: list[float] = []
@@ -257,8 +259,8 @@ def test_a_server_that_is_stopped_is_waited_for(server: Any) -> None:
 
 
 def test_what_was_taken_but_not_answered_is_not_done_twice(postgres: None) -> None:
-    from stillknows.memory.postgres import PostgreSQL
-    from stillknows.memory.store import TensorStore
+    from stillknows.memory.stores.postgres import PostgreSQL
+    from stillknows.memory.stores.store import TensorStore
 
     store = PostgreSQL("unanswered")
     plain, memory = memory_in(TensorStore()), memory_in(store)

@@ -1,0 +1,1 @@
+"""Controllers: language models that read and speak, tokenizers, encoders of other observations."""

@@ -1,0 +1,1 @@
+"""Examinations: what is known, asked without a trace, and where what was forgotten was lost."""

@@ -1,0 +1,258 @@
+"""The arms of an examination: the same agent and questions, and one thing about memory changed.
+
+An arm is counterfactual: nothing of it stays. `exam_arms=[…]` chooses those of the last
+examination of a life. The store is frozen in every arm, `agent` included: an examination writes
+nothing into it.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.memory import noise
+from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, Read, one_hot
+from stillknows.memory.knn import Lengths
+from stillknows.memory.policies.rules import WriteNothing
+
+Change = Callable[[MemoryAgent], AbstractContextManager[Any]]
+
+
+class Arm(NamedTuple):
+    """One arm.
+
+    Attributes:
+        means: what it is, for reports.
+        change: of the agent, for as long as it is examined.
+        deaf: whether it hears the questions only.
+        told: whose supports are forced into the read: of questions about their own `episode`,
+            about the `life`, or both.
+        store: whether it is about the store, and left away where nothing is recalled.
+        working: whether it is about the working memory, and left away where there is none.
+    """
+
+    means: str
+    change: Change = nullcontext
+    deaf: bool = False
+    told: tuple[str, ...] = ()
+    store: bool = False
+    working: bool = False
+
+
+@contextmanager
+def set_aside(agent: MemoryAgent, **parts: Any) -> Iterator[None]:
+    """Give an agent other parts for as long as this lasts.
+
+    Args:
+        agent: whose parts.
+        **parts: by the names of its attributes.
+    """
+    before = {name: getattr(agent, name) for name in parts}
+    modules = dict(agent._modules)
+    for name, part in parts.items():
+        setattr(agent, name, part)
+    try:
+        yield
+    finally:
+        for name, part in before.items():
+            setattr(agent, name, part)
+        agent._modules.clear()  # in the order they had: sums over all weights round as before
+        agent._modules.update(modules)
+
+
+class WhileThereIsRoom:
+    """Writes until the memory is full, and from then on nothing."""
+
+    needs_similarity = needs_noise = False
+
+    def decide(self, features: Features) -> Decision:
+        """Return one-hot decisions."""
+        slots = features.filled_BN.shape[1]
+        full_B = features.filled_BN.all(dim=1)
+        free_B = (~features.filled_BN).float().argmax(dim=1)
+        return Decision(
+            one_hot(torch.where(full_B, SKIP, ADD), 4),
+            one_hot(torch.where(full_B, -1, free_B), slots),
+            torch.zeros_like(features.usage_BN),
+            torch.zeros_like(features.usage_BN[:, 0]),
+        )
+
+
+class Shuffled(nn.Module):
+    """A working memory that is given the items of each stretch in another order.
+
+    Args:
+        memory: whose order is lost; the episode's key draws the other one.
+    """
+
+    def __init__(self, memory: Any) -> None:
+        super().__init__()
+        self.memory = memory
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer as the memory does, but without `write`: a stretch ends at its row's question."""
+        if name == "write":
+            raise AttributeError(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("memory"), name)
+
+    def sequence(
+        self, state: Any, items_BTW: Tensor, present_BT: Tensor, policy: Policy
+    ) -> tuple[Any, Read]:
+        """Take the items, the last (the query) in its place."""
+        draw_BT = noise.uniform(state.key_B, state.step_B, items_BTW.shape[1] - 1)
+        order_BT = (draw_BT + (~present_BT[:, :-1])).argsort(dim=1, stable=True)
+        last_B1 = torch.full_like(order_BT[:, :1], items_BTW.shape[1] - 1)
+        order_BT = torch.cat([order_BT, last_B1], dim=1)
+        items_BTW = items_BTW.gather(1, order_BT[..., None].expand_as(items_BTW))
+        taken: tuple[Any, Read] = self.memory.sequence(state, items_BTW, present_BT, policy)
+        return taken
+
+
+@contextmanager
+def _shuffled_store(agent: MemoryAgent) -> Iterator[None]:
+    """Let every key of the store stand before the answer and the vector of another entry."""
+    store: Any = agent.episodic_memory
+    plain = store.recall
+    successor = _another(store.size)
+
+    def recall(query_BD: Tensor) -> Any:
+        found = plain(query_BD)
+        other_BK = successor.to(found.slots_BK.device)[found.slots_BK.clamp(min=0)]
+        return found._replace(
+            answers_BKA=store.columns["answers_NA"][other_BK].long() * found.present_BK[..., None],
+            vectors_BKV=store.columns["vectors_NV"][other_BK] * found.present_BK[..., None],
+        )
+
+    store.recall = recall
+    try:
+        yield
+    finally:
+        del store.recall
+
+
+@contextmanager
+def _misleading(agent: MemoryAgent) -> Iterator[None]:
+    """Add to a copy of the store, near every entry, one with the answer and vector of another."""
+    store: Any = agent.episodic_memory
+    held, order = store.size, _another(store.size)
+    copied = copy.copy(store)
+    vars(copied).pop("provenance", None)  # the guard's, of the store itself
+    columns = {name: column[:held] for name, column in store.columns.items()}
+    planted = {name: column[order] for name, column in columns.items()}
+    near_ND = torch.lerp(columns["keys_ND"], planted["keys_ND"], NEAR)
+    planted["keys_ND"] = nn.functional.normalize(near_ND, dim=1)
+    copied.columns = {name: torch.cat([columns[name], planted[name]]) for name in columns}
+    copied.capacity = copied.size = 2 * held
+    copied._lengths = Lengths()
+    with set_aside(agent, episodic_memory=copied):
+        yield
+
+
+def _another(entries: int) -> Tensor:
+    """Return for each of some entries another one (itself if it is alone), int64."""
+    key = torch.tensor([0])
+    order = noise.uniform(key, key, max(1, entries))[0].argsort(stable=True)
+    return torch.empty_like(order).scatter(0, order, order.roll(-1))
+
+
+def _no_recall(agent: MemoryAgent) -> AbstractContextManager[None]:
+    return set_aside(agent, recall=False)
+
+
+def _no_working(agent: MemoryAgent) -> AbstractContextManager[None]:
+    return set_aside(agent, working_memory=None)
+
+
+def _empty_working(agent: MemoryAgent) -> AbstractContextManager[None]:
+    return set_aside(agent, working_policy=WriteNothing())
+
+
+def _frozen_working(agent: MemoryAgent) -> AbstractContextManager[None]:
+    return set_aside(agent, working_policy=WhileThereIsRoom())
+
+
+@contextmanager
+def _shuffled_working(agent: MemoryAgent) -> Iterator[None]:
+    with set_aside(agent, working_memory=Shuffled(agent.working_memory)):
+        yield
+
+
+@contextmanager
+def _no_memory(agent: MemoryAgent) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(_no_recall(agent))
+        stack.enter_context(_no_working(agent))
+        yield
+
+
+ARMS = {
+    "agent": Arm("as it is: memories on"),
+    "no_recall": Arm("without its episodic memory (off)", _no_recall, store=True),
+    "no_story": Arm("hearing the questions only", deaf=True),
+    "no_working": Arm("without its working memory (off)", _no_working, working=True),
+    "no_memory": Arm("without both memories", _no_memory, working=True),
+    "empty_working": Arm(
+        "its working memory is emptied before every read", _empty_working, working=True
+    ),
+    "frozen_working": Arm(
+        "its working memory takes what comes first, and is frozen once it is full",
+        _frozen_working,
+        working=True,
+    ),
+    "shuffled_working": Arm(
+        "its working memory is told the sentences before a question in another order",
+        _shuffled_working,
+        working=True,
+    ),
+    "shuffled_store": Arm(
+        "the keys of its store stand before the answers and vectors of other entries",
+        _shuffled_store,
+        store=True,
+    ),
+    "misleading": Arm(
+        "near every entry of its store there is one with the answer and vector of another entry",
+        _misleading,
+        store=True,
+    ),
+    "clairvoyant": Arm(
+        "every read holds the supports of its question, freshly written, and nothing else",
+        told=("episode", "life"),
+    ),
+    "clairvoyant_working": Arm(
+        "the same for the working memory alone: questions about their own episode",
+        told=("episode",),
+        working=True,
+    ),
+    "clairvoyant_store": Arm(
+        "the same for the store alone: questions about earlier episodes",
+        told=("life",),
+        store=True,
+    ),
+}
+NEAR = 0.1  # of the way to another key, where a misleading entry stands
+
+
+def chosen(names: Sequence[str], agent: MemoryAgent) -> list[str]:
+    """Return those of some arms that can be with an agent, `agent` first.
+
+    Raises:
+        ValueError: if there is no such arm.
+    """
+    for name in names:
+        if name not in ARMS:
+            raise ValueError(f"exam_arms has no arm '{name}': there are {', '.join(ARMS)}.")
+    others = [name for name in dict.fromkeys(names) if name != "agent"]
+    able = [
+        name
+        for name in others
+        if (agent.recall or not ARMS[name].store)
+        and (agent.working_memory is not None or not ARMS[name].working)
+    ]
+    return ["agent", *able]

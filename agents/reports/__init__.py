@@ -1,0 +1,1 @@
+"""The log of a lifetime, and all that is told from it: tables, figures, comparisons."""

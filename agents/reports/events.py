@@ -1,0 +1,99 @@
+"""What the events of a lifetime's log must hold, so that a report can be computed from them.
+
+A log may come from a stranger, or from a disk that failed: what does not fit is told with its line,
+and nothing is sized by a number that was not looked at.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_NUMBER = (int, float)
+_FIELDS: dict[str, dict[str, Any]] = {
+    "lifetime": {"name": str, "seed": int, "tasks": list, "protocol": str},
+    "update": {"experience": int, "task": int},
+    "examination": {"after": int, "task": int, "arm": str},
+    "interim": {"experience": int, "update": int, "task": int},
+    "plasticity": {"after": int, "dormant": dict, "effective_rank": _NUMBER},
+    "floor": {"task": int, "majority": _NUMBER, "last_mentioned": _NUMBER},
+    "fault": {"task": int},
+}
+_OPTIONAL: dict[str, dict[str, Any]] = {  # what some or older logs do not tell
+    "lifetime": {"order": int, "scale": list | None, "needs": list, "gives": list},
+    "update": {"steps": int, "loss": _NUMBER},
+    "floor": {"random": _NUMBER},
+    "end": {"memory_bytes": int, "parameters": int},
+    "clock": {"seconds": _NUMBER},
+}
+_ACTED: dict[str, Any] = {
+    "task": int,
+    "random_return": _NUMBER,
+    "reference_return": _NUMBER,
+}  # a floor of acting
+
+
+def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
+    """Raise a ValueError if an event is not as `stillknows.agents.reports.log` describes it.
+
+    Args:
+        event: of a lifetime's log; kinds that are not known may hold anything.
+        tasks: how many the life has.
+        line: the number of its line, from 1.
+    """
+    kind = event["event"]
+    if not isinstance(kind, str):
+        raise ValueError(f"line {line} is no event")
+    acted = kind == "floor" and "random_return" in event
+    for name, wanted in (_ACTED if acted else _FIELDS.get(kind, {})).items():
+        if not isinstance(event.get(name), wanted):
+            raise ValueError(f"line {line} is no {kind} as it should be: look at its '{name}'")
+    for name, wanted in _OPTIONAL.get(kind, {}).items():
+        if name in event and not isinstance(event[name], wanted):
+            raise ValueError(f"line {line} is no {kind} as it should be: look at its '{name}'")
+    if kind == "lifetime":
+        _expect(event["tasks"], str, "tasks", line)
+        _expect(event.get("sources", []), str, "sources", line)
+        _expect_arranged(event, line)
+        return
+    if "task" in _FIELDS.get(kind, {}) and not 0 <= event["task"] < tasks:
+        raise ValueError(f"line {line} names task {event['task']} of {tasks}")
+    if kind == "examination":
+        _expect_examination(event, line)
+    elif kind == "interim":
+        _expect_marks(event, line)
+
+
+def _expect_examination(event: Mapping[str, Any], line: int) -> None:
+    if not 0 <= event["after"] <= line:  # each experience that was lived has a line of its own
+        raise ValueError(f"line {line} is of an examination after {event['after']} experiences")
+    _expect_marks(event, line)
+    marks = event.get("returns", event.get("correct", []))
+    _expect(event.get("carried", [] if "returns" in event else None), int, "carried", line)
+    for name in ("by_token", "scores", "lengths"):
+        _expect(event.get(name, []), _NUMBER, name, line)
+    if event.get("carried") and len(marks) != len(event["carried"]):
+        raise ValueError(f"line {line} has columns of different lengths")
+
+
+def _expect_marks(event: Mapping[str, Any], line: int) -> None:
+    """Expect right answers, or returns in their place."""
+    if "returns" in event:
+        _expect(event["returns"], _NUMBER, "returns", line)
+    else:
+        _expect(event.get("correct"), int, "correct", line)
+
+
+def _expect_arranged(head: Mapping[str, Any], line: int) -> None:
+    """Expect what newer logs say of tasks to be about as many tasks as there are."""
+    count = len(head["tasks"])
+    places, repeats = (head.get(name, list(range(count))) for name in ("places", "repeats"))
+    _expect(places, int, "places", line)
+    _expect(repeats, int, "repeats", line)
+    if sorted(places) != list(range(count)) or len(repeats) != count:
+        raise ValueError(f"line {line} is not as it should be: look at its 'places' and 'repeats'")
+    if not isinstance(head.get("setting", {}), dict):
+        raise ValueError(f"line {line} is not as it should be: look at its 'setting'")
+
+
+def _expect(column: Any, wanted: Any, name: str, line: int) -> None:
+    if not isinstance(column, list) or not all(isinstance(each, wanted) for each in column):
+        raise ValueError(f"line {line} is not as it should be: look at its '{name}'")

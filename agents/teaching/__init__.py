@@ -1,0 +1,1 @@
+"""Teaching memory policies: before one reader, from logged operations, and as an environment."""

@@ -1,0 +1,1 @@
+"""Kinds of problems that are written in sentences, one a file."""

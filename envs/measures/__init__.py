@@ -1,0 +1,1 @@
+"""Numbers of a lifetime: metrics, curves, intervals, ranks, floors, plasticity, re-use."""

@@ -1,0 +1,1 @@
+"""Whether a memory or a policy keeps its contract."""

@@ -1,0 +1,1 @@
+"""Where a lifelong memory is kept: tensors, SQLite or PostgreSQL, sealed against damage."""
