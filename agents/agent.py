@@ -19,7 +19,7 @@ from stillknows.agents.adaptation import LocalAdaptation
 from stillknows.agents.controllers.controller import Cache, Controller
 from stillknows.agents.controllers.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.agents.retrieve import read_sentences, recalled_sentences
-from stillknows.agents.thought import AgentState, Thought, put_rows, share_of_writes
+from stillknows.agents.thought import AgentState, Thought, put_rows, share_of_writes, told_again
 from stillknows.memory import expect
 from stillknows.memory.episodic import Recall, p_store
 from stillknows.memory.interface import Policy, Read, WorkingMemory, map_state
@@ -149,9 +149,8 @@ class MemoryAgent(nn.Module):
         if self.adaptation is None or thought.recall is None or torch.is_grad_enabled():
             return self.generate(thought)
         answers = []
-        for number, row in enumerate(thought.rows):
+        for number, story in enumerate(told_again(self, thought)):
             with self.adaptation.adapted(self, thought.recall, number):
-                story = (*state.items[row], thought.stories[number][-1])
                 again = self.initial_state(1)._replace(story=(story,))
                 answers.extend(self.generate(self._think((0,), again)[1]))
         return answers

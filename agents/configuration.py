@@ -19,6 +19,10 @@ from stillknows.agents.choices import choices, command_of, groups
 from stillknows.envs.tasks import suggest
 
 _ONE_OR_EACH = ("stream.episodes", "stream.steps")  # one number, or one a task
+_OR_NULL = (  # numbers that need not be given
+    *("learner.sequence", "learner.steps", "log.part", "episodic_memory.past"),
+    "stream.exam_episodes",
+)
 PLUGINS = "stillknows.plugins"  # a group of entry points
 _RULES = {"working_policy": "evict_oldest", "episodic_policy": "reservoir"}  # without options
 _UNKNOWN = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
@@ -153,9 +157,13 @@ def _expect_command(overrides: Sequence[str], command: str) -> None:
 
 
 def _expect_kind(name: str, value: str, usual: Any, given: Any) -> None:
-    """Raise a ValueError if an option that is a number, or true or false, was given another."""
+    """Raise a ValueError if a number, a list, or true or false, was given as something else."""
     if name in _ONE_OR_EACH and OmegaConf.is_list(given):
         return
+    if name in _OR_NULL and given is None:
+        return
+    if OmegaConf.is_list(usual) and not OmegaConf.is_list(given) and name not in _ONE_OR_EACH:
+        raise ValueError(f"{name}={value} should be a list, such as {name}=[…].")
     if isinstance(usual, bool):
         if not isinstance(given, bool):
             raise ValueError(f"{name}={value} should be true or false.")

@@ -118,6 +118,9 @@ class QuestionLearner:
         expect.number(0, write_cost=write_cost)
         expect.number(0, 1, fall=fall, rest=rest)
         expect.above(0, clip=clip)
+        for name, maker in (("optimizer", optimizer), ("schedule", schedule)):
+            if maker is not None and not callable(maker):
+                raise ValueError(f"{name}={maker} should be a class: {name}={{_target_: …}}.")
         self.rehearse = rehearse if agent.episodic_memory is not None else 0
         self.write_cost, self.rekey_every, self.seed = write_cost, rekey_every, seed
         self.linear_start, self.recall_rehearsed = linear_start, recall_rehearsed

@@ -27,6 +27,12 @@ class Optimizers:
     """
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        for part in parts:
+            if _asks(part.step, "closure"):
+                raise ValueError(
+                    f"{type(part).__name__} wants to compute losses again and again, and a batch "
+                    "is lived once: choose an optimiser that moves by the gradient alone."
+                )
         self.parts = parts
         for group in self.param_groups:
             group["highest"] = group["lr"]
@@ -113,6 +119,9 @@ def build_schedules(
         schedule: takes an optimiser, such as `partial(CosineAnnealingLR, eta_min=1e-5)`. Whichever
             of T_max, total_steps and total_iters it asks for and was not given is `updates`.
         updates: how many there will be.
+
+    Raises:
+        ValueError: if it asks for what nobody gives.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["highest"]
@@ -121,7 +130,22 @@ def build_schedules(
     asked = inspect.signature(schedule).parameters
     length = {n: updates for n in ("T_max", "total_steps", "total_iters") if n in asked}
     missing = {name: value for name, value in length.items() if name not in given}
-    return [schedule(part, **missing) for part in optimizer.parts]
+    try:
+        made = [schedule(part, **missing) for part in optimizer.parts]
+    except TypeError as error:
+        raise ValueError(f"learner.schedule cannot be made: {error}.") from error
+    if any(_asks(each.step, "metrics") for each in made):
+        raise ValueError(
+            f"{type(made[0]).__name__} waits for a metric, and an update has none: choose a "
+            "schedule of updates."
+        )
+    return made
+
+
+def _asks(step: Callable[..., Any], name: str) -> bool:
+    """Return whether a step cannot be taken without an argument of this name."""
+    asked = inspect.signature(step).parameters.get(name)
+    return asked is not None and asked.default is inspect.Parameter.empty
 
 
 def build_optimizer(

@@ -11,6 +11,13 @@ from typing import Any
 import hydra.utils
 
 
+def expect_classes(named: Sequence[Any]) -> None:
+    """Raise a ValueError if a plugin is named by no class."""
+    for each in named:
+        if not hasattr(each, "keys") or "_target_" not in each:
+            raise ValueError(f"plugins=[{each}] should be classes: plugins=[{{_target_: …}}].")
+
+
 def plugins_of(named: Sequence[Any]) -> list[Any]:
     """Return the plugins that a configuration names."""
     plugins: list[Any] = hydra.utils.instantiate(named, _convert_="all")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.controllers.tokenizer import PAD, Tokenizer
-from stillknows.agents.thought import Thought, identity
+from stillknows.agents.thought import Thought, identity, told_again
 from stillknows.memory.episodic import Candidates, Written
 
 
@@ -142,19 +142,6 @@ def candidates(
         episode_B=torch.tensor(marked.episodes),
         step_B=torch.tensor(marked.steps),
     )
-
-
-def told_again(agent: MemoryAgent, thought: Thought) -> tuple[tuple[str, ...], ...]:
-    """Return what to tell to be asked the questions of a thought again, the question last.
-
-    Slots are asked a question and keep statements; an earlier question of the same story would be
-    told them as a statement.
-    """
-    slots, before = getattr(agent.working_memory, "holds_items", False), thought.before
-    if not slots or agent.context > 1 or before is None:
-        return thought.stories
-    waited = [before.story[row][before.written[row] :] for row in thought.rows]
-    return tuple((*before.items[row], *new) for row, new in zip(thought.rows, waited, strict=True))
 
 
 def story_tokens(

@@ -112,3 +112,16 @@ def share_of_writes(working: Any, rows: tuple[int, ...], like_B: Tensor) -> Tens
         return like_B.new_zeros(like_B.shape)
     share_B: Tensor = working.writes_B / working.step_B.clamp(min=1)
     return share_B[list(rows)]
+
+
+def told_again(agent: Any, thought: Thought) -> tuple[tuple[str, ...], ...]:
+    """Return what to tell an agent to be asked the questions of a thought again, the question last.
+
+    Slots are asked a question and keep statements; an earlier question of the same story would be
+    told them as a statement.
+    """
+    slots, before = getattr(agent.working_memory, "holds_items", False), thought.before
+    if not slots or agent.context > 1 or before is None:
+        return thought.stories
+    waited = [before.story[row][before.written[row] :] for row in thought.rows]
+    return tuple((*before.items[row], *new) for row, new in zip(thought.rows, waited, strict=True))

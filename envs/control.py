@@ -196,7 +196,7 @@ class Episodes(gymnasium.Env[Floats, Any]):
         self.actions: list[Any] = []
         self.ended: list[Ended] = []
         self.faults: list[Fault] = []
-        self._total, self._broken = 0.0, 0
+        self._total, self.broken = 0.0, 0
         self._seen = np.zeros(self.observation_space.shape, dtype=np.float32)
 
     def reset(
@@ -227,7 +227,7 @@ class Episodes(gymnasium.Env[Floats, Any]):
             return self._seen, 0.0, False, True, {}
         self._seen, self._total = seen, self._total + reward
         if terminated or truncated:
-            self._broken = 0
+            self.broken = 0
             success = info.get("success", info.get("is_success"))
             known = None if success is None else bool(success)
             self.ended.append(Ended(self.number, self._total, len(self.actions), known))
@@ -256,10 +256,10 @@ class Episodes(gymnasium.Env[Floats, Any]):
         """Keep a fault and make the environment anew; too many in a row are an error."""
         reason = f"{type(error).__name__}: {error}"
         self.faults.append(Fault(self.number, len(self.actions), reason))
-        self._broken += 1
-        if self._broken > self.retries:
+        self.broken += 1
+        if self.broken > self.retries:
             raise ValueError(
-                f"{self.task.name} broke in {self._broken} episodes in a row, at last in step "
+                f"{self.task.name} broke in {self.broken} episodes in a row, at last in step "
                 f"{len(self.actions)} ({reason}): what was lived is in the log."
             ) from error
         self.env = build(self.task, self.arguments)

@@ -68,6 +68,8 @@ class Generated(StoryTask):
     Args:
         task: a key of `PROBLEMS`.
         split: "train", or "exam": stories that begin as none of training does.
+        beginning: how many statements that is, where training and examination tell different
+            numbers of them before the first question; None: all of these.
         first_episode: the number of its first episode within the lifetime.
         stride: how far apart its episodes' numbers are.
         **dials: see the kind of problem.
@@ -79,9 +81,11 @@ class Generated(StoryTask):
         split: str = "train",
         first_episode: int = 0,
         stride: int = 1,
+        beginning: int | None = None,
         **dials: Any,
     ) -> None:
         super().__init__(first_episode, stride)
+        self.beginning = beginning
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: choose {' or '.join(SPLITS)}.")
         self.split, self.problems = split, make_problems(task, **dials)
@@ -93,7 +97,7 @@ class Generated(StoryTask):
 
     def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
         """Return the story of an episode."""
-        return self.problems.story(key, episode, self.split == "exam")
+        return self.problems.story(key, episode, self.split == "exam", self.beginning)
 
 
 class GeneratedVectorEnv(StoryVectorEnv):
@@ -131,7 +135,9 @@ def generated_tasks(
     for task in tasks:
         train = dict((own or {}).get(task, {}))
         examined = {**train, **(exam or {})}
-        make_problems(task, **train)
-        make_problems(task, **examined)
+        told = [make_problems(task, **dials).least_told for dials in (train, examined)]
+        least = [each for each in told if each is not None]
+        if len(set(least)) > 1:
+            train["beginning"] = examined["beginning"] = min(least)
         made.append(Task(task, ids[task], train, {**examined, "split": "exam"}))
     return made

@@ -88,7 +88,8 @@ def microworld_tasks(
     for task in tasks:
         train = {**dials, **(own or {}).get(task, {})}
         examined = {**train, **(exam or {}), "split": "exam"}
-        make_dials({**train, "task": task})
-        make_dials({**examined, "task": task})
+        begin = {make_dials({**each, "task": task}).beginning for each in (train, examined)}
+        if len(begin) > 1:
+            train["begins"] = examined["begins"] = min(begin)
         made.append(Task(task, ids[task], train, examined))
     return made

@@ -97,7 +97,8 @@ class KeyValueRecall(RowsTask):
         rows_B1 = np.arange(len(keys_B))[:, None]
         people_BF, told_BS, known = self._tell_codes(draws, rows_B1)
         distance_B = self._distance(draws)
-        idle_BS = _IDLE + draws.below(_ASK - _IDLE, int(distance_B.max()))
+        idle_BS = _IDLE + draws.below(_ASK - _IDLE, self.dials.distance)  # whatever others draw
+        idle_BS = idle_BS[:, : int(distance_B.max())]
         order_BF = draws.order(facts)
         known = Known(*(each[rows_B1, order_BF] for each in known))
         asked = Asked(

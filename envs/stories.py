@@ -59,6 +59,8 @@ class Dials:
         names: "seen", or "unseen": exam stories are about people and objects (for routes also
             places) that never occur in training. Training stories ignore it.
         length_factor: exam stories are this many times as long. Training stories ignore it.
+        begins: how many statements decide whether a story is of the examination, where both splits
+            do not tell as many of them before the first question; 0: all of these.
     """
 
     task: str
@@ -80,6 +82,7 @@ class Dials:
     split: str = "train"
     names: str = "seen"
     length_factor: float = 1.0
+    begins: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -107,6 +110,7 @@ class Dials:
             ("lag", 0, 10**9),
             ("route_length", 1, len(world.PLACES)),
             ("length_factor", 1, 1000),
+            ("begins", 0, 10**9),
         )
         for name, low, high in ranges:
             if not low <= getattr(self, name) <= high:
@@ -149,8 +153,8 @@ class Dials:
 
     @cached_property
     def beginning(self) -> int:
-        """How many statements, facts of the life apart, every episode tells before it asks."""
-        return max(1, self._told_first - self.tells)
+        """How many statements, facts of the life apart, decide to which split a story belongs."""
+        return self.begins or max(1, self._told_first - self.tells)
 
     @property
     def _told_first(self) -> int:

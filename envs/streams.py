@@ -75,7 +75,7 @@ class ActingExperience(EpisodeExperience):
     """Some steps or episodes of a life in tasks that are acted in.
 
     Attributes:
-        unit: what budgets count, `steps` or `episodes`.
+        units: what the budget of each task counts, `steps` or `episodes`.
         following: the task of the next experience and its place, None for the last.
     """
 
@@ -84,11 +84,11 @@ class ActingExperience(EpisodeExperience):
         tasks: Sequence[Any],
         numbers: Sequence[int],
         budgets: Sequence[int],
-        unit: str = "steps",
+        units: Sequence[str] = ("steps",),
         following: tuple[Any, int] | None = None,
     ) -> None:
         super().__init__(tasks, numbers, [0] * len(tasks), budgets)
-        self.unit, self.following = unit, following
+        self.units, self.following = tuple(units), following
 
 
 def as_stream(name: str, experiences: Sequence[EpisodeExperience]) -> list[EpisodeExperience]:

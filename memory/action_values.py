@@ -322,6 +322,7 @@ def n_step_returns(
         last: V of the state after the last step, 0 where the episode was over.
     """
     length = len(rewards_T)
+    rewards_T = rewards_T.to(bootstrap_T)  # rewards may be whole numbers
     returns = rewards_T.new_zeros(length)
     for t in range(length):
         span = min(steps, length - t)

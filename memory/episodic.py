@@ -325,7 +325,7 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
                 f"The {name} has {vector_BX.shape[1]} numbers where this store keeps {size}: give "
                 "it vectors of its own width."
             )
-        if size and vector_BX.device.type == "cpu" and not vector_BX.isfinite().all():
+        if size and vector_BX.device.type == "cpu" and not vector_BX.float().isfinite().all():
             raise ValueError(
                 f"The {name} is NaN or infinite, and the store is left as it is: look at the "
                 "observation, the reward and the loss that it came from."

@@ -155,7 +155,7 @@ def searches(query_BD: Tensor, keys: Sequence[Tensor]) -> bool:
         return False
     for keys_ND in keys:
         plain = keys_ND.is_cpu and keys_ND.dtype == torch.float32 and keys_ND.is_contiguous()
-        if not plain or keys_ND.shape[0] >= MOST:
+        if not plain or keys_ND.shape[0] >= MOST or keys_ND.shape[1] != query_BD.shape[1]:
             return False
     return library() is not None
 

@@ -28,7 +28,7 @@ from stillknows.memory.names import Census, Holding, Name, Names
 from stillknows.memory.offering import features_of
 from stillknows.memory.ordered import Ordered
 from stillknows.memory.stores.kept import Kept, renewed
-from stillknows.memory.stores.store import COUNTERS, Store, TensorStore, holdings
+from stillknows.memory.stores.store import COUNTERS, Store, TensorStore, are_alike, holdings
 from stillknows.memory.table import Table
 
 IDENTITIES = ("question", "text", "none")
@@ -51,9 +51,8 @@ class NEC(Kept, Ordered):
         update_rate: how far an update moves a stored vector to the new one. 1 for answers; for
             N-step returns (a store for each action, `vector_size` 1, the state's hash, blank
             answers) the alpha of equation 4, Q_i += alpha (Q_N - Q_i).
-        identity: when an entry is known already. `question`: the same question is stored, and
-            always with this answer (a fact that holds is refreshed, a question whose answer
-            depends on the story is appended); `text`: the same story and answer; `none`: never.
+        identity: when an entry is known, and refreshed. `question`: the same question is stored,
+            and always with this answer; `text`: the same story and answer; `none`: never.
         key: names the lifetime, for the noise of random policies.
         writes: how many entries a step may add at most, in the order of its rows; None: any number.
         device: where it lives.
@@ -91,6 +90,7 @@ class NEC(Kept, Ordered):
             raise ValueError(f"identity={identity!r}: choose one of {', '.join(IDENTITIES)}.")
         self.capacity, self.policy, self.identity = capacity, policy, identity
         self.answer_length, self.update_rate = answer_length, update_rate
+        expect.pair(0, story_shape=story_shape)
         self.story_shape = (story_shape[0], story_shape[1])
         self.neighbours, self.delta, self.key, self.writes = neighbours, delta, key, writes
         self.columns = episodic.blank_columns(
@@ -158,9 +158,11 @@ class NEC(Kept, Ordered):
         """Return squared distances and slots of the nearest entries, as `knn.nearest` does.
 
         Raises:
-            ValueError: if the query has another width than the keys, or is NaN or infinite.
+            ValueError: if the query is of another width, NaN or infinite, or there are no keys.
         """
         keys_ND, filled_N = self.columns["keys_ND"], self.columns["filled_N"]
+        if not keys_ND.shape[1]:
+            raise ValueError("This store has no keys (key_size=0) and is not read: give it some.")
         episodic.refuse(query=(query_BD, keys_ND.shape[1]))
         reach = max(1, self.size)
         length_N = None
@@ -286,8 +288,7 @@ class NEC(Kept, Ordered):
         Raises:
             ValueError: if that was a store of another capacity or other sizes.
         """
-        shapes = {name: column.shape for name, column in snapshot["columns"].items()}
-        if shapes != {name: column.shape for name, column in self.columns.items()}:
+        if not are_alike(snapshot["columns"], self.columns):
             raise ValueError("The snapshot is of a store of other sizes; build one like it first.")
         while True:
             self.store.follow(self)

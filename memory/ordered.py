@@ -32,6 +32,9 @@ class Ordered:
 
     def refuse(self, candidates: Candidates) -> None:
         """Raise a ValueError if a candidate has other sizes than the store, or is no number."""
+        counts = {name: len(part) for name, part in candidates._asdict().items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"Candidates have a row in every part: there are {counts}.")
         columns = cast("NEC", self).columns
         told, kept = (list(x.shape[1:]) for x in (candidates.story_BTL, columns["story_NTL"]))
         if told != kept:

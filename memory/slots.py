@@ -185,6 +185,7 @@ class Slots(nn.Module):
         Returns:
             The memory after.
         """
+        items_BTW = items_BTW.to(state.values_BNW)  # of a layer under autocast they are of half
         on_gpu = present_BT.device.type != "cpu"
         short = on_gpu and present_BT.shape[1] == 1  # a step, in which nobody waits for a GPU
         fit = _fitting(state, present_BT) if fills_room(policy) and not short else 0

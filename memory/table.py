@@ -162,11 +162,12 @@ class Table:
         return self._find(names)[1]
 
     def fits(self, rows: Candidates) -> bool:
-        """Return whether rows have the widths of the columns."""
+        """Return whether rows have the widths of the columns, and are as many in every part."""
         (keys, vectors, *_), kept = self._sizes, self._columns["story_NTL"].shape
         fit_keys = not keys or rows.key_BD.shape[1] == keys
         fit_vectors = not vectors or rows.vector_BV.shape[1] == vectors
-        return fit_keys and fit_vectors and rows.story_BTL.shape[1:] == kept[1:]
+        as_many = len({len(part) for part in rows}) == 1
+        return as_many and fit_keys and fit_vectors and rows.story_BTL.shape[1:] == kept[1:]
 
     def write(self, rows: Candidates, hash_B: Tensor, when: When) -> Done | int:
         """Write rows in order: update what is known, and add the rest.
@@ -220,7 +221,7 @@ class Table:
         self._call("names_add", len(slots), *parts)
 
     def _find(self, names: Tensor) -> tuple[Tensor, Tensor]:
-        names = names.contiguous()
+        names = _plain(names, torch.int64)
         newest, count = torch.empty_like(names), torch.empty_like(names)
         parts = (names.data_ptr(), newest.data_ptr(), count.data_ptr())
         self._call("names_find", names.numel(), *parts)

@@ -197,6 +197,11 @@ def test_returns_by_hand(rewards, steps, discount, last):
         assert returns[t].item() == pytest.approx(total + discount ** (end - t) * values[end])
 
 
+def test_whole_rewards_are_worth_no_less():
+    returns = n_step_returns(whole(1, 1, 1), torch.zeros(3), 3, 0.9)
+    assert returns.tolist() == pytest.approx([2.71, 1.9, 1.0])
+
+
 def test_an_unknown_kernel_is_one_sentence():
     with pytest.raises(ValueError, match="kernel='gauss': choose inverse_distance or mean"):
         ActionValues(1, 4, D, kernel="gauss")

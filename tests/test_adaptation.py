@@ -11,6 +11,7 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.dialogue import Dialogue
+from stillknows.agents.thought import Thought
 from stillknows.envs.microworld import microworld_tasks
 
 QUESTION = "where is john ?"
@@ -19,8 +20,12 @@ QUESTION = "where is john ?"
 @pytest.fixture
 def taught(tiny: DictConfig) -> MemoryAgent:
     """Return an agent that was told one answer to a question, three times, and recalls it."""
+    return teach(tiny)
+
+
+def teach(config: DictConfig) -> MemoryAgent:
     torch.manual_seed(0)
-    agent = build_agent(tiny, microworld_tasks(["where_person"]))
+    agent = build_agent(config, microworld_tasks(["where_person"]))
     dialogue = Dialogue(agent)
     for place in ("garden", "kitchen", "garden"):
         dialogue.observe(f"john went to the {place} .")
@@ -102,6 +107,28 @@ def test_rows_adapt_each_on_its_own_and_training_does_not(taught: MemoryAgent) -
     assert thought is not None
     assert thought.fused_BD.requires_grad
     assert all(torch.equal(kept[n], v) for n, v in taught.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "options", [["working_memory=none", "agent.context=6"], ["working_memory=dnc"], []]
+)
+def test_who_does_not_move_answers_from_all_that_was_told(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = teach(compose_config(["debug=tiny", "arm=both", *options]))
+    agent.adaptation = LocalAdaptation(steps=1, learning_rate=0.0, pull=0.0)
+    heard: list[Thought] = []
+    generate = agent.generate
+    monkeypatch.setattr(agent, "generate", lambda t: heard.append(t) or generate(t))
+    lines = ("john went to the garden .", QUESTION, "mary went to the hall .", "where is mary ?")
+    state = agent.initial_state(1)
+    with torch.no_grad():
+        for line in lines:
+            _, state, thought = agent.step((line,), ("?" in line,), state)
+    assert thought is not None
+    assert len(heard) == 2  # a question each, after the weights moved nowhere
+    torch.testing.assert_close(heard[-1].fused_BD, thought.fused_BD)
+    assert torch.equal(heard[-1].text_BL, thought.text_BL)
 
 
 def test_an_adapting_agent_is_chosen_by_configuration_and_checked() -> None:

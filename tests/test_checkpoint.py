@@ -432,6 +432,7 @@ EXAM = {
     "correct": [1],
     "carried": [0],
 }
+ANATOMY = {"event": "anatomy", "causes": "n", "episodes": [0], "steps": [0], "mended": [0]}
 
 
 @pytest.mark.parametrize(
@@ -447,6 +448,13 @@ EXAM = {
         ({"event": "update", "experience": 0, "steps": [1]}, "look at its 'steps'"),
         ({"event": "clock", "seconds": {}}, "look at its 'seconds'"),
         ({"event": "end", "memory_bytes": None}, "look at its 'memory_bytes'"),
+        ({"event": "update", "experience": 0, "accuracy": None}, "look at its 'accuracy'"),
+        ({"carried": []}, "columns of different lengths"),
+        ({"episodes": [1, 2]}, "columns of different lengths"),
+        (ANATOMY, "line 2 is about an examination that is not there"),
+        ({**ANATOMY, "causes": "x"}, "look at its 'causes'"),
+        ({**ANATOMY, "mended": None}, "look at its 'mended'"),
+        ({**ANATOMY, "steps": [0, 0]}, "columns of different lengths"),
     ],
 )
 def test_a_log_that_does_not_fit_is_told_with_its_line(

@@ -339,6 +339,28 @@ def test_near_a_boundary_the_next_task_is_mixed_in_ever_more(tmp_path: Path) -> 
     assert {e["task"] for e in own} == {1}
 
 
+def test_joint_training_has_each_task_by_its_own_unit(tmp_path: Path) -> None:
+    mixed = ("arm=joint", "stream.steps=[256,64]", "stream.episodes=[null,30]", "learner.epochs=1")
+    events = live(tmp_path, BOTH, *PPO, *mixed)
+    lived = [e for e in events if e["event"] == "update"]
+    steps = [sum(e["steps"] for e in lived if e["task"] == task) for task in (0, 1)]
+    assert steps[0] == 256
+    assert steps[1] == 128  # episodes have four steps, and 32 end in two updates of 64 steps
+
+
+def test_what_broke_in_a_row_is_known_after_a_stop() -> None:
+    task = control_tasks([{"_target_": f"{__name__}.Lane", "breaks_in": 3, "reference": 1}])[0]
+    assert isinstance(task, ControlTask)
+    stage = Stage(task, 1, seed=0)
+    for _ in range(2 * 3):
+        stage.step(np.array([0]))
+    kept = stage.state(lambda tree: tree)
+    assert kept["broken"] == [2]
+    again = Stage(task, 1, seed=0)
+    again.restore(kept, lambda tree: tree)
+    assert [row.broken for row in again._rows()] == [2]
+
+
 def test_tasks_come_in_any_order_and_again(tmp_path: Path) -> None:
     events = live(tmp_path, BOTH, *PPO, "stream.order=[1,0,1]", "learner.epochs=1")
     updates = [e for e in events if e["event"] == "update"]
@@ -519,7 +541,7 @@ def test_a_stream_without_end_grows_no_memory(tmp_path: Path) -> None:
             held.append(sum(type(each) in (Stage, ActingExperience, Lane) for each in objects))
             total.append(len(objects))
             del objects  # a list of everything would hold the one before
-            yield ActingExperience([task], [0], [64], "steps", None)
+            yield ActingExperience([task], [0], [64], ["steps"], None)
 
     log = logs.LifetimeLog(tmp_path)
     learner = build_control(config, [task])

@@ -53,6 +53,14 @@ class Walk(gymnasium.Env):
         return seen, self.pays * self.drawn, self.clock == self.ends, False, {}
 
 
+class Reached(Walk):
+    """Says that it succeeded where it did, and nothing where it did not."""
+
+    def step(self, action):
+        seen, pays, ended, cut, _ = super().step(action)
+        return seen, pays, ended, cut, {"success": True} if ended and self.drawn < 0.5 else {}
+
+
 class Odd(Walk):
     """Shows what no agent reads, or moves as none can."""
 
@@ -257,6 +265,13 @@ def test_an_examination_is_the_same_however_many_act_side_by_side():
     assert found[0].successes == []
     other = examine_control(RandomPlayer(spaces.Discrete(2), 5), task, episodes=7, rows=3, seed=4)
     assert other.returns != found[0].returns
+
+
+def test_an_episode_that_says_nothing_of_success_had_none():
+    task = ControlTask("Reached", f"{__name__}.Reached", {}, {}, 1.0, 50, True)
+    found = examine_control(RandomPlayer(Walk.action_space), task, episodes=12, rows=5, seed=0)
+    assert found.successes == [int(total < 4 * 0.5) for total in found.returns]
+    assert 0 < sum(found.successes) < 12
 
 
 def test_an_episode_of_an_examination_that_breaks_is_replaced():

@@ -17,6 +17,7 @@ import torch
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.nec import NEC
 from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.stores.merging import merge
 from stillknows.memory.stores.sqlite import APPLICATION, SQLite
 from stillknows.memory.stores.store import TensorStore
 
@@ -170,6 +171,26 @@ def test_a_memory_of_other_sizes_is_refused(options: dict[str, Any], tmp_path: P
     with pytest.raises(ValueError, match=next(iter(options))):
         other.keep_in(SQLite(tmp_path / "memory.sqlite"))
     assert isinstance(other.store, TensorStore)  # and it is as it was
+
+
+def test_what_was_only_merged_is_kept_as_well(tmp_path: Path) -> None:
+    memory, other = new(), new()
+    for name in range(3):
+        other.remember(rows(name))
+    merge(memory, other)
+    assert memory.seen == 0
+    fork = memory.fork(SQLite(tmp_path / "fork.sqlite"))
+    memory.keep_in(SQLite(tmp_path / "memory.sqlite"))
+    for place, each in (("fork", fork), ("memory", memory)):
+        each.store.close()
+        again = new()
+        again.keep_in(SQLite(tmp_path / f"{place}.sqlite"))
+        assert again.provenance("hash").tolist()[:3] == [0, 1, 2]
+        again.store.close()
+    fresh = new()
+    merge(fresh, other)
+    with pytest.raises(ValueError, match="holds a memory already"):
+        fresh.keep_in(SQLite(tmp_path / "memory.sqlite"))
 
 
 def test_a_folder_that_cannot_be_and_a_file_that_is_locked_are_one_sentence(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stillknows.agents.commands.train import lives_of
+from stillknows.agents.configuration import compose_config
 from stillknows.memory import expect
 
 SMALL = (
@@ -16,6 +17,9 @@ SMALL = (
     "controller.width=16",
     "checkpoint.every=0",
 )
+STEPS = "learner.schedule={_target_: torch.optim.lr_scheduler.StepLR, _partial_: true}"
+WAITS = STEPS.replace("StepLR", "ReduceLROnPlateau")
+LOSSES = "learner.optimizer={_target_: torch.optim.LBFGS, _partial_: true}"
 CONTROL = ("stream=control", "stream.tasks.ids=[CartPole-v1]", "seeds=[0]", "stream.steps=100")
 MEMORIES = {
     "slots": ("slots", "hops", "heads"),
@@ -94,12 +98,51 @@ def test_parts_refuse_sizes_that_cannot_be(part: str, chosen: str, name: str, wr
         (["stream=gymnasium"], "has no tasks: name some, stream.ids=[…]."),
         (["stream.tasks.tasks=[]"], "has no tasks: name some, stream.tasks.tasks=[…]."),
         (["=3"], "'=3' cannot be read: an option is NAME=VALUE."),
+        (["exam_arms=null"], "exam_arms=null should be a list, such as exam_arms=[…]."),
+        (["plugins=null"], "plugins=null should be a list, such as plugins=[…]."),
+        (["plugins=[foo]"], "plugins=[foo] should be classes: plugins=[{_target_: …}]."),
+        (["story_shape=16"], "story_shape=16 should be a list"),
+        (["story_shape=[16,12,3]"], "story_shape=[16, 12, 3] should be two whole numbers"),
+        (["working_memory.recency=1.0"], "working_memory.recency=1.0 should be a list"),
+        (["learner.rehearse=null"], "learner.rehearse=null should be a number, such as 32."),
+        (["learner.schedule=foo"], "schedule=foo should be a class: schedule={_target_: …}."),
+        ([STEPS], "learner.schedule cannot be made: "),
+        ([WAITS], "ReduceLROnPlateau waits for a metric"),
+        ([LOSSES], "LBFGS wants to compute losses again and again"),
     ],
 )
 def test_lives_refuse_numbers_that_cannot_be(options: list[str], sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)) as told:
         lives_of([*SMALL, *options])
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["stream.order=5"], "stream.order=5 should be shuffled, endless or places"),
+        (["plugins=[foo]"], "plugins=[foo] should be classes: plugins=[{_target_: …}]."),
+        (["arms=[ewc]", "learner=nec"], "Avalanche's plugins need one agent with one optimiser"),
+        (["arms=[ewc]", "protocol=scratch"], "EWC keeps something of earlier tasks"),
+        (["arms=[both]", "learner.rehearsal=null"], "learner.rehearsal=null does not say how"),
+        (["arms=['shrink_and_perturb shrink=2']"], "shrink"),
+    ],
+)
+def test_lives_of_control_are_refused_before_anything_is_lived(
+    options: list[str], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)) as told:
+        lives_of([*CONTROL, *options])
+    assert "\n" not in str(told.value)
+
+
+def test_what_may_be_null_may_be_null() -> None:
+    compose_config([*SMALL, "log.part=null", "episodic_memory.past=null"])
+    config = compose_config([*CONTROL, "learner=nec", "learner.steps=null"])
+    assert config.learner.steps is None
+    assert compose_config([*CONTROL, "learner.sequence=null"]).learner.sequence is None
 
 
 @pytest.mark.parametrize(
@@ -116,6 +159,11 @@ def test_lives_refuse_numbers_that_cannot_be(options: list[str], sentence: str) 
         ("nec", "steps=0", "steps=0 should be a whole number, at least 1."),
         ("nec", "batch=0", "batch=0 should be a whole number, at least 1."),
         ("nec", "explore=[2,0]", "explore=2 should be a number from 0 to 1."),
+        ("nec", "explore=[1,0.5,0]", "explore=[1, 0.5, 0] should be two shares"),
+        ("nec", "explore=0.3", "learner.explore=0.3 should be a list"),
+        ("recurrent_ppo", "clip_value=0", "clip_value=0 should be a number above 0."),
+        ("recurrent_ppo", "clip_value=abc", "clip_value=abc should be a number above 0."),
+        ("recurrent_ppo", "largest_divergence=-1", "divergence=-1 should be a number above 0."),
         ("nec", "horizon=0", "horizon=0 should be a whole number, at least 1."),
         ("nec", "key_size=0", "key_size=0 should be a whole number, at least 1."),
         ("nec", "curiosty=1", "Did you mean 'curiosity'?"),

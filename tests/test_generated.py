@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise, product
+from random import Random
 
 import gymnasium
 import numpy as np
@@ -14,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 from stillknows.envs import GENERATED
 from stillknows.envs.generated import PROBLEMS, Generated, generated_tasks, make_problems
 from stillknows.envs.kinds.forecast import forecast
+from stillknows.envs.kinds.kinship import Kinship, _named
 from stillknows.envs.kinds.topics import TOPICS
 from stillknows.envs.kinds.writing import Page, Problems
 from stillknows.envs.measures.floors import hear, last_mentioned_answer, majority_answer
@@ -633,12 +635,40 @@ def test_no_question_of_the_exam_is_asked_in_training_after_the_same_statements(
     assert all(asked_after)
 
 
+@pytest.mark.parametrize(
+    ("kind", "exam"), [("forecast", {"readings": 8}), ("topics", {"topics": 4})]
+)
+def test_so_it_is_where_examinations_tell_more_before_they_ask(kind, exam):
+    (task,) = generated_tasks([kind], exam=exam, own={kind: {"questions": 6}})
+    asked_after = []
+    for dials in (task.train, task.exam):
+        env, questions = Generated(**{"task": kind, **dials}), set()
+        for key in range(1500):
+            story = env.tell(key, 0, {})
+            questions |= {story.sentences[: s + 1] for s, a in enumerate(story.answers) if a}
+        asked_after.append(questions)
+    assert not asked_after[0] & asked_after[1]
+
+
+def test_no_way_is_asked_for_twice():
+    problems = make_problems("traversal", rooms=3, doors=1, steps=1, questions=3)
+    for key in range(50):
+        story = problems.story(key, 0, False)
+        asked = [s for s, answer in zip(story.sentences, story.answers, strict=True) if answer]
+        assert len(set(asked)) == len(asked) == 3
+
+
+def test_there_are_names_for_all_relatives_even_of_one_sex():
+    most = 1 + Kinship.ranges["relations"][1] + Kinship.ranges["distractors"][1]
+    assert len(set(_named(Random(0), [True] * int(most)))) == most
+
+
 def test_a_split_without_stories_is_told():
     page = Page(0)
     Same().write(None, page)
-    assert Same().story(1, 0, page.in_exam).sentences == ("one .", "what ?")
+    assert Same().story(1, 0, page.in_exam()).sentences == ("one .", "what ?")
     with pytest.raises(ValueError, match="too few different stories"):
-        Same().story(1, 0, not page.in_exam)
+        Same().story(1, 0, not page.in_exam())
 
 
 def test_tasks_may_have_dials_of_their_own_and_longer_examinations():

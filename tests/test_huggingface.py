@@ -7,6 +7,7 @@ import re
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra.utils
 import numpy as np
@@ -121,6 +122,20 @@ def expected_logits(
     with controller._met(fused_D[None], len(answer) + 1):
         logits = controller.model(inputs_embeds=torch.cat(parts)[None]).logits[0]
     return logits[-len(answer) - 1 :]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"memory": "cross_attention", "every": 99}, "every=99: the model has"),
+        ({"memory": "cross_attention", "every": 0}, "every=0 should be a whole number"),
+        ({"items": 0}, "items=0 should be a whole number"),
+        ({"rank": 0}, "rank=0 should be a whole number"),
+    ],
+)
+def test_what_lets_no_memory_in_is_refused(model: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        controller_of(model, **options)
 
 
 @pytest.mark.parametrize("memory", ["soft_tokens", "cross_attention", "none"])

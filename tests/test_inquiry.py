@@ -21,12 +21,14 @@ from stillknows.agents.configuration import compose_config
 from stillknows.agents.examinations.anatomy import CAUSES, Finding, Share
 from stillknows.agents.examinations.arms import ARMS
 from stillknows.agents.examinations.guard import note
+from stillknows.agents.examinations.inquiry import own_experiences
 from stillknows.agents.examinations.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
 from stillknows.agents.examinations.trace import HELD, UNKNOWN, Ledger, short
 from stillknows.agents.lifetime import AGENT, live_lifetime
 from stillknows.agents.persistence.container import read_tree
 from stillknows.agents.persistence.keeping import SCHEMA as KEPT
 from stillknows.agents.persistence.keeping import load_agent
+from stillknows.agents.reports import events as of_logs
 from stillknows.agents.reports.anatomy_report import FATES, account, right_then
 from stillknows.agents.reports.lives import summarise
 from stillknows.agents.reports.log import SCHEMA, LifetimeLog, _sealed, read
@@ -130,6 +132,16 @@ def test_an_inquiry_changes_no_life(life: Path, tmp_path: Path) -> None:
         assert torch.equal(weight, kept[1]["weights"][name]), name
     for name, column in kept[0]["store"]["columns"].items():
         assert torch.equal(column, kept[1]["store"]["columns"][name]), name
+
+
+def test_the_letters_of_causes_are_those_that_a_log_may_hold() -> None:
+    assert set(CAUSES) == of_logs._CAUSES
+
+
+def test_an_experience_is_of_the_task_that_it_begins_with() -> None:
+    seen = [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0)]  # the next task's batches are mixed in
+    updates = [{"event": "update", "experience": e, "task": task} for e, task in seen]
+    assert own_experiences(updates) == {0: 1, 1: 2}
 
 
 def test_every_wrong_answer_has_a_cause_and_they_add_up(life: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillknows.memory.checks.check import check_memory
 from stillknows.memory.dnc import DNC
@@ -25,10 +25,13 @@ from stillknows.memory.interface import (
 from stillknows.memory.links import FactoredLink, SparseLink
 from stillknows.memory.memory_network import MemoryNetwork
 from stillknows.memory.ntm import NTM
+from stillknows.memory.policies.actor import ActorPolicy
+from stillknows.memory.policies.critic import CriticPolicy
 from stillknows.memory.policies.rules import EvictOldest
 from stillknows.memory.slots import Slots
 from stillknows.memory.sparse_slots import SparseSlots
 
+OF_ITEMS = ("slots", "sparse_slots", "memory_network")
 MEMORIES: dict[str, Callable[[], Any]] = {
     "slots": lambda: Slots(4, 8),
     "sparse_slots": lambda: SparseSlots(6, 8, nearest=3),
@@ -109,14 +112,38 @@ def test_reset_rows_refuses_states_of_different_make() -> None:
         reset_rows((torch.ones(1),), (torch.ones(1), torch.ones(1)), torch.tensor([True]))
 
 
-@pytest.mark.parametrize("name", MEMORIES)
-def test_a_memory_of_doubles_computes_in_doubles(name: str) -> None:
+@pytest.mark.parametrize("name", OF_ITEMS)
+@pytest.mark.parametrize("policy", [EvictOldest, lambda: ActorPolicy(8)])
+def test_items_of_half_precision_are_taken(name: str, policy: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    memory, layer, told = MEMORIES[name](), nn.Linear(8, 8), torch.randn(2, 9, 8)
+    here_BT = torch.ones(2, 9, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        items_BTI = layer(told)
+        _, read = memory.sequence(memory.initial_state(2), items_BTI, here_BT, policy())
+    assert items_BTI.dtype == torch.bfloat16
+    read.values_BRW.float().sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        *((name, EvictOldest) for name in MEMORIES),
+        *((name, lambda: ActorPolicy(8)) for name in OF_ITEMS),
+        *((name, lambda: CriticPolicy(8)) for name in OF_ITEMS),
+    ],
+)
+def test_a_memory_of_doubles_computes_in_doubles(name: str, policy: Callable[[], Any]) -> None:
     torch.manual_seed(0)
     memory = MEMORIES[name]()
     items_BTI, here_BT = torch.randn(2, 7, 8), torch.ones(2, 7, dtype=torch.bool)
-    rule = EvictOldest()
+    rule: Any = policy()
     _, single = memory.sequence(memory.initial_state(2), items_BTI, here_BT, rule)
     memory.double()
+    if isinstance(rule, nn.Module):
+        rule.double()
     state = memory.initial_state(2)
     state, double = memory.sequence(state, items_BTI.double(), here_BT, rule)
     assert double.values_BRW.dtype == double.weights_BRK.dtype == torch.float64

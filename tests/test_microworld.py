@@ -340,8 +340,8 @@ def test_training_stories_may_be_shorter_a_chapter_at_a_time(task):
 def test_one_task_may_have_dials_of_its_own():
     own = {"route": {"sentences": 30, "route_length": 3}}
     tasks = microworld_tasks(["where_person", "route"], exam={"sentences": 40}, own=own, places=4)
-    assert tasks[0].train == {"places": 4}
-    assert tasks[1].train == {"places": 4, "sentences": 30, "route_length": 3}
+    assert tasks[0].train == {"places": 4, "begins": 4}
+    assert tasks[1].train == {"places": 4, "sentences": 30, "route_length": 3, "begins": 10}
     assert tasks[1].exam == {**tasks[1].train, "sentences": 40, "split": "exam"}
     with pytest.raises(ValueError, match="no task 'rout'"):
         microworld_tasks(["route"], own={"rout": {}})

@@ -1,10 +1,14 @@
 """Names: who holds which question, against a plain list of all that is held."""
 
+import pytest
 import torch
+from candidates import rows as offered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.memory.names import Holding, Names
+from stillknows.memory.nec import NEC
+from stillknows.memory.policies.rules import EvictOldest
 
 NAMES, ANSWERS = 4, 2
 
@@ -31,3 +35,11 @@ def test_equals_a_list_of_what_is_held(writes: list[tuple[int, int, bool]]) -> N
     again = Names((name, slot, Holding(entry, (answer,))) for name, slot, entry, answer in held)
     assert again == names
     assert (Names() == names) == (not held)
+
+
+@pytest.mark.usefixtures("either")
+def test_names_of_any_whole_numbers_are_found() -> None:
+    memory = NEC(4, 4, 3, EvictOldest(), answer_length=1, story_shape=(2, 3))
+    memory.remember(offered((1, 5), (2, 6), (3, 7)))
+    for kind in (torch.int64, torch.int32, torch.int16):
+        assert memory.find(torch.tensor([1, 2, 3, 9], dtype=kind)).tolist() == [0, 1, 2, -1]

@@ -92,6 +92,9 @@ def store(policy, capacity: int = 4, **options) -> NEC:
     ("changes", "words"),
     [
         ({"key_BD": torch.full((2, 4), torch.nan)}, "The key is NaN or infinite"),
+        ({"key_BD": torch.full((2, 4), 1e39, dtype=torch.float64)}, "The key is NaN or infinite"),
+        ({"key_BD": torch.ones(1, 4)}, "a row in every part: there are {'key_BD': 1"),
+        ({"episode_B": torch.tensor([7])}, "a row in every part"),
         ({"key_BD": torch.zeros(2, 5)}, "The key has 5 numbers where this store keeps 4"),
         ({"story_BTL": torch.ones(2, 2, 1)}, r"The story has the shape \[2, 1\] where .* \[1, 2\]"),
         ({"story_BTL": torch.ones(2, 1, 1)}, r"The story has the shape \[1, 1\] where .* \[1, 2\]"),
@@ -482,6 +485,16 @@ def test_a_snapshot_is_a_copy_and_fits_only_a_store_like_its_own():
     assert all(torch.equal(before[name], snapshot["columns"][name]) for name in before)
     with pytest.raises(ValueError, match="other sizes"):
         store(Leave(), capacity=5).restore(snapshot)
+
+
+def test_a_snapshot_of_longer_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="other sizes"):
+        NEC(4, 4, 3, EvictOldest()).restore(NEC(4, 4, 3, EvictOldest(), token_bytes=4).snapshot())
+
+
+def test_a_store_without_keys_is_not_read() -> None:
+    with pytest.raises(ValueError, match="no keys"):
+        NEC(4, 0, 3, EvictOldest()).recall(torch.zeros(1, 4))
 
 
 def test_rekey_measures_the_neighbours_that_stay():

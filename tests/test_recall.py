@@ -1,6 +1,7 @@
 """Key-value recall: every answer by reading the story again, and three ways to be told it."""
 
 import re
+from typing import Any
 
 import gymnasium
 import hydra.utils
@@ -286,6 +287,17 @@ def test_rows_of_a_life_side_by_side_tell_what_each_tells_alone() -> None:
     sheet = task.tell_rows(keys, episodes, place)
     for row in range(40):
         assert story_of(sheet, row) == task.tell(int(keys[row]), int(episodes[row]), place)
+
+
+@pytest.mark.parametrize(
+    "dials", [{"shortest": 0, "distance": 60}, {**LIFE, "distance": 60, "shortest": 0}]
+)
+def test_how_far_others_are_asked_changes_nothing_of_a_story(dials: dict[str, Any]) -> None:
+    task, keys, place = KeyValueRecall(**dials), np.arange(9) * 77, {"task_start": 90}
+    sheet = task.tell_rows(keys, keys + 100, place)
+    assert len(set(sheet.lengths_B.tolist())) > 3
+    for row, key in enumerate(keys.tolist()):
+        assert story_of(sheet, row) == task.tell(key, key + 100, place)
 
 
 def test_a_stream_of_lives_examines_without_telling() -> None:

@@ -273,15 +273,24 @@ def test_rewards_are_divided_by_the_deviation_of_returns_so_far():
     spread = Spread()
     random = np.random.default_rng(0)
     seen, carried = [], np.zeros(2)
-    for _ in range(3):
+    for begun in ([True, True], [False, False], [True, False]):  # row 0 was left in the middle
         reward, ended = random.normal(3, 5, (6, 2)), random.random((6, 2)) < 0.3
+        carried = np.where(begun, 0.0, carried)
         for t in range(6):
             carried = carried * 0.9 + reward[t]
             seen.append(carried.copy())
             carried = np.where(ended[t], 0.0, carried)
-        scaled = spread.scale(torch.from_numpy(reward), torch.from_numpy(ended), 0.9)
+        started = torch.tensor(begun)
+        scaled = spread.scale(torch.from_numpy(reward), started, torch.from_numpy(ended), 0.9)
         assert np.allclose(scaled.numpy(), reward / np.std(np.array(seen)))
     assert Spread().deviation == 1.0
+
+
+def test_of_one_step_alone_only_the_value_is_learned():
+    task = task_of("Cue", length=4)
+    learner, signature = learner_for(task, horizon=4, sequence=1, minibatches=4, epochs=1)
+    learner.update(signature, Stage(task, 1, seed=0))
+    assert all(weight.isfinite().all() for weight in learner.agent.parameters())
 
 
 def test_choices_are_independent_and_numbers_normal():

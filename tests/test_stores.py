@@ -509,6 +509,8 @@ def test_merging_joins_what_is_known_and_keeps_what_was_used_most(opener: Opener
     assert torch.equal(one.columns["uses_N"], before.columns["uses_N"])
     with pytest.raises(ValueError, match="only alike ones merge"):
         merge(one, new(answer_length=3))
+    with pytest.raises(ValueError, match="identity=question and text: only alike"):
+        merge(one, new(identity="text"))
     with pytest.raises(ValueError, match="choose used or newest"):
         merge(one, other, "best")
     one.store.close()

@@ -70,6 +70,10 @@ def expect_experience(config: DictConfig, texts: Sequence[Any]) -> None:
             f"arm={config.arm} has a lifelong store beside the learner's own: arms=[none] with "
             "learner=nec, or learner=recurrent_ppo."
         )
+    if config.learner.rehearsal is None:
+        raise ValueError(
+            f"arm={config.arm} rehearses, and learner.rehearsal=null does not say how: arms=[none]."
+        )
     if config.episodic_memory.get("store", "tensor") != "tensor":
         raise ValueError("Experience is kept in tensors: episodic_memory.store=tensor.")
     if _cloning(config) is not None and texts:

@@ -21,7 +21,7 @@ class Examined(NamedTuple):
     Attributes:
         returns: sums of rewards.
         lengths: steps.
-        successes: whether each succeeded, empty where the environment does not say.
+        successes: whether each succeeded; one that does not say did not; empty where none says.
         faults: episodes that broke, and were begun anew with another seed.
     """
 
@@ -62,7 +62,8 @@ def examine_control(
                     f"({broken[-1].reason}): what was lived is in the log."
                 )
     found.sort(key=lambda each: each.number)
-    success = [int(each.success) for each in found if each.success is not None]
+    told = any(each.success is not None for each in found)
+    success = [int(bool(each.success)) for each in found] if told else []
     return Examined(
         [each.total for each in found], [each.length for each in found], success, faults
     )

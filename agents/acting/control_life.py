@@ -24,7 +24,7 @@ from stillknows.agents.persistence.keeping import KeptAgent
 from stillknows.agents.persistence.state import seed_all
 from stillknows.agents.persistence.stopping import Stop
 from stillknows.agents.persistence.trouble import through_of
-from stillknows.agents.plugins import opened
+from stillknows.agents.plugins import opened, plugins_of
 from stillknows.agents.progress import Progress
 from stillknows.agents.reports.log import SCHEMA, LifetimeLog, part_of, versions
 from stillknows.agents.reports.protocol import protocol_of
@@ -128,12 +128,22 @@ def check_acting(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Non
             f"arm={config.arm} keeps what belongs to questions ({foreign[0]}): among control tasks "
             "arms=[none,both,recall,rehearse,replay,clear,l2,si,ewc,joint,scratch]."
         )
-    build_control(config, tasks)
+    learner = build_control(config, tasks)
     _build_text(config, texts)
+    if plugins := plugins_of(acting_plugins(config)):
+        from stillknows.agents.acting.control_strategy import expect_fitting  # Avalanche is there
+
+        moved = not texts and learner.optimizer is not None
+        expect_fitting(plugins, moved, protocol_of(config) == "scratch")
 
 
 def _check_order(config: DictConfig, tasks: int, texts: Sequence[Task]) -> None:
     """Raise a ValueError if the order has no end, or a text task is lived twice or jointly."""
+    if not isinstance(_order(config), list | str | None):
+        raise ValueError(
+            f"stream.order={config.stream.order} should be shuffled, endless or places, such as "
+            "[0,1,0]."
+        )
     if config.stream.order == "endless" and config.stream.experiences is None:
         raise ValueError("stream.order=endless needs an end: stream.experiences=N.")
     lived = list(places(_order(config), tasks, config.seed, config.stream.experiences))
@@ -241,8 +251,8 @@ def _experiences(config: DictConfig, tasks: Sequence[Any]) -> Iterator[Any]:
 
     budgets = budgets_of(config, tasks)
     if config.stream.joint:
-        amounts = [budget.amount for budget in budgets]
-        yield ActingExperience(tasks, range(len(tasks)), amounts, budgets[0].unit)
+        amounts, units = zip(*budgets, strict=True)
+        yield ActingExperience(tasks, range(len(tasks)), amounts, units)
         return
     lived = places(_order(config), len(tasks), config.seed, config.stream.experiences)
     place = next(lived, None)
@@ -263,7 +273,7 @@ def _experience(
     amount, unit = budgets[place]
     if isinstance(task, Task):
         return EpisodeExperience([task], [place], [_start(budgets, place)], [amount])
-    return ActingExperience([task], [place], [amount], unit, following)
+    return ActingExperience([task], [place], [amount], [unit], following)
 
 
 def _exams(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> list[Any]:

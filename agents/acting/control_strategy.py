@@ -71,14 +71,7 @@ class ControlLifetime(Lifetime):
         sampled: bool = False,
         alone: bool = False,
     ) -> None:
-        if alone:
-            expect_nothing_kept(plugins)
-        moving = [each for each in plugins if not isinstance(each, EvaluationPlugin)]
-        if moving and (agent is not None or control.optimizer is None):
-            raise ValueError(
-                "Avalanche's plugins need one agent with one optimiser: leave them away, or live "
-                "in control tasks alone with learner=recurrent_ppo."
-            )
+        expect_fitting(plugins, agent is None and control.optimizer is not None, alone)
         if agent is not None and learner is not None and inquiry is not None:
             super().__init__(
                 agent=agent, learner=learner, log=log, rows=rows, exam_episodes=exam_episodes,
@@ -183,7 +176,7 @@ class ControlLifetime(Lifetime):
             trigger(self, "after_training_iteration")
             update = self.position.updates
             self._write_lived(experience, task, number, update, lived)
-            by_steps = experience.unit == "steps"
+            by_steps = experience.units[turn] == "steps"
             self._done[turn] += lived.steps if by_steps else len(lived.ended)
             self.position = self.position._replace(updates=update + 1)
             self.passed()
@@ -367,3 +360,20 @@ def _with_last(
     while coming is not None:
         now, coming = coming, next(experiences, None)
         yield now, coming is None
+
+
+def expect_fitting(plugins: Sequence[BaseSGDPlugin], moved: bool, alone: bool) -> None:
+    """Raise a ValueError if plugins do not go with a life that is acted in.
+
+    Args:
+        plugins: Avalanche's.
+        moved: whether one agent acts there, moved by one optimiser.
+        alone: whether every experience begins as the first one did.
+    """
+    if alone:
+        expect_nothing_kept(plugins)
+    if not moved and not all(isinstance(each, EvaluationPlugin) for each in plugins):
+        raise ValueError(
+            "Avalanche's plugins need one agent with one optimiser: leave them away, or live in "
+            "control tasks alone with learner=recurrent_ppo."
+        )

@@ -130,12 +130,13 @@ class RecurrentPPO:
         expect.number(0, 1, discount=discount, trace=trace)
         expect.number(0, learning_rate=learning_rate, entropy=entropy, value=value)
         expect.above(0, clip=clip, largest_gradient=largest_gradient)
+        for name, bound in (("clip_value", clip_value), ("largest_divergence", largest_divergence)):
+            expect.above(0, **({} if bound is None else {name: bound}))
         if horizon % self.chunk:
             raise ValueError(f"learner.sequence={sequence} does not divide horizon={horizon}.")
         self.epochs, self.minibatches, self.anneal = epochs, minibatches, anneal
         self.learning_rate, self.discount, self.trace = learning_rate, discount, trace
-        self.clip, self.clip_value = clip, clip_value
-        self.entropy, self.value = entropy, value
+        self.clip, self.clip_value, self.entropy, self.value = clip, clip_value, entropy, value
         self.largest_gradient, self.largest_divergence = largest_gradient, largest_divergence
         self.scale_rewards, self.told_boundaries = scale_rewards, anneal
         self.agent = ControlAgent(build_core(core, width, memory, policy), width, seed).to(device)
@@ -188,7 +189,7 @@ class RecurrentPPO:
         rollout = collect(self.agent, signature, stage, self.horizon, self.chunk, self.generator)
         if self.scale_rewards:
             scaled = self.spreads[signature].scale(
-                rollout.reward_TB, rollout.ended_TB, self.discount
+                rollout.reward_TB, rollout.started_TB[0], rollout.ended_TB, self.discount
             )
             rollout = rollout._replace(reward_TB=scaled)
         advantage_TB = advantages(
@@ -326,7 +327,8 @@ class RecurrentPPO:
         log_prob_TB = body.actions.log_prob(thoughts.parameters_BS, rollout.action_TBA)
         entropy = body.actions.entropy(thoughts.parameters_BS).mean()
         target_TB = advantage_TB + rollout.value_TB
-        standard_TB = (advantage_TB - advantage_TB.mean()) / (advantage_TB.std() + 1e-8)
+        deviation = advantage_TB.std(correction=min(1, advantage_TB.numel() - 1))
+        standard_TB = (advantage_TB - advantage_TB.mean()) / (deviation + 1e-8)
         ratio_TB = (log_prob_TB - rollout.log_prob_TB).exp()
         return Losses(
             policy=policy_loss(ratio_TB, standard_TB, self.clip),

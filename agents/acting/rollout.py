@@ -87,6 +87,7 @@ class Stage:
         """
         return {
             "numbers": [row.number for row in self._rows()],
+            "broken": [row.broken for row in self._rows()],
             "actions": [[torch.as_tensor(np.asarray(a)) for a in row.actions]
                         for row in self._rows()],
             "observation": torch.from_numpy(self.observation_BO.copy()),
@@ -102,6 +103,8 @@ class Stage:
         """
         rows = zip(self._rows(), state["numbers"], state["actions"], strict=True)
         seen = [row.go_to(number, [a.numpy()[()] for a in done]) for row, number, done in rows]
+        for row, broken in zip(self._rows(), state.get("broken", ()), strict=False):
+            row.broken = int(broken)  # checkpoints of before do not say it
         self.observation_BO = np.stack(seen)
         if not np.array_equal(self.observation_BO, state["observation"].numpy()):
             raise ValueError(

@@ -21,11 +21,20 @@ class Spread:
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
         self.returns_B: Tensor | None = None
 
-    def scale(self, reward_TB: Tensor, ended_TB: Tensor, discount: float) -> Tensor:
-        """Take the rewards of T steps, and return them over the deviation of returns."""
+    def scale(
+        self, reward_TB: Tensor, started_B: Tensor, ended_TB: Tensor, discount: float
+    ) -> Tensor:
+        """Take the rewards of T steps, and return them over the deviation of returns.
+
+        Args:
+            reward_TB: of the steps.
+            started_B: whether an episode begins with the first of them: nothing is added up yet.
+            ended_TB: whether a step ends one.
+            discount: gamma.
+        """
         return_B = reward_TB.new_zeros(reward_TB.shape[1])
         if self.returns_B is not None and len(self.returns_B) == len(return_B):
-            return_B = self.returns_B
+            return_B = self.returns_B * ~started_B
         seen = []
         for reward_B, ended_B in zip(reward_TB, ended_TB, strict=True):
             return_B = return_B * discount + reward_B

@@ -14,8 +14,8 @@ from torch import Tensor
 from stillknows.agents.agent import MemoryAgent, score
 from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.agents.episode import live
-from stillknows.agents.remembering import Marked, told_again
-from stillknows.agents.thought import Thought
+from stillknows.agents.remembering import Marked
+from stillknows.agents.thought import Thought, told_again
 from stillknows.envs.tasks import make
 
 if TYPE_CHECKING:

@@ -53,6 +53,10 @@ def solve(overrides: Sequence[str]) -> Path:
     """
     config = compose_config(overrides, "solve")
     expect_lists(config, "seeds", "lessons")
+    if config.workers is not None:
+        expect_whole(config, "workers")
+    if not OmegaConf.is_dict(config.exams):
+        raise ValueError(f"exams={config.exams} should name problems: exams.NAME=….")
     expect_whole(config, "seed", "exam_episodes", "learner.updates", "learner.batch")
     _expect_minutes(config.learner.minutes)
     if not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):

@@ -147,7 +147,7 @@ def check_life(config: DictConfig) -> None:
     from stillknows.agents.persistence.checkpoint import expect_keepable, intervals_of
     from stillknows.agents.persistence.keeping import KeptAgent
     from stillknows.agents.persistence.memory_places import expect_place
-    from stillknows.agents.plugins import keepable, plugins_of
+    from stillknows.agents.plugins import expect_classes, keepable, plugins_of
     from stillknows.agents.reports.log import part_of
     from stillknows.agents.reports.protocol import protocol_of
     from stillknows.envs.tasks import make
@@ -157,6 +157,7 @@ def check_life(config: DictConfig) -> None:
     through_of(config, Stop())
     part_of(config)
     protocol_of(config)
+    expect_classes(config.plugins)
     try:
         if is_acting(config):
             check_acting(config, acting_tasks(config))
@@ -173,8 +174,8 @@ def check_life(config: DictConfig) -> None:
         operations_of(config, agent, Path())
         inquiry_of(config, agent, Path(), tasks)
         plugins = plugins_of(config.plugins)
+        learner.begin(1)
         if intervals_of(config)[0]:
-            learner.begin(1)
             kept = {type(each).__name__: keepable(each) for each in plugins}
             expect_keepable(kept)
             expect_keepable({"agent": KeptAgent(agent), "learner": learner})

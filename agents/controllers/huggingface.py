@@ -20,6 +20,7 @@ from stillknows.agents.controllers.controller import Cache, Controller
 from stillknows.agents.controllers.cross_attention import GatedCrossAttention
 from stillknows.agents.controllers.model_tokenizer import SHIFT, ModelTokenizer, hub
 from stillknows.agents.controllers.tokenizer import END, PAD
+from stillknows.memory import expect
 
 TRAINED = ("frozen", "lora", "full")
 MEMORIES = ("soft_tokens", "cross_attention", "none")
@@ -65,6 +66,7 @@ class HuggingFace(Controller):
         _expect("trained", trained, TRAINED)
         _expect("memory", memory, MEMORIES)
         _expect("dtype", dtype, ("float32", "bfloat16"))
+        expect.whole(1, items=items, every=every, rank=rank)
         self.memory, self.items, self.checkpointing = memory, items, checkpointing
         self.model = _load(model, getattr(torch, dtype), trained, rank)
         self._check(model, vocabulary)
@@ -80,7 +82,10 @@ class HuggingFace(Controller):
             spread = self.model.get_input_embeddings().weight.float().std().item()
             nn.init.normal_(self.up.weight, std=spread / width**0.5)  # type: ignore[union-attr]
         elif memory == "cross_attention":
-            for block in _blocks(self.model)[every - 1 :: every]:
+            blocks = _blocks(self.model)
+            if every > len(blocks):
+                raise ValueError(f"every={every}: the model has {len(blocks)} blocks, give fewer.")
+            for block in blocks[every - 1 :: every]:
                 self.cross.append(GatedCrossAttention(hidden, width))
                 cross: Any = self.cross[-1]
                 block.register_forward_hook(cross.hook)

@@ -144,9 +144,15 @@ class Inquiry:
 
 
 def own_experiences(events: Sequence[Event]) -> dict[int, int]:
-    """Return for each task after how many experiences it had first been trained in."""
+    """Return for each task after how many experiences it had first been trained in.
+
+    An experience is of the task that it begins with: near its end batches of the next may be mixed
+    in (`stream.blur`).
+    """
+    tasks: dict[int, int] = {}
     own: dict[int, int] = {}
     for event in events:
-        if event["event"] == "update":
+        if event["event"] == "update" and event["experience"] not in tasks:
+            tasks[event["experience"]] = event["task"]
             own.setdefault(event["task"], event["experience"] + 1)
     return own

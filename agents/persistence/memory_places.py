@@ -141,7 +141,7 @@ def kept_memory(
         chosen = config.episodic_memory.place is not None
         store.shared = chosen and place.startswith(POSTGRES)
         store.reach(past_of(config))
-        if memory.seen and not chosen and not resume:
+        if (memory.seen or len(memory)) and not chosen and not resume:
             raise ValueError(
                 f"{place} holds a memory already and is left as it is: name a place of your own to "
                 "go on with it, or another run=…."

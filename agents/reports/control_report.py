@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stillknows.agents.examinations.inquiry import own_experiences
 from stillknows.agents.reports.log import Event
 from stillknows.envs.measures.intervals import interval
 
@@ -29,9 +30,12 @@ def acted(events: Sequence[Event], tasks: int) -> dict[str, list[float]]:
     if not exams:
         return {}
     table = {name: [float("nan")] * tasks for name in (*ROWS, "random", "reference")}
-    first = {} if events[0]["protocol"] == "joint" else _first_training(events)
+    protocol = events[0]["protocol"]
+    first = {} if protocol == "joint" else own_experiences(events)
     for task in {event["task"] for event in exams}:
         means = {e["after"]: float(np.mean(e["returns"])) for e in exams if e["task"] == task}
+        if protocol == "scratch":  # the others are of agents that learned another task
+            means = {after: value for after, value in means.items() if after in (0, first[task])}
         table["own"][task] = means.get(first.get(task, -1), float("nan"))
         table["end"][task], table["best"][task] = means[max(means)], max(means.values())
     for event in events:
@@ -65,10 +69,3 @@ def sections(arms: Mapping[str, Sequence["Life"]]) -> list[str]:
 
 def _means(rows: Sequence[Sequence[float]]) -> list[str]:
     return [str(interval(list(column))) for column in zip(*rows, strict=True)]
-
-
-def _first_training(events: Sequence[Event]) -> dict[int, int]:
-    """Return after which experience each task had been trained in for the first time."""
-    updates = [event for event in events if event["event"] == "update"]
-    tasks = {event["experience"]: event["task"] for event in reversed(updates)}
-    return {task: experience + 1 for experience, task in sorted(tasks.items(), reverse=True)}

@@ -4,7 +4,7 @@ A log may come from a stranger, or from a disk that failed: what does not fit is
 and nothing is sized by a number that was not looked at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _NUMBER = (int, float)
@@ -16,10 +16,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "plasticity": {"after": int, "dormant": dict, "effective_rank": _NUMBER},
     "floor": {"task": int, "majority": _NUMBER, "last_mentioned": _NUMBER},
     "fault": {"task": int},
+    "anatomy": {"after": int, "task": int, "causes": str},
 }
 _OPTIONAL: dict[str, dict[str, Any]] = {  # what some or older logs do not tell
     "lifetime": {"order": int, "scale": list | None, "needs": list, "gives": list},
-    "update": {"steps": int, "loss": _NUMBER},
+    "update": {"steps": int, "loss": _NUMBER, "accuracy": _NUMBER},
     "floor": {"random": _NUMBER},
     "end": {"memory_bytes": int, "parameters": int},
     "clock": {"seconds": _NUMBER},
@@ -29,6 +30,10 @@ _ACTED: dict[str, Any] = {
     "random_return": _NUMBER,
     "reference_return": _NUMBER,
 }  # a floor of acting
+
+
+_CAUSES = set("neorm?")  # letters of `CAUSES` in `stillknows.agents.examinations.anatomy`
+_OF_A_QUESTION = {"episodes": int, "steps": int, "carried": int, "mended": int}  # in an anatomy
 
 
 def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
@@ -56,21 +61,48 @@ def expect_event(event: Mapping[str, Any], tasks: int, line: int) -> None:
         return
     if "task" in _FIELDS.get(kind, {}) and not 0 <= event["task"] < tasks:
         raise ValueError(f"line {line} names task {event['task']} of {tasks}")
-    if kind == "examination":
-        _expect_examination(event, line)
-    elif kind == "interim":
-        _expect_marks(event, line)
+    for of, expect in _COLUMNS.items():
+        if kind == of:
+            expect(event, line)
+
+
+def expect_examined(events: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a ValueError if an anatomy is of no examination whose questions are named."""
+    named = {"correct", "episodes", "steps"}
+    held = {
+        (event["after"], event["task"])
+        for event in events
+        if event["event"] == "examination" and event["arm"] == "agent" and named <= event.keys()
+    }
+    for line, event in enumerate(events, start=1):
+        if event["event"] == "anatomy" and (event["after"], event["task"]) not in held:
+            raise ValueError(f"line {line} is about an examination that is not there")
 
 
 def _expect_examination(event: Mapping[str, Any], line: int) -> None:
     if not 0 <= event["after"] <= line:  # each experience that was lived has a line of its own
         raise ValueError(f"line {line} is of an examination after {event['after']} experiences")
     _expect_marks(event, line)
-    marks = event.get("returns", event.get("correct", []))
-    _expect(event.get("carried", [] if "returns" in event else None), int, "carried", line)
     for name in ("by_token", "scores", "lengths"):
         _expect(event.get(name, []), _NUMBER, name, line)
-    if event.get("carried") and len(marks) != len(event["carried"]):
+    for name in ("correct", "carried", "episodes", "steps"):
+        if name in event or (name == "carried" and "returns" not in event):
+            _expect(event.get(name), int, name, line)
+            if "returns" not in event:
+                _expect_length(event[name], event["correct"], line)
+
+
+def _expect_anatomy(event: Mapping[str, Any], line: int) -> None:
+    """Expect columns as long as there are causes, each of a kind that is known."""
+    for name, wanted in _OF_A_QUESTION.items():
+        _expect(event.get(name), wanted, name, line)
+        _expect_length(event[name], event["causes"], line)
+    if set(event["causes"]) - _CAUSES:
+        raise ValueError(f"line {line} is not as it should be: look at its 'causes'")
+
+
+def _expect_length(column: Sequence[Any], other: Sequence[Any], line: int) -> None:
+    if len(column) != len(other):
         raise ValueError(f"line {line} has columns of different lengths")
 
 
@@ -97,3 +129,10 @@ def _expect_arranged(head: Mapping[str, Any], line: int) -> None:
 def _expect(column: Any, wanted: Any, name: str, line: int) -> None:
     if not isinstance(column, list) or not all(isinstance(each, wanted) for each in column):
         raise ValueError(f"line {line} is not as it should be: look at its '{name}'")
+
+
+_COLUMNS: dict[str, Callable[[Mapping[str, Any], int], None]] = {
+    "examination": _expect_examination,
+    "interim": _expect_marks,
+    "anatomy": _expect_anatomy,
+}

@@ -95,7 +95,8 @@ class Learned:
     def _areas_of_training(self) -> list[float]:
         areas = [NAN] * self.matrix.shape[1]
         for experience, task in self._first():
-            seen = [event.get("accuracy", NAN) for event in self._updates[experience]]
+            own = [event for event in self._updates[experience] if event["task"] == task]
+            seen = [event.get("accuracy", NAN) for event in own]
             areas[task] = curves.area([one for one in seen if math.isfinite(one)])
         return areas
 

@@ -117,11 +117,12 @@ def summarise(events: Sequence[Event], folder: Path = Path()) -> Life:
     arms = {arm: as_written(scores, lived) for arm, scores in _by_arm(shown, head).items()}
     learned = Learned(events, matrix, trained)
     own = [event for event in last if event["arm"] == "agent"]
+    asked = [event for event in own if "returns" not in event]
     metrics = {
         **_of_matrix(matrix, trained, head),
-        "carried": _share_right(own, 1),
+        "carried": _share_right(asked, 1),
         "by_token": _by_token(own),
-        "of_this_episode": _share_right(own, 0),
+        "of_this_episode": _share_right(asked, 0),
         **_of_recall(arms),
         **learned.metrics(),
         **_of_cost(events),

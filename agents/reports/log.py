@@ -59,7 +59,7 @@ from typing import Any, BinaryIO
 from omegaconf import DictConfig
 
 from stillknows.agents.persistence.container import cannot_write
-from stillknows.agents.reports.events import expect_event
+from stillknows.agents.reports.events import expect_event, expect_examined
 from stillknows.agents.reports.log_parts import (
     FILE,
     checksum,
@@ -271,6 +271,7 @@ def _expect_events(events: list[Event], path: Path) -> None:
         for line, event in enumerate(events, start=1):
             known = events[0]["tasks"] if line > 1 else []
             expect_event(event, len(known), line)
+        expect_examined(events)
     except ValueError as error:
         raise ValueError(f"{path}, {error}: the log is broken or foreign.") from None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stillknows.envs.tasks import EDITION, suggest
+from stillknows.envs.tasks import edition_of, suggest
 
 PROTOCOLS = ("identity hidden", "boundaries told", "identity told", "joint", "scratch")
 SEED = "seed"  # in the place of options that are the seed's, such as the life of a world
@@ -48,7 +48,9 @@ def setting_of(config: DictConfig, schema: int, plugins: Sequence[Any] = ()) -> 
     seedless = config.copy()
     seedless.seed = SEED
     whole: Any = OmegaConf.to_container(seedless, resolve=True)
-    return {**_setting(whole, protocol_of(config, plugins), schema), "edition": EDITION}
+    setting = _setting(whole, protocol_of(config, plugins), schema)
+    makers = [str(value) for name, value in setting.items() if name.endswith("._target_")]
+    return {**setting, "edition": edition_of(makers)}
 
 
 def logged_setting(head: Mapping[str, Any]) -> Setting:

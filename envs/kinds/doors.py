@@ -111,7 +111,7 @@ class Traversal(House):
     def write(self, draw: Random, page: Page) -> None:
         """Tell a house, then ask where ways in it end."""
         doors, steps = self._tell_house(draw, page)
-        ways = [self._walk(draw, doors) for _ in range(8 * self.rooms)]
+        ways = list(dict.fromkeys(self._walk(draw, doors) for _ in range(8 * self.rooms)))
         for way in pick_questions(draw, ways, self.questions, lambda way: way.rooms[-1]):
             asked = _WHERE.format(start=way.start, way=" ".join(way.colours))
             page.ask(asked, way.rooms[-1], [steps[door] for door in way.doors])

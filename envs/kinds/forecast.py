@@ -42,6 +42,11 @@ class Forecast(Problems):
     noise: float = 0.1
     questions: int = 2
 
+    @property
+    def least_told(self) -> int:
+        """How many readings come before the first question at least."""
+        return self.readings
+
     def write(self, draw: Random, page: Page) -> None:
         """Tell readings and ask for the next in between."""
         drift, reading = draw.choice(DRIFTS), draw.randrange(10)

@@ -97,7 +97,7 @@ class Kinship(Problems):
 
     ranges: ClassVar[Ranges] = {
         "relations": (2, 6),
-        "distractors": (0, 6),
+        "distractors": (0, 5),
         "shortest": (2, 6),
         "questions": (1, 5),
     }

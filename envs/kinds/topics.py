@@ -58,6 +58,11 @@ class Topics(Problems):
     questions: int = 2
     before: float = 0.5
 
+    @property
+    def least_told(self) -> int:
+        """How many sentences come before the first question at least."""
+        return self.topics
+
     def write(self, draw: Random, page: Page) -> None:
         """Talk about topics and ask in between."""
         topic, last = "", 0

@@ -67,16 +67,19 @@ class Page:
         self.tell(tree)
         self._answers[-1] = Answer(target, tuple(supports), carried=True)
 
-    @property
-    def in_exam(self) -> bool:
-        """Whether what is told here before the first question is kept for the examination."""
+    def in_exam(self, beginning: int | None = None) -> bool:
+        """Return whether what is told here before the first question is kept for the examination.
+
+        Args:
+            beginning: how many of these statements decide, the first; None: all.
+        """
         told: list[str] = []
         for tree, answer in zip(self._trees, self._answers, strict=True):
             if answer is None:
                 told.append(tree)
             elif told:
                 break
-        digest = blake2b("\n".join(sorted(told)).encode(), digest_size=8).digest()
+        digest = blake2b("\n".join(sorted(told[:beginning])).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % EXAM_SHARE == 0
 
     def story(self) -> Story:
@@ -109,6 +112,11 @@ class Problems(ABC):
                 number = "a whole number" if whole else "a number"
                 raise ValueError(f"{field.name}={value!r}: give {number} from {low} to {high}.")
 
+    @property
+    def least_told(self) -> int | None:
+        """How many statements come before the first question at least; None: all that are told."""
+        return None
+
     @abstractmethod
     def write(self, draw: Random, page: Page) -> None:
         """Write one story of either split."""
@@ -119,12 +127,18 @@ class Problems(ABC):
         text = " ".join(self.said)
         return tuple(sorted(set(re.sub(r"\{\w*\}|[()]", " ", text).split())))
 
-    def story(self, key: int, episode: int, exam: bool) -> Story:
+    def story(self, key: int, episode: int, exam: bool, beginning: int | None = None) -> Story:
         """Return the story of a key, as `draft` finds it."""
-        return draft(self.write, key, episode, exam)
+        return draft(self.write, key, episode, exam, beginning)
 
 
-def draft(write: Callable[[Random, Page], None], key: int, episode: int, exam: bool) -> Story:
+def draft(
+    write: Callable[[Random, Page], None],
+    key: int,
+    episode: int,
+    exam: bool,
+    beginning: int | None = None,
+) -> Story:
     """Return the story of a key: the first that is drawn in the split.
 
     Args:
@@ -132,6 +146,7 @@ def draft(write: Callable[[Random, Page], None], key: int, episode: int, exam: b
         key: decides what is drawn.
         episode: number of the story.
         exam: whether it is for the examination.
+        beginning: how many statements decide that, see `Page.in_exam`.
 
     Raises:
         ValueError: if so few stories can be drawn that the split has none.
@@ -140,7 +155,7 @@ def draft(write: Callable[[Random, Page], None], key: int, episode: int, exam: b
     for _ in range(MOST_DRAFTS):
         page = Page(episode)
         write(draw, page)
-        if page.in_exam == exam:
+        if page.in_exam(beginning) == exam:
             return page.story()
     raise ValueError(
         f"{MOST_DRAFTS} drafts held no story for {'the examination' if exam else 'training'}: "

@@ -226,7 +226,8 @@ class Scorer(nn.Module):
         z_XH = _scaled(y_XH, weights.floor)
         z_BMH = z_XH.view(*place_BM.shape, -1)
         query_BMH = torch.addmm(weights.query_H, z_XH, weights.query_HH).view_as(z_BMH)
-        logits_BMM = torch.baddbmm(_earlier(place_BM), z_BMH, query_BMH.transpose(1, 2))
+        earlier_BMM = _earlier(place_BM, z_BMH.dtype)
+        logits_BMM = torch.baddbmm(earlier_BMM, z_BMH, query_BMH.transpose(1, 2))
         read_BMM = logits_BMM.softmax(dim=1).transpose(1, 2)  # keys stand first: it is faster
         read_XH = torch.bmm(read_BMM, z_BMH).flatten(0, 1)
         y_XH = torch.addmm(y_XH, read_XH, weights.read_HH).add_(weights.read_H)
@@ -264,7 +265,7 @@ def _scaled(y_XH: Tensor, floor: Tensor) -> Tensor:
     return y_XH * torch.addcmul(floor, length_X1, length_X1).rsqrt_()
 
 
-def _earlier(place_BM: Tensor) -> Tensor:
+def _earlier(place_BM: Tensor, kind: torch.dtype) -> Tensor:
     """Return what keeps each query (last) from the keys of what came earlier, `[B, M, M]`."""
-    place_BM = place_BM * _FAR
+    place_BM = place_BM.to(kind) * _FAR
     return (place_BM[:, :, None] - place_BM[:, None]).clamp_(max=0)

@@ -99,14 +99,15 @@ class Database(Compacted):
         with self._reading(), self._sound():
             head = newest, self._generation, self._base = self._head()
             self._expect_complete(head)
-        if newest and memory.seen:
+        held = memory.seen or memory.size  # what was merged into it was not seen
+        if newest and held:
             raise ValueError(
                 f"{self.name} holds a memory already, and so does this agent: choose a place of "
                 "its own, or merge them."
             )
         if newest:
             self._load(memory)
-        elif memory.seen:
+        elif held:
             self.write(memory, "begin", range(memory.size))
 
     def follow(self, memory: "NEC") -> None:

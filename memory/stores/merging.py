@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stillknows.memory.nec import NEC
 
 KEEP = ("used", "newest")
-_ALIKE = ("key_size", "vector_size", "answer_length", "story_shape", "token_bytes")
+_ALIKE = ("key_size", "vector_size", "answer_length", "story_shape", "token_bytes", "identity")
 
 
 class Merged(NamedTuple):

@@ -314,6 +314,12 @@ def put(memory: "NEC", rows: Rows) -> None:
     memory.departures = Departures()
 
 
+def are_alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Return whether two sets of columns have the same names, sizes and kinds of numbers."""
+    kinds = [{name: (c.shape, c.dtype) for name, c in each.items()} for each in (one, other)]
+    return kinds[0] == kinds[1]
+
+
 def holdings(columns: dict[str, Tensor]) -> list[tuple[int, Holding]]:
     """Return the name and what is held of each row of columns."""
     provenance, answers = columns["provenance_NC"].tolist(), columns["answers_NA"].tolist()
