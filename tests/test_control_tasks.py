@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from stillknows.agents.acting.control_examination import examine_control, score
 from stillknows.agents.acting.players import RandomPlayer
 from stillknows.agents.controllers.encoder import SpaceEncoder
+from stillknows.agents.reports.control_report import acted
+from stillknows.agents.reports.learned import Learned
 from stillknows.envs.control import (
     ControlTask,
     Episodes,
@@ -326,3 +328,28 @@ def test_popgym_is_lived_in():
     for task in control_tasks([f"popgym-{name}-v0" for name in names]):
         found = examine_control(RandomPlayer(spaces_of(task)[1]), task, episodes=2, rows=2, seed=0)
         assert all(-1.01 <= total <= 1.01 for total in found.returns)
+
+
+def test_a_fresh_agent_is_told_of_in_its_own_task_alone():
+    returns = {0: [0.0, 3.0], 1: [5.0, 9.0], 2: [2.0, 7.0]}  # after so many experiences, by task
+    trained = [{"event": "update", "experience": n, "task": n} for n in (0, 1)]
+    exams = [
+        {"event": "examination", "after": after, "task": task, "returns": [row[task]]}
+        for after, row in returns.items()
+        for task in (0, 1)
+    ]
+    fresh = acted([{"event": "lifetime", "protocol": "scratch"}, *trained, *exams], 2)
+    assert fresh["own"] == fresh["end"] == fresh["best"] == [5.0, 7.0]
+    one = acted([{"event": "lifetime", "protocol": "identity hidden"}, *trained, *exams], 2)
+    assert (one["own"], one["end"], one["best"]) == ([5.0, 7.0], [2.0, 7.0], [5.0, 9.0])
+
+
+def test_the_area_of_a_task_is_of_its_own_updates():
+    head = {"event": "lifetime", "protocol": "identity hidden"}
+    seen = [(0, 0, 1.0), (0, 1, 0.0), (0, 0, 0.5), (1, 1, 0.25), (1, 1, 0.75)]  # one was mixed in
+    updates = [
+        {"event": "update", "experience": e, "task": task, "accuracy": value}
+        for e, task, value in seen
+    ]
+    learned = Learned([head, *updates], np.zeros((3, 2)), (0, 1))
+    assert learned.areas["training"] == [0.75, 0.5]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from stillknows.agents.commands.cli import main
 from stillknows.agents.commands.solve import SCHEMA, build
-from stillknows.agents.commands.solver import Curriculum, Solver, examine, learn
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.optimizer import build_optimizer
 from stillknows.agents.persistence.container import read_tree
+from stillknows.agents.solver import Curriculum, Solver, examine, learn
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.problems import Copy
 from stillknows.memory.dnc import DNC

@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stillknows.agents.commands.processes import run_all
-from stillknows.agents.commands.solver import Curriculum, Report, Solver, examine, learn
 from stillknows.agents.configuration import (
     cause,
     compose_config,
@@ -30,6 +29,7 @@ from stillknows.agents.optimizer import Optimizers, build_optimizer
 from stillknows.agents.persistence.container import write_tree
 from stillknows.agents.progress import Bar
 from stillknows.agents.reports import log as logs
+from stillknows.agents.solver import Curriculum, Report, Solver, examine, learn
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.measures.intervals import interval
 from stillknows.envs.problems import Problem
