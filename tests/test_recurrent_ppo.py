@@ -275,6 +275,7 @@ def test_rewards_are_divided_by_the_deviation_of_returns_so_far():
     seen, carried = [], np.zeros(2)
     for begun in ([True, True], [False, False], [True, False]):  # row 0 was left in the middle
         reward, ended = random.normal(3, 5, (6, 2)), random.random((6, 2)) < 0.3
+        ended[-1] = False
         carried = np.where(begun, 0.0, carried)
         for t in range(6):
             carried = carried * 0.9 + reward[t]
