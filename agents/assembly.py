@@ -74,8 +74,10 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     if _chosen(config, "episodic_memory"):
         episodic = episodic_of(config)
         if len(tokenizer) > torch.iinfo(episodic.columns["story_NTL"].dtype).max:
+            wanted = 2 if len(tokenizer) <= torch.iinfo(torch.int16).max else 4
             raise ValueError(
-                f"The tokenizer has {len(tokenizer)} tokens, too many for the store: token_bytes=4."
+                f"The tokenizer has {len(tokenizer)} tokens, too many for the store: "
+                f"token_bytes={wanted}."
             )
     recall = bool(config.agent.recall) and episodic is not None
     _expect_widths(config, working, episodic if recall else None)

@@ -144,7 +144,7 @@ def blank_columns(
     token_bytes: int = 2,
 ) -> dict[str, Tensor]:
     """Return the columns of an empty store of N entries, C numbers of provenance each, -1."""
-    tokens = {2: torch.int16, 4: torch.int32}[token_bytes]
+    tokens = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[token_bytes]
     return {
         "keys_ND": torch.zeros(capacity, key_size, device=device),
         "vectors_NV": torch.zeros(capacity, vector_size, device=device),

@@ -45,7 +45,7 @@ class NEC(Kept, Ordered):
         policy: decides what is written and who leaves.
         answer_length: the most tokens of an answer (A).
         story_shape: the most sentences and tokens of a sentence that are kept (T, L).
-        token_bytes: of a token of a story, 2, or 4 for vocabularies beyond 32,767.
+        token_bytes: of a token of a story: 1, 2 for vocabularies beyond 255, 4 beyond 32,767.
         neighbours: how many entries a read takes (K; 50 in the paper).
         delta: of the kernel.
         update_rate: how far an update moves a stored vector to the new one. 1 for answers; for
@@ -84,8 +84,8 @@ class NEC(Kept, Ordered):
         expect.above(0, delta=delta)
         expect.number(0, 1, update_rate=update_rate)
         expect.whole(1, writes=capacity if writes is None else writes)
-        if token_bytes not in (2, 4):
-            raise ValueError(f"token_bytes={token_bytes}: choose 2 or 4.")
+        if token_bytes not in (1, 2, 4):
+            raise ValueError(f"token_bytes={token_bytes}: choose 1, 2 or 4.")
         if identity not in IDENTITIES:
             raise ValueError(f"identity={identity!r}: choose one of {', '.join(IDENTITIES)}.")
         self.capacity, self.policy, self.identity = capacity, policy, identity

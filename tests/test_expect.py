@@ -85,7 +85,7 @@ def test_parts_refuse_sizes_that_cannot_be(part: str, chosen: str, name: str, wr
         (["learner.fall=2"], "fall=2 should be a number from 0 to 1."),
         (["learner.weight_decay=-1"], "weight_decay=-1 should be a number, at least 0."),
         (["episodic_memory.delta=0"], "delta=0 should be a number above 0."),
-        (["episodic_memory.token_bytes=3"], "token_bytes=3: choose 2 or 4."),
+        (["episodic_memory.token_bytes=3"], "token_bytes=3: choose 1, 2 or 4."),
         (["stream.exam_episodes=0"], "stream.exam_episodes=0 should be a whole number"),
         (["stream.episodes=nan"], "stream.episodes=nan: a task needs a whole number of episodes"),
         (["workers=-1"], "workers=-1 should be a whole number, at least 1."),

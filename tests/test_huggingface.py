@@ -361,6 +361,9 @@ def test_faults_are_told_in_one_sentence(
     words = WordTokenizer(f"w{number}" for number in range(40_000))
     with pytest.raises(ValueError, match="too many for the store: token_bytes=4"):
         assemble(compose_config(["debug=tiny"]), words)
+    some = WordTokenizer(f"w{number}" for number in range(300))
+    with pytest.raises(ValueError, match="too many for the store: token_bytes=2"):
+        assemble(compose_config(["debug=tiny", "token_bytes=1"]), some)
 
 
 def test_a_tokenizer_of_another_model_and_a_text_too_long(

@@ -216,7 +216,7 @@ def candidates(random, rows):
     st.sampled_from([EvictIdle, EvictOldest]),
     st.booleans(),
     st.sampled_from(["question", "text", "none"]),
-    st.sampled_from([2, 4]),
+    st.sampled_from([1, 2, 4]),
 )
 def test_a_life_of_writes_is_the_same_to_the_last_bit(
     seed, capacity, policy, refresh, identity, token_bytes

@@ -81,6 +81,22 @@ def live(memory: NEC, steps: range) -> None:
             memory.policy.observe_credit(recall.slots_BK[there], weights / 3, weights)
 
 
+@pytest.mark.parametrize(("token_bytes", "most"), [(1, 255), (2, 32_767), (4, 2**31 - 1)])
+def test_tokens_of_every_size_are_kept(database: Opener, token_bytes: int, most: int) -> None:
+    memory = new(token_bytes=token_bytes)
+    memory.keep_in(database())
+    offered = rows((1, 5), (2, 6))
+    story_BTL = torch.tensor([[[most, 1, 0], [0, 0, 0]], [[1, most, 2], [most, 0, 0]]])
+    memory.remember(offered._replace(story_BTL=story_BTL))
+    memory.flush()
+    assert torch.equal(memory.entries(torch.arange(2)).story_BTL, story_BTL)
+    again = new(token_bytes=token_bytes)
+    again.keep_in(database())
+    same(memory, again)
+    for each in (memory, again):
+        each.store.close()
+
+
 @pytest.mark.parametrize("name", [name for name in CHECKS if name != "gpu"])
 def test_every_store_keeps_the_contract_of_memories(opener: Opener, name: str) -> None:
     memory = new()

@@ -161,7 +161,9 @@ void fill(const Table &to, const Rows &from, const Order &order, int64_t row) {
     for (int64_t at = 0; at < to.answer_length; ++at)
         to.answers[slot * to.answer_length + at] =
             at < from.answer_length ? int32_t(from.answers[row * from.answer_length + at]) : 0;
-    auto copy = to.token_bytes == 2 ? copy_tokens<int16_t> : copy_tokens<int32_t>;
+    auto copy = to.token_bytes == 1   ? copy_tokens<uint8_t>
+                : to.token_bytes == 2 ? copy_tokens<int16_t>
+                                      : copy_tokens<int32_t>;
     copy(from.stories + row * to.story_size, to.story_size, to.stories, slot);
     if (added) {
         whole[0] = from.told[2 * from.count + row], whole[4] = order.seen, whole[6] = from.names[row];

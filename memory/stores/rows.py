@@ -1,7 +1,7 @@
 """Rows of a database: what slots of a memory hold as numbers and bytes, and back.
 
-Vectors are float32, answers int32, stories int16 (or int32), little-endian, zeros at the end left
-away. What comes from a database is broken or foreign until its lengths fit.
+Vectors are float32, answers int32, stories uint8, int16 or int32, little-endian, zeros at the end
+left away. What comes from a database is broken or foreign until its lengths fit.
 
 Letters: S slots, D key size, V vector size, A tokens of an answer, T sentences and L tokens of a
 story, F accounts of a policy.
@@ -84,7 +84,7 @@ class Sizes(NamedTuple):
                 "story": tuple(description["story_shape"]),
                 "key": (description["key_size"],),
             }
-            tokens = {2: "<i2", 4: "<i4"}[description["token_bytes"]]
+            tokens = {1: "|u1", 2: "<i2", 4: "<i4"}[description["token_bytes"]]
             accounts = tuple(map(str, description["accounts"]))
             numbers = [description["capacity"], *(n for shape in shapes.values() for n in shape)]
         except (KeyError, TypeError) as error:
