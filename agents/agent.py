@@ -81,7 +81,7 @@ class MemoryAgent(nn.Module):
         if retrieve and not _is_told(working_memory):
             raise ValueError(
                 f"agent.retrieve={retrieve} wants a working memory of sentences: "
-                "working_memory=slots, memory_network or none."
+                "working_memory=slots, sparse_slots, memory_network or none."
             )
         expect.whole(1, context=context, answer_length=answer_length)
         expect.whole(0, retrieve=retrieve)

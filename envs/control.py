@@ -336,7 +336,7 @@ def _with_reference(task: ControlTask, given: float | None) -> ControlTask:
         raise ValueError(
             f"{task.name} has no reward threshold, so its returns have no scale: give the return "
             f"that scores 1, for instance that of an agent trained in it alone, by "
-            f"stream.tasks.references={{{task.name}: RETURN}}."
+            f"'+stream.tasks.references={{{task.name}: RETURN}}'."
         )
     return task._replace(reference=best, source=f"return {best:g} scores 1, the best there is")
 

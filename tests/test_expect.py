@@ -94,7 +94,10 @@ def test_parts_refuse_sizes_that_cannot_be(part: str, chosen: str, name: str, wr
         (["working_memory.word_size=8"], "word_size=8: the vectors that come there have 16"),
         (["working_policy.word_size=8"], "word_size=8: the vectors that come there have 16"),
         (["working_memory=dnc", "working_memory.input_size=8"], "input_size=8: the vectors"),
-        (["stream=avalanche"], "name some, stream.tasks.benchmark._target_=… stream.tasks.count=…"),
+        (
+            ["stream=avalanche"],
+            "name some, +stream.tasks.benchmark._target_=… stream.tasks.count=…",
+        ),
         (["stream=gymnasium"], "has no tasks: name some, stream.ids=[…]."),
         (["stream.tasks.tasks=[]"], "has no tasks: name some, stream.tasks.tasks=[…]."),
         (["=3"], "'=3' cannot be read: an option is NAME=VALUE."),

@@ -117,7 +117,7 @@ def _where_named(config: DictConfig) -> str:
     if "ids" in config.stream:
         return ", stream.ids=[…]"
     if OmegaConf.is_missing(config.stream.tasks, "benchmark"):
-        return ", stream.tasks.benchmark._target_=… stream.tasks.count=…"
+        return ", +stream.tasks.benchmark._target_=… stream.tasks.count=…"
     named = [key for key in ("tasks", "ids", "distances") if key in config.stream.tasks]
     return f", stream.tasks.{named[0]}=[…]" if named else ""
 
