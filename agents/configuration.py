@@ -76,6 +76,12 @@ def expect_whole(config: DictConfig, *names: str) -> None:
             raise ValueError(f"{name}={value} should be a whole number, at least {least}.")
 
 
+def expect_workers(config: DictConfig) -> None:
+    """Raise a ValueError if `workers` is neither a number of processes nor null."""
+    if config.workers is not None:
+        expect_whole(config, "workers")
+
+
 def expect_device(config: DictConfig) -> None:
     """Raise a ValueError if the device is not there."""
     try:

@@ -294,8 +294,7 @@ class NEC(Kept, Ordered):
             self.store.follow(self)
             before, counters = self.columns, [getattr(self, name) for name in COUNTERS]
             self.columns = {name: column.clone() for name, column in snapshot["columns"].items()}
-            for name in COUNTERS:
-                setattr(self, name, snapshot[name])
+            vars(self).update({name: snapshot[name] for name in COUNTERS})
             self._index()
             slots = episodic.differing(before, self.columns)
             alike = not slots and counters == [snapshot[name] for name in COUNTERS]

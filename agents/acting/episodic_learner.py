@@ -90,8 +90,6 @@ class EpisodicLearner:
         expect.whole(1, neighbours=neighbours, horizon=horizon)
         if len(explore) != 2:
             raise ValueError(f"explore={list(explore)} should be two shares: at first, in the end.")
-        for share in explore:
-            expect.number(0, 1, explore=share)
         self.key_size, self.horizon, self.seed = key_size, horizon, seed
         self.stores: dict[str, Any] = {
             "capacity": capacity,

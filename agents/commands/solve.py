@@ -23,6 +23,7 @@ from stillknows.agents.configuration import (
     expect_device,
     expect_lists,
     expect_whole,
+    expect_workers,
     new_folder,
 )
 from stillknows.agents.optimizer import Optimizers, build_optimizer
@@ -53,8 +54,7 @@ def solve(overrides: Sequence[str]) -> Path:
     """
     config = compose_config(overrides, "solve")
     expect_lists(config, "seeds", "lessons")
-    if config.workers is not None:
-        expect_whole(config, "workers")
+    expect_workers(config)
     if not OmegaConf.is_dict(config.exams):
         raise ValueError(f"exams={config.exams} should name problems: exams.NAME=….")
     expect_whole(config, "seed", "exam_episodes", "learner.updates", "learner.batch")

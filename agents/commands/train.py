@@ -16,6 +16,7 @@ from stillknows.agents.configuration import (
     expect_device,
     expect_lists,
     expect_whole,
+    expect_workers,
     new_folder,
 )
 from stillknows.agents.persistence.resuming import (
@@ -89,8 +90,7 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
     from stillknows.agents.lifetime import episodes_of
 
     expect_lists(config, "arms", "seeds", "orders")
-    if config.workers is not None:
-        expect_whole(config, "workers")
+    expect_workers(config)
     lives = []
     for arm in map(str, config.arms):
         composed = one_life(overrides, arm)

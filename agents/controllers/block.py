@@ -22,6 +22,12 @@ def rotate(x_pBHLE: Tensor, position_BL: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
+def expect_heads(width: int, heads: int) -> None:
+    """Raise a ValueError if heads do not share a width whose numbers are turned in pairs."""
+    if width % (2 * heads):
+        raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
+
+
 class PreNormBlock(nn.Module):
     """A block without its attention: `x + W_o read`, then `x + network(norm(x))`.
 

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.controllers.block import PreNormBlock
+from stillknows.agents.controllers.block import PreNormBlock, expect_heads
 from stillknows.agents.controllers.controller import Cache, WordController
 from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.memory import expect
@@ -180,8 +180,7 @@ class Longformer(WordController):
     ) -> None:
         super().__init__(vocabulary, width)
         expect.whole(1, layers=layers, heads=heads, reach=reach)
-        if width % (2 * heads):
-            raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
+        expect_heads(width, heads)
         self.blocks = nn.ModuleList(
             LongformerBlock(width, heads, reach, causal) for _ in range(layers)
         )

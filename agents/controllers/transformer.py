@@ -7,7 +7,7 @@ cache that ends with the sentence. Letters: B rows, L tokens, D hidden size, H h
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.controllers.block import PreNormBlock
+from stillknows.agents.controllers.block import PreNormBlock, expect_heads
 from stillknows.agents.controllers.controller import Cache, WordController
 from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.memory import expect
@@ -72,8 +72,7 @@ class Transformer(WordController):
     ) -> None:
         super().__init__(vocabulary, width)
         expect.whole(1, layers=layers, heads=heads, longest=longest)
-        if width % (2 * heads):
-            raise ValueError(f"width={width} is no multiple of 2 x heads={heads}; change one.")
+        expect_heads(width, heads)
         self.longest = longest
         self.positions = nn.Parameter(torch.randn(longest, width) * 0.5) if absolute else None
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stillknows.agents.configuration import expect_whole
+from stillknows.agents.configuration import expect_workers
 from stillknows.agents.persistence.container import cannot_write, write_text
 from stillknows.agents.persistence.moved import as_now
 from stillknows.agents.persistence.stopping import Stopped
@@ -142,8 +142,7 @@ def resumed(overrides: Sequence[str]) -> Run:
     lives = read_plan(folder, [str(each) for each in given.get("allow") or ()])
     for config in lives.values():
         config.merge_with({k: v for k, v in given.items() if k not in ("resume", "allow")})
-        if config.workers is not None:
-            expect_whole(config, "workers")
+        expect_workers(config)
     return Run(folder, lives, next(iter(lives.values())).workers)
 
 
