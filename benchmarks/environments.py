@@ -5,7 +5,8 @@
 
 New stories in every episode, writing them included: one step is one sentence of one row. First it
 is checked that the rows of the native environment tell what plain ones tell, then the contenders
-take turns, one episode of all rows each; CPU clock of one thread, medians and ranges of the rounds.
+take turns, as many episodes of all rows as fill the same time; CPU clock of one thread, medians and
+ranges of the rounds.
 """
 
 import argparse
@@ -53,17 +54,19 @@ def check(id: str, rows: int = 8, seed: int = 5) -> None:
                 raise SystemExit(f"{id}: row {row} tells another story than a plain environment.")
 
 
-def rate(envs: VectorEnv) -> float:  # type: ignore[type-arg]
-    """Return the steps a second of one episode in every row; rows that are over do not count."""
-    begin, steps = time.thread_time(), 0
-    envs.reset()
-    ended = np.zeros(envs.num_envs, dtype=bool)
+def rate(envs: VectorEnv, seconds: float) -> float:  # type: ignore[type-arg]
+    """Return the steps a second of whole episodes; rows that are over do not count."""
+    begin, steps, spent = time.thread_time(), 0, 0.0
     actions = ("",) * envs.num_envs
-    while not ended.all():
-        _, _, now, _, _ = envs.step(actions)
-        steps += int((~ended).sum())
-        ended = ended | now
-    return steps / (time.thread_time() - begin)
+    while spent < seconds:
+        envs.reset()
+        ended = np.zeros(envs.num_envs, dtype=bool)
+        while running := envs.num_envs - np.count_nonzero(ended):
+            _, _, now, _, _ = envs.step(actions)
+            steps += running
+            ended |= now
+        spent = time.thread_time() - begin
+    return steps / spent
 
 
 def main() -> None:
@@ -71,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ids", nargs="+", default=IDS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of a contender's turn")
     options = parser.parse_args()
     print("| environment | SyncVectorEnv, 256 | native, 256 | ratio | native, 1,024 |")
     print("| --- | --- | --- | --- | --- |")
@@ -79,8 +83,8 @@ def main() -> None:
         contenders = [synchronous(id, 256), native(id, 256), native(id, 1024)]
         for envs in contenders:
             envs.reset(seed=1)
-            rate(envs)
-        rates = np.array([[rate(envs) for envs in contenders] for _ in range(options.rounds)])
+        rounds = range(options.rounds + 1)  # the first warms up
+        rates = np.array([[rate(envs, options.seconds) for envs in contenders] for _ in rounds])[1:]
         ratios = rates[:, 1] / rates[:, 0]
         cells = [f"{median(each):,.0f}" for each in rates.T]
         span = f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"

@@ -1,7 +1,8 @@
 """The microworld as Gymnasium environments: five tasks, one episode at a time or in a batch.
 
-This file knows neither how stories are written (`stillknows.envs.stories`), nor how they are
-served (`stillknows.envs.text`), nor who answers.
+This file knows neither how stories are written (`stillknows.envs.stories`, many at a time
+`stillknows.envs.native_stories`), nor how they are served (`stillknows.envs.text`), nor who
+answers.
 
     gymnasium.make("stillknows/WherePerson-v0", sentences=20)
     gymnasium.make_vec("stillknows/WherePerson-v0", num_envs=8)
@@ -11,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from stillknows.envs import MICROWORLD
-from stillknows.envs.stories import make_dials, vocabulary, write_story
+from stillknows.envs.native_stories import writer_of
+from stillknows.envs.stories import Dials, make_dials, vocabulary, write_story
 from stillknows.envs.tasks import Task, suggest
 from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
+from stillknows.envs.turns import Info, Sheet
 
 
 class Microworld(StoryTask):
@@ -42,12 +47,23 @@ class Microworld(StoryTask):
         """Every word that any of the five tasks can say or expect in either split, sorted."""
         return vocabulary(self.dials)
 
-    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+    def tell(self, key: int, episode: int, options: Info) -> Story:
         """Return the story of an episode; `options` may give "lived" and "task_start"."""
+        return write_story(key, episode, self._place(options), options.get("lived", self.lived))
+
+    def tell_rows(self, keys_B: np.ndarray, episodes_B: np.ndarray, options: Info) -> Sheet:
+        """Return the stories of some episodes side by side."""
+        writer = writer_of(self._place(options))
+        if writer is None:
+            return super().tell_rows(keys_B, episodes_B, options)
+        return writer.write(keys_B, episodes_B, options.get("lived", self.lived))
+
+    def _place(self, options: Info) -> Dials:
+        """Return the dials, in which the task starts where the options say."""
         start = options.get("task_start", self.dials.task_start)
         if start != self._placed.task_start:
             self._placed = replace(self.dials, task_start=start)
-        return write_story(key, episode, self._placed, options.get("lived", self.lived))
+        return self._placed
 
 
 class MicroworldVectorEnv(StoryVectorEnv):

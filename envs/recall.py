@@ -42,7 +42,8 @@ _NEW_DAY = _FORGET + len(PEOPLE)
 _IDLE = _NEW_DAY + 1
 THINGS = ("chair", "kettle", "mirror", "pencil", "ribbon", "spoon", "ticket", "window")
 _ASK = _IDLE + len(PEOPLE) * len(DOINGS) * len(THINGS)
-_LIFE = _ASK + len(PEOPLE)  # codes of the life, as they are told, then as they are asked for
+_NOTHING = _ASK + len(PEOPLE)
+_LIFE = _NOTHING + 1  # codes of the life, as they are told, then as they are asked for
 _NONE = len(CODES)
 _ANSWERS = np.array([*CODES, "none"], dtype=object)
 
@@ -112,12 +113,11 @@ class KeyValueRecall(RowsTask):
         places_BF = told_BS.shape[1] + distance_B[:, None] + np.arange(facts)
         lines_BS = np.concatenate([told_BS, idle_BS, asked.lines_BF], axis=1)
         lines_BS[rows_B1, places_BF] = asked.lines_BF
-        sentences, trees = self._lines
         asks_BS = np.zeros(lines_BS.shape, dtype=bool)
         asks_BS[rows_B1, places_BF] = True
         return Sheet(
-            sentences[lines_BS],
-            trees[lines_BS],
+            lines_BS,
+            *self._lines,
             asks_BS,
             places_BF[:, -1] + 1,
             episodes_B,
@@ -138,7 +138,7 @@ class KeyValueRecall(RowsTask):
             return _lines()
         people, codes = self._life.people, np.array(CODES)[self._life.values]
         told = [_told(person, code) for person, code in zip(people, codes, strict=True)]
-        own, lasting = _lines(), _with_trees([*told, *map(_asked, people)])
+        own, lasting = _lines(), _with_trees([*told, *map(_asked, people), ""])
         return np.concatenate([own[0], lasting[0]]), np.concatenate([own[1], lasting[1]])
 
     def _tell_lasting(
@@ -306,6 +306,7 @@ def _lines() -> tuple[np.ndarray, np.ndarray]:
         "a new day begins .",
         *idle,
         *map(_asked, PEOPLE),
+        "",
     ]
     return _with_trees(lines)
 

@@ -143,13 +143,18 @@ class Dials:
 
     def ends(self, episode: int) -> tuple[int, ...]:
         """Return after how many statements each question of an episode is asked."""
+        sentences, questions = self.size(episode)
+        return tuple(sentences * (number + 1) // questions for number in range(questions))
+
+    def size(self, episode: int) -> tuple[int, int]:
+        """Return how many statements and questions an episode has."""
         if self.split == "exam":
-            return _ends(round(self.sentences * self.length_factor), self.questions)
+            return round(self.sentences * self.length_factor), self.questions
         if not self.shortest or 0 < self.short_episodes <= episode - self.task_start:
-            return _ends(self.sentences, self.questions)
+            return self.sentences, self.questions
         draw = Random(f"{self.life} tells {self.task} at length {episode // CHAPTER}")
         sentences = draw.randint(self.shortest, self.sentences)
-        return _ends(sentences, max(1, sentences * self.questions // self.sentences))
+        return sentences, max(1, sentences * self.questions // self.sentences)
 
     @cached_property
     def beginning(self) -> int:
@@ -195,10 +200,6 @@ def make_dials(values: Mapping[str, Any]) -> Dials:
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
             raise ValueError(f"the microworld has no dial {name!r}: {hint}")
     return Dials(**values)
-
-
-def _ends(sentences: int, questions: int) -> tuple[int, ...]:
-    return tuple(sentences * (number + 1) // questions for number in range(questions))
 
 
 def write_story(key: int, episode: int, dials: Dials, lived: int = 0) -> Story:

@@ -19,6 +19,7 @@ import string
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -230,7 +231,8 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self._turn = min(self._turn + 1, len(turns) - 1)
         ended = turns.ended_TB[self._turn]
         infos = {**turns.info(self._turn), **told}
-        return turns.observations[self._turn], rewards, ended, np.zeros_like(ended), infos
+        never = np.zeros(self.num_envs, dtype=bool)
+        return turns.observations[self._turn], rewards, ended, never, infos
 
 
 class _Keys:
@@ -254,20 +256,24 @@ def sheet_of(stories: Sequence[Story]) -> Sheet:
     """Return stories side by side."""
     lengths = [len(story.sentences) for story in stories]
     answers = [[answer for answer in story.answers if answer] for story in stories]
-    sentences_BS, trees_BS = (np.full((len(stories), max(lengths)), "", object) for _ in range(2))
-    asked_BS = np.zeros(sentences_BS.shape, dtype=bool)
+    sentences, trees = (
+        np.array([*(said for story in stories for said in column(story)), ""], dtype=object)
+        for column in (attrgetter("sentences"), attrgetter("trees"))
+    )
+    first_B1 = np.cumsum([0, *lengths[:-1]])[:, None]
+    lines_BS = first_B1 + np.arange(max(lengths))
+    asked_BS = np.zeros(lines_BS.shape, dtype=bool)
     shape = len(stories), max(map(len, answers))
     told = {name: np.full(shape, None, dtype=object) for name in Answer._fields}
     for row, story in enumerate(stories):
-        sentences_BS[row, : lengths[row]] = story.sentences
-        trees_BS[row, : lengths[row]] = story.trees
         asked_BS[row, : lengths[row]] = [answer is not None for answer in story.answers]
         for number, answer in enumerate(answers[row]):
             for name, value in zip(Answer._fields, answer, strict=True):
                 told[name][row, number] = value
     told["carried"] = told["carried"].astype(bool)
     episodes_B = np.array([story.episode for story in stories])
-    return Sheet(sentences_BS, trees_BS, asked_BS, np.array(lengths), episodes_B, *told.values())
+    lines = lines_BS, sentences, trees
+    return Sheet(*lines, asked_BS, np.array(lengths), episodes_B, *told.values())
 
 
 def story_of(sheet: Sheet, row: int) -> Story:
@@ -276,11 +282,11 @@ def story_of(sheet: Sheet, row: int) -> Story:
     columns = (sheet.targets_BQ, sheet.supports_BQ, sheet.carried_BQ)
     answers = map(Answer, *(column_BQ[row].tolist() for column_BQ in columns))
     asked = sheet.asked_BS[row, :end].tolist()
-    sentences, trees = (each[row, :end].tolist() for each in (sheet.sentences_BS, sheet.trees_BS))
+    lines = sheet.lines_BS[row, :end]
     return Story(
         int(sheet.episodes_B[row]),
-        tuple(sentences),
-        tuple(trees),
+        tuple(sheet.sentences[lines].tolist()),
+        tuple(sheet.trees[lines].tolist()),
         tuple(next(answers) if ask else None for ask in asked),
     )
 

@@ -17,8 +17,9 @@ class Sheet(NamedTuple):
     """Stories of B rows; what lies behind the end of a row's story is not looked at.
 
     Attributes:
-        sentences_BS: what is said, strings.
-        trees_BS: the tree of each sentence.
+        lines_BS: what is said: places in the next two.
+        sentences: strings of any rows, objects; the last is "".
+        trees: the tree of each.
         asked_BS: which sentences ask, bool, False behind the end.
         lengths_B: how many sentences each story has.
         episodes_B: the number of each story.
@@ -28,8 +29,9 @@ class Sheet(NamedTuple):
             None if that is so everywhere.
     """
 
-    sentences_BS: np.ndarray
-    trees_BS: np.ndarray
+    lines_BS: np.ndarray
+    sentences: np.ndarray
+    trees: np.ndarray
     asked_BS: np.ndarray
     lengths_B: np.ndarray
     episodes_B: np.ndarray
@@ -54,9 +56,11 @@ class Turns:
         self._turn_BS = _turns_of(sheet)
         self._here_BS = np.arange(sheet.asked_BS.shape[1]) < sheet.lengths_B[:, None]
         self._even = bool((self._turn_BS[0] == self._turn_BS).all() and self._here_BS.all())
-        self._turns = int(self._turn_BS.max(where=self._here_BS, initial=-1)) + 2
-        self.observations = list(map(tuple, self._place(sheet.sentences_BS, "").tolist()))
-        self._trees_TB = self._place(sheet.trees_BS, "")
+        told_BS = self._turn_BS if self._even else np.where(self._here_BS, self._turn_BS, -1)
+        self._turns = int(told_BS.max(initial=-1)) + 2
+        lines_TB = self._place(sheet.lines_BS, -1)
+        self.observations = list(map(tuple, sheet.sentences[lines_TB].tolist()))
+        self._trees_TB = sheet.trees[lines_TB]
         self._asked_TB = self._place(sheet.asked_BS, False)
         self._steps_TB = self._steps(sheet.lengths_B)
         self.ended_TB = self._steps_TB >= sheet.lengths_B

@@ -1,8 +1,6 @@
 """Loads native code, which does on a CPU what a store and a policy do most often, if it can.
 
-The sources are compiled by the C++ compiler that there is (`CXX`, or c++, g++, clang++), once, into
-one file in a folder of the user's own (`$XDG_CACHE_HOME/stillknows`, or `~/.cache/stillknows`),
-under a name that changes with them and the processor. Without a compiler, or with
+The sources are compiled on first use (`compiled.py`). Without a compiler, or with
 `STILLKNOWS_NATIVE=0`, nothing is compiled or loaded, and PyTorch does the same: numbers of a store
 (`nearest.cpp`, called here, and `writing.cpp` by `table.py`) to the last bit, those of decisions
 (`scoring.cpp` by `fused.py`, `choosing.cpp` by `choosing.py`) to rounding. It knows tensors only.
@@ -12,12 +10,6 @@ Letters: S stores, B queries, N keys, D key size, K neighbours.
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillknows.memory import compiled
+from stillknows.memory.compiled import pointers, wholes
+
 _SOURCES = Path(__file__).parent / "cpp"
 SOURCES = [_SOURCES / f"{name}.cpp" for name in ("nearest", "writing", "scoring", "choosing")]
 HEADERS = [_SOURCES / f"{name}.h" for name in ("vectors", "measuring", "screening", "products")]
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
-         "-fno-trapping-math", "-w", "-shared", "-fPIC", "-pthread")  # fmt: skip
-_SECONDS = 120  # that a compiler may take
 _LAST_USE = 5  # of provenance
 MOST = 1 << 31  # keys of a store, whose slots are 32 bits there
 _whole, _pointer = ctypes.c_int64, ctypes.c_void_p
 _real, _double = ctypes.c_float, ctypes.c_double
-SIGNATURES = {
+SIGNATURES: dict[str, list[Any]] = {
     "find_nearest": [_pointer, _whole, _pointer, *[_whole] * 4, _pointer, _pointer],
     "read_values": [_pointer, *[_whole] * 3, _real, _real, *[_pointer] * 3],
     "names_add": [_pointer, _whole, *[_pointer] * 3],
@@ -57,16 +49,6 @@ SIGNATURES = {
 }
 
 
-def pointers(names: str) -> tuple[tuple[str, Any], ...]:
-    """Return fields of a structure that are addresses."""
-    return tuple((name, _pointer) for name in names.split())
-
-
-def wholes(names: str) -> tuple[tuple[str, Any], ...]:
-    """Return fields of a structure that are whole numbers of 64 bits."""
-    return tuple((name, _whole) for name in names.split())
-
-
 class _Store(ctypes.Structure):
     """`Store` of nearest.cpp."""
 
@@ -81,19 +63,7 @@ class _Store(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled file, None where there is none; the first call may compile it."""
-    if os.environ.get("STILLKNOWS_NATIVE", "1") == "0" or os.name != "posix":
-        return None
-    try:
-        path = _folder() / f"native-{_key()}.so"
-        if not path.exists():
-            _compile(path)
-        loaded = ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # the second: nobody has a home
-        return None
-    for name, types in SIGNATURES.items():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = types, _whole
-    return loaded
+    return compiled.load("native", SOURCES, HEADERS, SIGNATURES)
 
 
 def call(function: str, *arguments: Any) -> int:
@@ -104,49 +74,6 @@ def call(function: str, *arguments: Any) -> int:
 def floats(tensor: Tensor) -> Tensor:
     """Return the numbers of a tensor as native code reads them: float32, one after the other."""
     return tensor.float().contiguous()
-
-
-def _folder() -> Path:
-    """Return the folder of compiled files; nobody else may write there.
-
-    Raises:
-        OSError: if somebody else might, or there is none.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "stillknows"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise OSError(f"{folder} can be written by others.")
-    return folder
-
-
-def _key() -> str:
-    """Return a name for the sources on this processor."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else [platform.processor()]
-    abilities = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
-    code = [path.read_text() for path in (*SOURCES, *HEADERS)]
-    parts = (*code, " ".join(FLAGS), platform.platform(), abilities)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-
-
-def _compile(path: Path) -> None:
-    """Compile the sources to a path, whole or not at all: others may do the same meanwhile.
-
-    Raises:
-        OSError: if there is no compiler, or no room.
-        subprocess.SubprocessError: if it fails.
-    """
-    wanted = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    compiler = next((found for name in wanted if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        raise FileNotFoundError("There is no C++ compiler.")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
-        made.replace(path)
 
 
 def searches(query_BD: Tensor, keys: Sequence[Tensor]) -> bool:

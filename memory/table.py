@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from stillknows.memory import native
+from stillknows.memory.compiled import pointers, wholes
 from stillknows.memory.episodic import PROVENANCE, Candidates, Departures
 from stillknows.memory.names import Holding
-from stillknows.memory.native import pointers, wholes
 
 NOT_FINITE, LINE_ENDS = 1, 2  # why nothing was written
 _COLUMNS = ("keys_ND", "vectors_NV", "answers_NA", "story_NTL", "uses_N", "filled_N",

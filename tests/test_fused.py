@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillknows.memory import native
+from stillknows.memory import compiled, native
 from stillknows.memory.interface import ADD, Decision, Features
 from stillknows.memory.policies.acting import Desk
 from stillknows.memory.policies.choosing import Terms, choose
@@ -320,7 +320,7 @@ def test_no_number_is_read_or_written_beyond_an_array(tmp_path: Path) -> None:
     made = tmp_path / "checked.so"
     checked = "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"
     sources = map(str, native.SOURCES[1:])
-    subprocess.run([compiler, *native.FLAGS, *checked, *sources, "-o", str(made)], check=True)
+    subprocess.run([compiler, *compiled.FLAGS, *checked, *sources, "-o", str(made)], check=True)
     env = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
     run = [sys.executable, "-c", DRIVER, str(made)]
     done = subprocess.run(run, env=env, capture_output=True, text=True, check=False)
