@@ -25,7 +25,7 @@ from stillknows.memory.compiled import load, pointers, wholes
 
 _FOLDER = Path(__file__).parent / "cpp"
 SOURCES = [_FOLDER / "microworld.cpp"]
-_HEADERS = [_FOLDER / "twister.h", _FOLDER / "digest.h"]
+_HEADERS = [_FOLDER / f"{name}.h" for name in ("world", "questions", "twister", "digest")]
 _KINDS, _ASKING = 10, 7  # of lines, as `_lines` has them; where those begin that ask
 _MOST = 12  # people, places and objects that microworld.cpp has room for
 _NOBODY = -1
