@@ -78,6 +78,19 @@ def test_more_rows_than_are_seeded_together_and_more_draws_than_a_block(task):
 
 
 @needs_compiler
+def test_an_examination_asks_for_what_an_episode_of_its_own_number_told():
+    dials = make_dials({"task": "route", "split": "exam", "carry": 1.0, "lifetime_facts": 70})
+    sheet = writer_of(dials).write(np.arange(70), np.arange(70), 70)
+    told = [story_of(sheet, row) for row in range(70)]
+    assert told == [write_story(row, row, dials, 70) for row in range(70)]
+    assert any(
+        answer and answer.supports[0][0] == story.episode
+        for story in told
+        for answer in story.answers
+    )
+
+
+@needs_compiler
 def test_rows_without_stories_are_told_as_one_by_one(monkeypatch):
     """Of two places and one person hardly a story begins otherwise: some rows find none."""
     values = {"task": "where_person", "people": 1, "places": 2, "sentences": 1, "questions": 1}
