@@ -27,7 +27,8 @@ postgres:
 		(apt-get update -qq && apt-get install -y -qq postgresql)
 
 test-postgres: postgres $(STAMP)
-	$(BIN)/pytest -q tests/test_stores.py tests/test_databases.py tests/test_memory_command.py
+	$(BIN)/pytest -q tests/test_stores.py tests/test_past.py tests/test_databases.py \
+		tests/test_many_writers.py tests/test_seals.py tests/test_sharing.py tests/test_memory_command.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -9,142 +9,21 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from torch import Tensor, nn
+from homes import EARLIER, HERE, HERE_AGAIN, LATER, Homes, oracle, settings, train
 
 from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.controllers.controller import Cache, Controller
-from stillknows.agents.controllers.tokenizer import END, WordTokenizer
-from stillknows.agents.episode import live
 from stillknows.agents.examinations.anatomy import CAUSES, Dissector, cause, dissect
-from stillknows.agents.examinations.arms import ARMS, Shuffled, chosen, set_aside
 from stillknows.agents.examinations.examine import Result, examine
 from stillknows.agents.examinations.inquiry import Inquiry
-from stillknows.agents.examinations.trace import Ledger, Share, names
-from stillknows.agents.remembering import Remembering
+from stillknows.agents.examinations.trace import Ledger, Share
 from stillknows.agents.reports.log import SCHEMA, LifetimeLog, read
 from stillknows.agents.reports.report import write_report
-from stillknows.envs.tasks import Task, make
-from stillknows.envs.text import Answer, Story, StoryTask
-from stillknows.memory.interface import ADD, UPDATE, Decision, Features, Read, one_hot
-from stillknows.memory.nec import NEC
+from stillknows.envs.tasks import Task
+from stillknows.envs.text import Story
+from stillknows.memory.interface import ADD, UPDATE, Decision, Features, one_hot
 from stillknows.memory.policies.rules import EvictOldest, WriteNothing
-from stillknows.memory.slots import Slots, SlotsState
 
-PEOPLE = tuple(f"person{number}" for number in range(6))
-PLACES = tuple(f"place{number}" for number in range(6))
-WORDS = (*PEOPLE, *PLACES, "went", "to", "where", "is", "?", ".", "nowhere", "now")
-
-
-class Homes(StoryTask):
-    """Everybody goes somewhere, then one is asked for; `carried` asks for it an episode later.
-
-    Args:
-        carried: whether the fact was told in the training episode of the same number.
-        hopeless: whether what is asked for was not told at all.
-    """
-
-    def __init__(self, carried: bool = False, hopeless: bool = False, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.carried, self.hopeless = carried, hopeless
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        return WORDS
-
-    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
-        if self.carried:  # the training episode e told it, and this one does not
-            who, where = PEOPLE[episode % 6], PLACES[episode % 6]
-            answer = Answer(where, ((episode, 0),), carried=True)
-            sentences = ("now .", f"where is {who} ?")
-            return Story(episode + 100, sentences, sentences, (None, answer))
-        asked = key % 4  # of the first four: room for five people and one, who is not asked for
-        lines = [f"{who} went to {PLACES[(n + key) % 6]} ." for n, who in enumerate(PEOPLE)]
-        target = "went" if self.hopeless else PLACES[(asked + key) % 6]
-        question = f"now where is {PEOPLE[asked]} ?"
-        answers = (*[None] * len(lines), Answer(target, ((episode, asked),)))
-        return Story(episode, (*lines, question), (*lines, question), answers)
-
-
-class Told(Homes):
-    """Training: one fact an episode, asked for at once."""
-
-    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
-        who, where = PEOPLE[episode % 6], PLACES[episode % 6]
-        sentences = (f"{who} went to {where} .", f"where is {who} ?")
-        return Story(episode, sentences, sentences, (None, Answer(where, ((episode, 0),))))
-
-
-for _id, _class in (("Homes-v0", Homes), ("Told-v0", Told)):
-    if _id not in gymnasium.registry:
-        gymnasium.register(_id, entry_point=_class)
-HERE = Task("here", "Homes-v0", {}, {})
-EARLIER = Task("earlier", "Told-v0", {}, {})
-LATER = Task("earlier", "Homes-v0", {}, {"carried": True})
 HOPELESS = Task("hopeless", "Homes-v0", {}, {"hopeless": True})
-
-
-class Oracle(Controller):
-    """Hears sentences as bags of words; says the word that the soft token is most like."""
-
-    def __init__(self, vocabulary: int, otherwise: int) -> None:
-        super().__init__(vocabulary)
-        self.otherwise = otherwise  # what it says if nothing comes to mind
-        self.weight = nn.Parameter(torch.eye(vocabulary))
-
-    def encode(self, tokens_BL: Tensor, own_BL: Tensor | None = None) -> tuple[Tensor, Cache]:
-        bags_BLV = nn.functional.one_hot(tokens_BL, self.width).float() * (tokens_BL > 0)[..., None]
-        return bags_BLV.sum(dim=1) @ self.weight, []
-
-    def answer_logits(
-        self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
-    ) -> Tensor:
-        logits_BSV = torch.zeros(len(fused_BD), 1 + answer_BA.shape[1], self.width)
-        logits_BSV[:, 0] = 20 * fused_BD
-        logits_BSV[:, 0, self.otherwise] += 10.0
-        logits_BSV[:, 1:, END] = 50.0
-        return logits_BSV
-
-
-class Lookup(Slots):
-    """Slots that are read by the people in them: who is asked for is found."""
-
-    def __init__(self, slots: int, word_size: int, people: Tensor) -> None:
-        super().__init__(slots, word_size, hops=1, heads=1, recency=(0.0,))
-        self.register_buffer("people", people)
-        self.scrambled = False
-
-    def read(self, state: SlotsState, query_BW: Tensor) -> tuple[SlotsState, Read]:
-        people_BNW = state.values_BNW * self.people
-        asked_BW = query_BW * self.people
-        if self.scrambled:
-            asked_BW = asked_BW[:, torch.cat([self.people.nonzero()[:, 0]]).roll(1).new_tensor(
-                _cycle(self.people)
-            )]  # fmt: skip
-        scores_BN = 20 * (people_BNW * asked_BW[:, None]).sum(dim=2)
-        filled_BN = state.birth_BN >= 0
-        weights_BN = scores_BN.masked_fill(~filled_BN, -1e9).softmax(dim=1) * filled_BN
-        slots_BN = torch.arange(self.slots).expand_as(weights_BN)
-        values_B1W = weights_BN[:, None] @ state.values_BNW
-        return state, Read(values_B1W, slots_BN[:, None], weights_BN[:, None])
-
-
-def _cycle(people: Tensor) -> list[int]:
-    """Return every place, those of people moved on by one."""
-    at = people.nonzero()[:, 0].tolist()
-    moved = dict(zip(at, [*at[1:], at[0]], strict=True))
-    return [moved.get(place, place) for place in range(len(people))]
-
-
-class Places(nn.Module):
-    """The fuse: the places of what was read."""
-
-    def __init__(self, places: Tensor) -> None:
-        super().__init__()
-        self.places = nn.Parameter(places)
-
-    def forward(self, seen: Tensor, read: Tensor | None, recalled: Tensor | None) -> Tensor:
-        none = torch.zeros_like(seen)
-        return none if read is None else read[:, 0] * self.places
 
 
 class OverwriteFirst:
@@ -162,58 +41,11 @@ class OverwriteFirst:
         )
 
 
-def oracle(slots: int = 6, entries: int = 6, **parts: Any) -> MemoryAgent:
-    """Return an agent that knows what to do, with room for all; it was not trained."""
-    tokenizer = WordTokenizer(WORDS)
-    size = len(tokenizer)
-    marks = {name: torch.zeros(size) for name in ("people", "places")}
-    marks["people"][[tokenizer.ids[word] for word in PEOPLE]] = 1
-    marks["places"][[tokenizer.ids[word] for word in PLACES]] = 1
-    policy = parts.pop("episodic_policy", EvictOldest())
-    store = NEC(entries, size, size, policy, story_shape=(8, 12), neighbours=2)
-    agent = MemoryAgent(
-        tokenizer,
-        Oracle(size, tokenizer.ids["nowhere"]),
-        Lookup(slots, size, marks["people"]),
-        parts.pop("working_policy", EvictOldest()),
-        store,
-        Places(marks["places"]),
-        **parts,
-    )
-    assert agent.trust is not None
-    agent.trust.bias.data.fill_(-16.0)  # what is recalled is believed
-    agent.trust.weight.data[0, 0] = -4.0  # if it is this very question
-    return agent
-
-
-def train(agent: MemoryAgent, task: Task, episodes: int, log: LifetimeLog | None = None) -> None:
-    """Let the store remember so many episodes, and log its decisions as a life does."""
-    remembering = Remembering(agent)
-    for first in range(episodes):
-        envs = make(task, 1, task.train)
-        live(agent, envs, remembering, task=0, seed=first, options={"episode": first})
-    written, heard = remembering.written(), remembering.names()
-    if log is not None:
-        log.append(
-            "update",
-            experience=0,
-            task=0,
-            actions="".join("saum"[each.action] for each in written),
-            written=[each.entry for each in written],
-            evicted=[each.evicted for each in written],
-            names=names(written, heard),
-        )
-
-
 def write_examination(
     log: LifetimeLog, task: Task, number: int, after: int, arm: str, result: Result
 ) -> None:
     place = {"after": after, "task": number, "name": task.name, "arm": arm}
     log.append("examination", **place, **result._asdict())
-
-
-def settings(number: int) -> dict[str, Any]:
-    return {"number": number, "episodes": 12, "rows": 5, "seed": 0, "whole": True}
 
 
 def lived(
@@ -302,20 +134,6 @@ def test_what_was_planted_in_the_working_memory_is_found(
 def small_store(agent: MemoryAgent, log: LifetimeLog) -> None:
     """Six other questions come, and the first in is the first out."""
     train(agent, HERE_AGAIN, 6, log)
-
-
-class Others(Told):
-    """Episodes about the same people, whose questions are asked in other words."""
-
-    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
-        story = super().tell(key, episode, options)
-        sentences = (story.sentences[0], story.sentences[1].replace("where", "to where"))
-        return story._replace(sentences=sentences)
-
-
-if "Others-v0" not in gymnasium.registry:
-    gymnasium.register("Others-v0", entry_point=Others)
-HERE_AGAIN = Task("others", "Others-v0", {}, {})
 
 
 class UpdateOldest:
@@ -453,88 +271,3 @@ def test_an_answer_that_is_as_right_as_the_one_named_mends() -> None:
     assert dissect(dissector, task, **settings(0)).accuracy == 0.0
     assert all(finding.mended for finding in dissector.findings)
     assert examine(agent, task, arm="clairvoyant", **settings(0)).accuracy == 1.0
-
-
-# --- Arms --------------------------------------------------------------------------------------
-
-
-def accuracy(agent: MemoryAgent, task: Task, arm: str) -> float:
-    return examine(agent, task, arm=arm, **settings(0)).accuracy
-
-
-def test_arms_change_what_they_say(tmp_path: Path) -> None:
-    agent = oracle()
-    train(agent, EARLIER, 6)
-    here = {arm: accuracy(agent, HERE, arm) for arm in ARMS}
-    assert here["agent"] == here["clairvoyant"] == here["shuffled_working"] == 1.0
-    assert here["no_working"] == here["empty_working"] == here["no_story"] == here["no_memory"] == 0
-    assert here["frozen_working"] == 1.0  # room for all
-    carried = {arm: accuracy(agent, LATER, arm) for arm in ARMS}
-    with set_aside(agent, working_policy=WriteNothing()):
-        told = [f"clairvoyant{what}" for what in ("", "_working", "_store")]
-        assert [accuracy(agent, HERE, arm) for arm in told] == [1, 1, 0]
-    empty = oracle()  # with nothing in its store
-    train(empty, HERE_AGAIN, 1)
-    assert [accuracy(empty, LATER, arm) for arm in told] == [1, 0, 1]
-    assert carried["agent"] == carried["no_working"] == carried["clairvoyant"] == 1.0
-    assert carried["no_recall"] == carried["no_memory"] == carried["shuffled_store"] == 0.0
-    agent.working_memory.slots = 2
-    small = {arm: accuracy(agent, HERE, arm) for arm in ("agent", "frozen_working", "clairvoyant")}
-    frozen = examine(agent, HERE, arm="frozen_working", **settings(0))
-    assert small["agent"] == 0.0  # the last two of six are kept, and asked for are the first four
-    assert 0 < small["frozen_working"] < 1
-    assert small["clairvoyant"] == 1.0
-    first_two = [episode for episode, right in zip(frozen.episodes, frozen.correct, strict=True)
-                 if right]  # fmt: skip
-    assert len(first_two) == sum(frozen.correct)
-
-
-def test_shuffled_sentences_are_the_same_in_another_order() -> None:
-    torch.manual_seed(0)
-    plain = Slots(8, 4, hops=1, heads=1, recency=(0.0,))
-    shuffled, keys = Shuffled(plain), torch.tensor([3, 4])
-    items_BTW = torch.randn(2, 7, 4)
-    present_BT = torch.ones(2, 7, dtype=torch.bool)
-    present_BT[1, 4:6] = False
-    state = shuffled.initial_state(2, "cpu", keys)
-    with torch.no_grad():
-        after, read = shuffled.sequence(state, items_BTW, present_BT, EvictOldest())
-        again, _ = shuffled.sequence(state, items_BTW, present_BT, EvictOldest())
-        _, alone = plain.read(after, items_BTW[:, -1])
-    assert torch.equal(after.values_BNW, again.values_BNW)
-    for row, count in ((0, 6), (1, 4)):
-        held, told = after.values_BNW[row, :count].tolist(), items_BTW[row, :count].tolist()
-        assert sorted(held) == sorted(told)
-        assert held != told
-        assert int(after.step_B[row]) == count
-    torch.testing.assert_close(read.values_BRW, alone.values_BRW)  # the question is the same
-
-
-def test_misleading_entries_are_near_and_believed_where_the_right_one_is_away() -> None:
-    agent = oracle(entries=12)
-    train(agent, EARLIER, 6)
-    store = agent.episodic_memory
-    assert store is not None
-    before = {name: column.clone() for name, column in store.columns.items()}
-    assert accuracy(agent, LATER, "misleading") == 1.0  # its own key is nearer
-    with ARMS["misleading"].change(agent):
-        more = agent.episodic_memory
-        assert more is not None
-        assert len(more) == 12
-        keys, answers = more.columns["keys_ND"], more.columns["answers_NA"]
-        assert (keys[:6] * keys[6:]).sum(dim=1).min() > 0.9
-        assert not (answers[:6] == answers[6:]).all(dim=1).any()
-        assert sorted(answers[:6].tolist()) == sorted(answers[6:].tolist())
-    assert agent.episodic_memory is store
-    assert all(torch.equal(column, before[name]) for name, column in store.columns.items())
-
-
-def test_arms_that_cannot_be_are_left_away_or_refused() -> None:
-    agent = oracle()
-    names = ["no_recall", "agent", "clairvoyant", "no_recall", "empty_working"]
-    assert chosen(names, agent) == ["agent", "no_recall", "clairvoyant", "empty_working"]
-    agent.recall = False
-    agent.working_memory = None
-    assert chosen(names, agent) == ["agent", "clairvoyant"]
-    with pytest.raises(ValueError, match="no arm 'no_recal'"):
-        chosen(["no_recal"], agent)

@@ -34,10 +34,9 @@ from stillknows.agents.controllers.huggingface import HuggingFace
 from stillknows.agents.controllers.model_tokenizer import SHIFT, ModelTokenizer
 
 TEXTS = ("mary went to the garden .", "where is mary ?", "john took the ball .", "Zürich, 7%!")
-KINDS = ("llama", "gpt2")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
 def model(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -28,24 +28,6 @@ from stillknows.memory.policies.rules import Balanced, EvictOldest, Reservoir
 from stillknows.memory.slots import Slots
 
 
-class Lane(gymnasium.Env):
-    """Five places in a row; one action leads on, and the right end pays 1."""
-
-    observation_space = spaces.Discrete(5)
-    action_space = spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place, self.clock = 0, 0
-        return 0, {}
-
-    def step(self, action):
-        self.place = max(0, self.place + (1 if action else -1))
-        self.clock += 1
-        over = self.place == 4
-        return self.place, float(over), over, self.clock == 8 and not over, {"success": over}
-
-
 class Dial(gymnasium.Env):
     """Sees a number and turns a dial to it; pays by how near it is; five steps, then it is cut."""
 
@@ -68,7 +50,8 @@ class Dial(gymnasium.Env):
 
 
 def task_of(kind):
-    return ControlTask(kind, f"{__name__}.{kind}", {}, {}, 1.0, 50, True)
+    module = "lanes" if kind == "Lane" else __name__
+    return ControlTask(kind, f"{module}.{kind}", {}, {}, 1.0, 50, True)
 
 
 def store_of(capacity, policy=Reservoir):

@@ -1,27 +1,25 @@
 """Lives that were cut: they end as those that were not, bit for bit."""
 
 import gc
-import json
 import os
 import resource
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from cut_lives import (
+    SMALL,
+    configured,
+    live,
+    straight,  # noqa: F401
+)
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
 
-from stillknows.agents.commands.cli import main
 from stillknows.agents.commands.verify import differences
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import live_lifetime
@@ -32,112 +30,12 @@ from stillknows.agents.persistence.stopping import Stopped
 from stillknows.agents.reports import log as logs
 from stillknows.agents.teaching.operations import find_operations, load_operations
 
-SMALL = (
-    "debug=tiny",
-    "rows=4",
-    "stream.episodes=20",
-    "stream.exam_episodes=4",
-    "stream.tasks.tasks=[where_person,where_object]",
-    "stream.tasks.sentences=6",
-    "stream.tasks.questions=2",
-    "stream.tasks.lag=0",
-    "checkpoint.every=3",
-    "checkpoint.seconds=0",
-)
-CLI = (sys.executable, "-m", "stillknows.agents.commands.cli")
-_EWC = "stillknows.agents.baselines.penalties.EWC"
-EWC = f"plugins=[{{_target_: {_EWC}, ewc_lambda: 100.0, batches: 2}}]"
-PLUGINS = ",".join(
-    f"{{_target_: stillknows.agents.baselines.{each}}}"
-    for each in (
-        "penalties.SI, c: 1.0",
-        "penalties.MAS, lambda_reg: 1.0, batches: 2",
-        "penalties.LwF",
-        "gradient_memory.AGEM, patterns: 6, sample: 3",
-        "gradient_memory.GEM, patterns: 6",
-        "clear.CLEAR",
-        "packnet.PackNet",
-        "shrink_and_perturb.ShrinkAndPerturb",
-    )
-)
-COSINE = "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, _partial_: true}"
-SGD = "{_target_: torch.optim.SGD, _partial_: true, lr: 0.1, momentum: 0.9}"
-STORE = "episodic_memory.bytes=40000"
-CONFIGURATIONS = {
-    "everything": [STORE, "learner.rekey_every=4", "learner.accumulate=2"],
-    "baselines": [STORE, "arm=replay", f"plugins=[{PLUGINS}]"],
-    "ewc": ["arm=none", EWC, f"learner.schedule={COSINE}"],
-    "sqlite": [
-        STORE,
-        "learner.rekey_every=4",
-        "episodic_memory.store=sqlite",
-        "episodic_memory.past=3",
-        "log.part=1500",
-    ],
-    "actor": [
-        STORE,
-        "working_policy=actor",
-        "working_memory.slots=3",
-        "operations=2",
-        "operations_keep=3",
-    ],
-    "critic": ["arm=none", "working_policy=critic", "working_memory.slots=3", "learner.horizon=4"],
-    "sgd": [
-        STORE,
-        "episodic_policy=reservoir",
-        "working_policy=evict_uniformly",
-        f"learner.optimizer={SGD}",
-    ],
-}
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Avalanche's imports
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::SyntaxWarning"),
 ]
-
-
-class Death(Exception):  # noqa: N818 (it is no error)
-    """The end of a process, played in one."""
-
-
-@lru_cache
-def configured(name: str, *options: str) -> DictConfig:
-    return compose_config([*SMALL, *CONFIGURATIONS[name], *options])
-
-
-def live(config: DictConfig, folder: Path, die_after: int = 10**9) -> bool:
-    """Live on until the log has so many events; return whether the life has ended."""
-    append = logs.LifetimeLog.append
-
-    def dying(self: logs.LifetimeLog, event: str, **fields: Any) -> logs.Event:
-        record = append(self, event, **fields)
-        if self._place["events"] >= die_after:
-            raise Death
-        return record
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logs.LifetimeLog, "append", dying)
-        try:
-            live_lifetime(config, folder, lambda *_: None, resume=True)
-        except Death:
-            return False
-    return True
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return what gives the folder of a life that was never cut."""
-    folders: dict[str, Path] = {}
-
-    def lived(name: str) -> Path:
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
-            live(configured(name), folders[name])
-        return folders[name]
-
-    return lived
 
 
 @pytest.mark.parametrize(
@@ -349,113 +247,3 @@ def test_neither_memory_nor_open_files_grow(tmp_path: Path) -> None:
     assert files_later == files
     assert later - objects < 200  # twelve updates' questions alone would be more
     assert len(numbered(tmp_path / FOLDER)) == 2
-
-
-# --- The command -------------------------------------------------------------------------------
-
-
-def run_of(tmp_path: Path, overrides: Sequence[str]) -> Path:
-    """Write the plan of a run that was not begun."""
-    from stillknows.agents.commands.train import lives_of
-    from stillknows.agents.persistence.resuming import write_plan
-
-    write_plan(tmp_path / "run", lives_of(overrides))
-    return tmp_path / "run"
-
-
-@pytest.mark.slow
-def test_the_command_goes_on_with_a_run(
-    straight: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = run_of(tmp_path, [*SMALL, *CONFIGURATIONS["everything"], "arms=[both]", "seeds=[0,1]"])
-    config = configured("everything")
-    live(config, run / "both-seed0", die_after=20)
-    assert main(["train", f"resume={run}", "workers=1", "checkpoint.every=50"]) == 0
-    assert "average accuracy" in capsys.readouterr().out
-    assert logs.read(run / "both-seed1")[-1]["event"] == "clock"
-    assert list(differences(straight("everything"), run / "both-seed0")) == []
-    before = (run / "both-seed0" / "log.jsonl").read_bytes()
-    assert main(["train", f"resume={run}"]) == 0  # all have ended: only the report is written
-    assert (run / "both-seed0" / "log.jsonl").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_a_command_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    chosen = [*SMALL, *CONFIGURATIONS["everything"], "stream.episodes=6400", "arms=[both]"]
-    command = [*CLI, "train", *chosen, f"run={run}"]
-    log = run / "both-seed0" / "log.jsonl"
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 240
-        while not (log.exists() and log.read_text().count('"update"') > 7):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        process.terminate()
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 143
-    assert (
-        said.strip()
-        .splitlines()[-1]
-        .endswith(f"stopped; `stillknows train resume={run}` goes on from where it was saved.")
-    )
-    at = read_checkpoint(numbered(log.parent / FOLDER)[-1])
-    assert at["log"]["bytes"] == log.stat().st_size  # nothing is lived again
-
-
-@pytest.mark.slow
-def test_verify_resume_kills_and_compares(capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = [*SMALL, *CONFIGURATIONS["everything"], "arms=[both]"]
-    assert main(["verify-resume", *chosen, "--cuts", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "killed 2 times" in said
-    assert "What was cut ended as what was not." in said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["learner.clip=2"], "goes on with the configuration that it has"),
-        (["seeds=[3]"], "goes on with the configuration that it has"),
-        (["checkpoint.every=-1"], "checkpoint.every=-1"),
-        (["checkpoint.keep=0"], "at least 1"),
-    ],
-)
-def test_what_would_change_results_is_refused(
-    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = run_of(tmp_path, [*SMALL, "arms=[none]"])
-    assert main(["train", f"resume={run}", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.count("\n") == 1
-    assert [path.name for path in run.iterdir()] == ["run.json"]
-
-
-def test_a_plan_that_is_not_there_or_foreign_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", f"resume={tmp_path}"]) == 2
-    assert "no run that can go on" in capsys.readouterr().err
-    run = run_of(tmp_path, [*SMALL, "arms=[none]"])
-    plan = json.loads((run / "run.json").read_text())
-    life = plan["lives"]["none-seed0"]
-    victim = tmp_path / "victim"
-    for change, sentence in (
-        ({"learner": {"_target_": "os.mkdir", "path": str(victim)}}, "names os.mkdir"),
-        ({"plugins": [{"_target_": "pathlib.Path.touch"}]}, "names pathlib.Path.touch"),
-        ({"name": "${oc.env:HOME}"}, "asks for"),
-        ({"name": "elsewhere"}, "other names than their folders"),
-        (
-            {"stream": {**life["stream"], "ids": ["evil_module:X-v0"]}},
-            "allow its module ('evil_module')",
-        ),
-    ):
-        changed = {**plan, "lives": {"none-seed0": {**life, **change}}}
-        (run / "run.json").write_text(json.dumps(changed))
-        assert main(["train", f"resume={run}"]) == 2
-        assert sentence in capsys.readouterr().err
-    (run / "run.json").write_text(json.dumps({**plan, "schema": 9}))
-    assert main(["train", f"resume={run}"]) == 2
-    assert "schema is 9" in capsys.readouterr().err
-    assert not victim.exists()

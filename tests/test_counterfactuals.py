@@ -1,0 +1,98 @@
+"""Arms of an examination say what their change does, on the same episodes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from homes import EARLIER, HERE, HERE_AGAIN, LATER, oracle, settings, train
+
+from stillknows.agents.agent import MemoryAgent
+from stillknows.agents.examinations.arms import ARMS, Shuffled, chosen, set_aside
+from stillknows.agents.examinations.examine import examine
+from stillknows.envs.tasks import Task
+from stillknows.memory.policies.rules import EvictOldest, WriteNothing
+from stillknows.memory.slots import Slots
+
+# --- Arms --------------------------------------------------------------------------------------
+
+
+def accuracy(agent: MemoryAgent, task: Task, arm: str) -> float:
+    return examine(agent, task, arm=arm, **settings(0)).accuracy
+
+
+def test_arms_change_what_they_say(tmp_path: Path) -> None:
+    agent = oracle()
+    train(agent, EARLIER, 6)
+    here = {arm: accuracy(agent, HERE, arm) for arm in ARMS}
+    assert here["agent"] == here["clairvoyant"] == here["shuffled_working"] == 1.0
+    assert here["no_working"] == here["empty_working"] == here["no_story"] == here["no_memory"] == 0
+    assert here["frozen_working"] == 1.0  # room for all
+    carried = {arm: accuracy(agent, LATER, arm) for arm in ARMS}
+    with set_aside(agent, working_policy=WriteNothing()):
+        told = [f"clairvoyant{what}" for what in ("", "_working", "_store")]
+        assert [accuracy(agent, HERE, arm) for arm in told] == [1, 1, 0]
+    empty = oracle()  # with nothing in its store
+    train(empty, HERE_AGAIN, 1)
+    assert [accuracy(empty, LATER, arm) for arm in told] == [1, 0, 1]
+    assert carried["agent"] == carried["no_working"] == carried["clairvoyant"] == 1.0
+    assert carried["no_recall"] == carried["no_memory"] == carried["shuffled_store"] == 0.0
+    agent.working_memory.slots = 2
+    small = {arm: accuracy(agent, HERE, arm) for arm in ("agent", "frozen_working", "clairvoyant")}
+    frozen = examine(agent, HERE, arm="frozen_working", **settings(0))
+    assert small["agent"] == 0.0  # the last two of six are kept, and asked for are the first four
+    assert 0 < small["frozen_working"] < 1
+    assert small["clairvoyant"] == 1.0
+    first_two = [episode for episode, right in zip(frozen.episodes, frozen.correct, strict=True)
+                 if right]  # fmt: skip
+    assert len(first_two) == sum(frozen.correct)
+
+
+def test_shuffled_sentences_are_the_same_in_another_order() -> None:
+    torch.manual_seed(0)
+    plain = Slots(8, 4, hops=1, heads=1, recency=(0.0,))
+    shuffled, keys = Shuffled(plain), torch.tensor([3, 4])
+    items_BTW = torch.randn(2, 7, 4)
+    present_BT = torch.ones(2, 7, dtype=torch.bool)
+    present_BT[1, 4:6] = False
+    state = shuffled.initial_state(2, "cpu", keys)
+    with torch.no_grad():
+        after, read = shuffled.sequence(state, items_BTW, present_BT, EvictOldest())
+        again, _ = shuffled.sequence(state, items_BTW, present_BT, EvictOldest())
+        _, alone = plain.read(after, items_BTW[:, -1])
+    assert torch.equal(after.values_BNW, again.values_BNW)
+    for row, count in ((0, 6), (1, 4)):
+        held, told = after.values_BNW[row, :count].tolist(), items_BTW[row, :count].tolist()
+        assert sorted(held) == sorted(told)
+        assert held != told
+        assert int(after.step_B[row]) == count
+    torch.testing.assert_close(read.values_BRW, alone.values_BRW)  # the question is the same
+
+
+def test_misleading_entries_are_near_and_believed_where_the_right_one_is_away() -> None:
+    agent = oracle(entries=12)
+    train(agent, EARLIER, 6)
+    store = agent.episodic_memory
+    assert store is not None
+    before = {name: column.clone() for name, column in store.columns.items()}
+    assert accuracy(agent, LATER, "misleading") == 1.0  # its own key is nearer
+    with ARMS["misleading"].change(agent):
+        more = agent.episodic_memory
+        assert more is not None
+        assert len(more) == 12
+        keys, answers = more.columns["keys_ND"], more.columns["answers_NA"]
+        assert (keys[:6] * keys[6:]).sum(dim=1).min() > 0.9
+        assert not (answers[:6] == answers[6:]).all(dim=1).any()
+        assert sorted(answers[:6].tolist()) == sorted(answers[6:].tolist())
+    assert agent.episodic_memory is store
+    assert all(torch.equal(column, before[name]) for name, column in store.columns.items())
+
+
+def test_arms_that_cannot_be_are_left_away_or_refused() -> None:
+    agent = oracle()
+    names = ["no_recall", "agent", "clairvoyant", "no_recall", "empty_working"]
+    assert chosen(names, agent) == ["agent", "no_recall", "clairvoyant", "empty_working"]
+    agent.recall = False
+    agent.working_memory = None
+    assert chosen(names, agent) == ["agent", "clairvoyant"]
+    with pytest.raises(ValueError, match="no arm 'no_recal'"):
+        chosen(["no_recal"], agent)
