@@ -24,6 +24,7 @@ from stillknows.memory.interface import (
 )
 from stillknows.memory.names import Held, Holding, Name
 
+TOKENS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # of stories, by their bytes
 PROVENANCE = ("id", "task", "episode", "step", "birth", "last_use", "hash")
 
 
@@ -144,12 +145,11 @@ def blank_columns(
     token_bytes: int = 2,
 ) -> dict[str, Tensor]:
     """Return the columns of an empty store of N entries, C numbers of provenance each, -1."""
-    tokens = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[token_bytes]
     return {
         "keys_ND": torch.zeros(capacity, key_size, device=device),
         "vectors_NV": torch.zeros(capacity, vector_size, device=device),
         "answers_NA": torch.zeros(capacity, answer_length, dtype=torch.int32, device=device),
-        "story_NTL": torch.zeros(capacity, *story_shape, dtype=tokens, device=device),
+        "story_NTL": torch.zeros(capacity, *story_shape, dtype=TOKENS[token_bytes], device=device),
         "uses_N": torch.zeros(capacity, device=device),
         "filled_N": torch.zeros(capacity, dtype=torch.bool, device=device),
         "provenance_NC": torch.full((capacity, len(PROVENANCE)), -1, device=device),

@@ -315,6 +315,8 @@ def _resolve(decision: Decision, features: Features) -> tuple[Tensor, Tensor, Te
     add_B1 = (action_B == ADD)[:, None]
     roomless_B1 = features.filled_BN.all(dim=1, keepdim=True) & add_B1
     place_BN = torch.where(roomless_B1, decision.victim_BN, decision.slot_BN).detach()
+    nowhere_B1 = add_B1 & ~roomless_B1 & ~decision.slot_BN.any(dim=1, keepdim=True)
+    place_BN = torch.where(nowhere_B1, (~features.filled_BN).float(), place_BN)  # the first free
     slots = torch.arange(place_BN.shape[1], device=place_BN.device)
     best_BN = place_BN.argmax(dim=1, keepdim=True) == slots
     target_BN = best_BN & (place_BN > 0) & (action_B != SKIP)[:, None]

@@ -126,6 +126,11 @@ def slots(**changes: Any) -> Slots:
     return type("Broken", (Slots,), changes)(4, 8, hops=2, heads=2, recency=(1.0, 0.0))
 
 
+def many_slots(**changes: Any) -> Slots:
+    """Return more slots than the short checks fill."""
+    return type("Changed", (Slots,), changes)(80, 8, hops=2, heads=2, recency=(1.0, 0.0))
+
+
 def dnc(**changes: Any) -> DNC:
     torch.manual_seed(0)
     return type("Broken", (DNC,), changes)(8, slots=4, word_size=8, read_heads=2, hidden_size=8)
@@ -202,6 +207,27 @@ class LooseScale(Slots):
         return state, read._replace(values_BRW=read.values_BRW * self.scale)
 
 
+class ListedScale(LooseScale):
+    """Keeps parameters in a plain list: in no state_dict, and unknown to an optimiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = [torch.nn.Parameter(torch.rand(8))]
+
+    def read(self, state: Any, query_BW: Tensor) -> Any:
+        state, read = Slots.read(self, state, query_BW)
+        return state, read._replace(values_BRW=read.values_BRW * self.scale[0])
+
+
+def writes_in_place(_self: DNC, state: Any, items: Tensor, *_: Any) -> Any:
+    state.step_B.add_(items.shape[1])
+    return state
+
+
+def sums_to_five_when_full(self: Slots, x: Tensor, state: Any, _item: Tensor) -> Tensor:
+    return x * 5 if (state.birth_BN >= 0).all() else x
+
+
 def grows(self: Any, result: Any, *_: Any) -> Any:
     state, read = result
     return state._replace(writes_B=state.writes_B * 2 + 1), read
@@ -242,7 +268,7 @@ WORKING: dict[str, list[Callable[[], Any]]] = {
         lambda: slots(read=values(lambda _self, x, state, _item: x + 0.01 * state.step_B[0]))
     ],
     "detach": [lambda: slots(read=values(keeps_what_it_saw))],
-    "save": [LooseScale],
+    "save": [LooseScale, ListedScale],
     "feedback": [lambda: dnc(step=reads_are_not_fed_back)],
     "gradient": [
         lambda: slots(
@@ -254,7 +280,12 @@ WORKING: dict[str, list[Callable[[], Any]]] = {
         ),
         lambda: slots(read=values(lambda _self, x, *_: x.detach())),
     ],
-    "long": [lambda: slots(step=after(Slots, "step", grows))],
+    "long": [
+        lambda: slots(step=after(Slots, "step", grows)),
+        lambda: many_slots(
+            read=after(Slots, "read", with_read("weights_BRK", sums_to_five_when_full))
+        ),
+    ],
 }
 
 
@@ -376,6 +407,17 @@ def test_a_fault_is_found_by_its_check_alone(name: str, build: Callable[[], Any]
     assert re.fullmatch(rf"{name}: [^\n]+\.", fault)
     with pytest.raises(MemoryFault, match=f"^{name}: "):
         check_memory(build(), steps=STEPS)
+
+
+def test_a_write_in_place_is_found() -> None:
+    with pytest.raises(MemoryFault, match=r"^input: .* was changed by write"):
+        run_check("input", check_working.check_input, bench_of(dnc(write=writes_in_place)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_tokens_of_any_size_are_in_the_contract(size: int) -> None:
+    store = NEC(9, 4, 3, Reservoir(), 2, (2, 3), token_bytes=size)
+    assert "columns" in check_memory(store, steps=9)
 
 
 def test_each_check_has_a_fault() -> None:

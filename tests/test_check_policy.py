@@ -15,7 +15,8 @@ from stillknows.agents.configuration import compose_config
 from stillknows.memory.checks.check_bench import MemoryFault
 from stillknows.memory.checks.check_policy import CHECKS, check_policy
 from stillknows.memory.interface import ADD, Decision, Features, one_hot
-from stillknows.memory.policies.rules import EvictUniformly, Novelty
+from stillknows.memory.policies.rules import EvictOldest, EvictUniformly, Novelty
+from stillknows.memory.slots import Slots
 
 FOLDER = Path(configs.__file__).parent
 EVERY = [
@@ -121,6 +122,33 @@ class Unregistered(torch.nn.Module):
         return decision._replace(log_prob_B=self.number.expand(len(decision.log_prob_B)))
 
 
+class Counting(Sound):
+    """Decides by how often it was asked."""
+
+    asked = 0
+
+    def decide(self, features: Features) -> Decision:
+        self.asked += 1
+        decision = super().decide(features)
+        return decision._replace(log_prob_B=decision.log_prob_B - self.asked)
+
+
+class Alike(Sound):
+    """Says that it needs no similarity, and looks at it."""
+
+    needs_similarity = False
+
+    def decide(self, features: Features) -> Decision:
+        decision = super().decide(features)
+        return decision._replace(log_prob_B=-features.similarity_BN.abs().sum(dim=1))
+
+
+class Disorderly(Sound):
+    """Says that the first in is the first out, and lets anything leave."""
+
+    leaves_first = "birth"
+
+
 class Tired(Sound):
     """Gives NaN after candidate 60."""
 
@@ -141,6 +169,8 @@ class Tired(Sound):
         (Sparing(0.5), "room"),
         (Unsaved(), "save"),
         (Unregistered(), "save"),
+        (Counting(), "repeat"),
+        (Alike(), "similarity"),
         (Tired(), "long"),
     ],
 )
@@ -148,6 +178,29 @@ def test_a_fault_is_found_by_its_check(fault: Any, name: str) -> None:
     check_policy(Sound(), 8, steps=120)
     with pytest.raises(MemoryFault, match=f"^{name}: "):
         check_policy(fault, 8, steps=120)
+
+
+def test_what_a_policy_says_of_its_order_in_a_store_is_looked_at() -> None:
+    with pytest.raises(MemoryFault, match=r"^room: .* do not say leaves_first = 'birth'"):
+        check_policy(Disorderly(), 8, lifelong=True, steps=120)
+
+
+def test_an_add_that_names_no_slot_takes_the_first_free_one() -> None:
+    class Nameless(EvictOldest):
+        leaves_first = fills_room = None
+
+        def decide(self, features: Features) -> Decision:
+            decision = super().decide(features)
+            return decision._replace(slot_BN=torch.zeros_like(decision.slot_BN))
+
+    memory = Slots(4, 8, hops=1, heads=1, recency=(0.0,))
+    items, here = torch.randn(2, 6, 8), torch.ones(2, 6, dtype=torch.bool)
+    named, nameless = (
+        memory.write(memory.initial_state(2), items, here, policy)
+        for policy in (EvictOldest(), Nameless())
+    )
+    assert torch.equal(nameless.birth_BN, named.birth_BN)
+    assert torch.equal(nameless.values_BNW, named.values_BNW)
 
 
 def test_a_policy_of_another_package_is_chosen_by_its_name(

@@ -71,11 +71,13 @@ def bench_of(memory: Any, item_size: int | None = None, steps: int = 10_000) -> 
     """Return a bench with a copy of a memory; arguments as in `check_memory`."""
     if item_size is None:
         item_size = getattr(memory, "input_size", getattr(memory, "word_size", 0))
-    tensors = getattr(memory, "columns", {})
+    tensors, floats = getattr(memory, "columns", {}), []
     if isinstance(memory, nn.Module):
         tensors = dict(memory.named_parameters()) | dict(memory.named_buffers())
+        floats = [part.dtype for part in tensors.values() if part.is_floating_point()]
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    return Bench(copy.deepcopy(memory), item_size, steps, device)
+    dtype = floats[0] if floats else torch.float32
+    return Bench(copy.deepcopy(memory), item_size, steps, device, dtype)
 
 
 def run_check(name: str, check: Callable[[Any], None], bench: Any, of: str = "memory") -> None:

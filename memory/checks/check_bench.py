@@ -3,11 +3,11 @@
 It knows nothing of any memory; the checks are in `check_working.py` and `check_store.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ROUNDING = {"rtol": 1e-3, "atol": 1e-4}  # what batches of other sizes may differ by
 _SUM = 1e-4  # what a sum of weights may exceed 1 by
@@ -25,17 +25,19 @@ class Bench(NamedTuple):
         item_size: width of an item, for a working memory.
         steps: of the long run.
         device: where the memory is.
+        dtype: of items.
     """
 
     memory: Any
     item_size: int
     steps: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
     def draw(self, *shape: int, seed: int = 0) -> Tensor:
         """Return normal numbers, the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(shape, generator=generator).to(self.device)
+        return torch.randn(shape, generator=generator).to(self.device, self.dtype)
 
 
 def kind(tensor: Tensor) -> str:
@@ -59,6 +61,25 @@ def leaves(state: Any, path: str = "the state") -> dict[str, Tensor]:
     for name, part in zip(state._fields, state, strict=True):
         found.update(leaves(part, name if path == "the state" else f"{path}.{name}"))
     return found
+
+
+def held_beside(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that stand in attributes of a module and its parts, lists included."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                yield from tensors_in(value)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in lists, tuples and dictionaries of anything."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
 
 
 def expect(holds: bool, sentence: str) -> None:

@@ -13,9 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory.checks.check import run_check
-from stillknows.memory.checks.check_bench import expect, expect_near, expect_same
+from stillknows.memory.checks.check_bench import (
+    expect,
+    expect_near,
+    expect_same,
+    held_beside,
+    tensors_in,
+)
 from stillknows.memory.episodic import Candidates
-from stillknows.memory.interface import ADD, Decision, Features, decided, fills_room, one_hot
+from stillknows.memory.interface import (
+    ADD,
+    Decision,
+    Features,
+    decided,
+    fills_room,
+    leaves_first,
+    one_hot,
+)
 from stillknows.memory.nec import NEC
 from stillknows.memory.slots import Slots
 
@@ -86,8 +100,10 @@ def check_decision(bench: PolicyBench) -> None:
 def check_repeat(bench: PolicyBench) -> None:
     """The same features give the same decision: what is random is among them."""
     for filled in (0, _SLOTS):
-        once = _leaves(bench, bench.draw(filled))
-        expect_same(_leaves(bench, bench.draw(filled)), once, "differs the second time.")
+        once = decided(bench.policy, bench.draw(filled))._asdict()
+        for _ in range(3):
+            again = decided(bench.policy, bench.draw(filled))._asdict()
+            expect_same(again, once, "differs when it is asked again.")
 
 
 def check_input(bench: PolicyBench) -> None:
@@ -114,17 +130,20 @@ def check_rows(bench: PolicyBench) -> None:
 
 def check_noise(bench: PolicyBench) -> None:
     """A policy that says `needs_noise = False` decides the same whatever the noise is."""
-    if getattr(bench.policy, "needs_noise", True):
-        return
-    features = bench.draw(_SLOTS)
-    still = features._replace(noise_BM=torch.zeros_like(features.noise_BM))
-    what = "depends on noise_BM: do not say needs_noise = False."
-    expect_same(_leaves(bench, still), _leaves(bench, features), what)
+    _expect_unneeded(bench, "needs_noise", "noise_BM")
+
+
+def check_similarity(bench: PolicyBench) -> None:
+    """A policy that says `needs_similarity = False` decides the same whatever is alike."""
+    _expect_unneeded(bench, "needs_similarity", "similarity_BN")
 
 
 def check_room(bench: PolicyBench) -> None:
-    """A policy that says `fills_room = True` writes into the first free slot while there is one."""
-    if bench.lifelong or not fills_room(bench.policy):
+    """A policy does what it says of itself: `fills_room` or, in a store, `leaves_first`."""
+    if bench.lifelong:
+        _expect_order(bench)
+        return
+    if not fills_room(bench.policy):
         return
     for filled in range(_SLOTS):
         features = bench.draw(filled)
@@ -146,10 +165,9 @@ def check_save(bench: PolicyBench) -> None:
     torch.save(bench.policy.state_dict(), file)
     file.seek(0)
     other = copy.deepcopy(bench.policy)
-    beside = (x for module in other.modules() for x in vars(module).values())
     with torch.no_grad():
-        for tensor in (*other.parameters(), *other.state_dict().values(), *beside):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+        for tensor in (*other.parameters(), *tensors_in(other.state_dict()), *held_beside(other)):
+            if tensor.is_floating_point():
                 tensor.add_(1.0)
     other.load_state_dict(torch.load(file, weights_only=True))
     after = _leaves(bench._replace(policy=other), bench.draw(_SLOTS))
@@ -179,6 +197,7 @@ CHECKS: dict[str, Callable[[PolicyBench], None]] = {
     "input": check_input,
     "rows": check_rows,
     "noise": check_noise,
+    "similarity": check_similarity,
     "room": check_room,
     "save": check_save,
     "long": check_long,
@@ -217,6 +236,30 @@ def check_policy(
         if report is not None:
             report(name)
     return passed
+
+
+def _expect_unneeded(bench: PolicyBench, says: str, name: str) -> None:
+    """Expect the same decision without a feature, where the policy says that it needs none."""
+    if getattr(bench.policy, says, True):
+        return
+    features = bench.draw(_SLOTS)
+    without = features._replace(**{name: torch.zeros_like(getattr(features, name))})
+    what = f"depends on {name}: do not say {says} = False."
+    expect_same(_leaves(bench, without), _leaves(bench, features), what)
+
+
+def _expect_order(bench: PolicyBench) -> None:
+    """Expect of a policy that says `leaves_first` to write everything and let the oldest leave."""
+    rank = leaves_first(bench.policy)
+    if rank is None:
+        return
+    features = bench.draw(_SLOTS)
+    features = features._replace(known_B=torch.full_like(features.known_B, -1))
+    waited_BN = {"birth": features.age_BN, "last_use": features.idle_BN}[rank]
+    decision = decided(bench.policy, features)
+    left_B = (decision.victim_BN * waited_BN).sum(dim=1)
+    holds = bool((decision.action_B4[:, ADD] == 1).all()) and torch.equal(left_B, waited_BN.amax(1))
+    expect(holds, f"does something else where it is asked: do not say leaves_first = {rank!r}.")
 
 
 def _leaves(bench: PolicyBench, features: Features) -> dict[str, Tensor]:

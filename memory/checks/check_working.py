@@ -20,8 +20,10 @@ from stillknows.memory.checks.check_bench import (
     expect_near,
     expect_same,
     expect_weights,
+    held_beside,
     kind,
     leaves,
+    tensors_in,
 )
 from stillknows.memory.interface import Policy, Read, detach, map_state, reset_rows
 from stillknows.memory.policies.rules import EvictOldest, Reservoir, WriteNothing
@@ -58,7 +60,8 @@ def check_state(bench: Bench) -> None:
 
 def check_read(bench: Bench) -> None:
     """A read has the shapes and types of `Read`, from an empty memory and from a full one."""
-    wanted = f"float32 {[_ROWS, bench.memory.reads, bench.memory.word_size]}"
+    dtype = str(bench.dtype).removeprefix("torch.")
+    wanted = f"{dtype} {[_ROWS, bench.memory.reads, bench.memory.word_size]}"
     for steps in (1, _fill(bench)):
         for door, (_, read) in _both(bench, _start(bench), _items(bench, steps)).items():
             values, slots, weights = read
@@ -74,9 +77,9 @@ def check_read(bench: Bench) -> None:
                 "one shape, B and R first.",
             )
             expect(
-                slots.dtype == torch.int64 and weights.dtype == torch.float32,
+                slots.dtype == torch.int64 and weights.dtype == bench.dtype,
                 f"slots_BRK is {kind(slots)} and weights_BRK {kind(weights)} {where}; make them "
-                "int64 and float32.",
+                f"int64 and {dtype}.",
             )
             expect(bool((slots >= 0).all()), f"slots_BRK names a slot below 0 {where}.")
 
@@ -91,7 +94,8 @@ def check_weights(bench: Bench) -> None:
 def check_input(bench: Bench) -> None:
     """Neither the state nor the items that went in are changed."""
     state, _ = _run(bench, _start(bench), _items(bench, seed=1))
-    for door in (_run, _sequence):
+    doors = (_run, _sequence, _write) if hasattr(bench.memory, "write") else (_run, _sequence)
+    for door in doors:
         mine, items_BTI = _copied(state), _items(bench)
         door(bench, mine, items_BTI)
         expect_same(
@@ -191,6 +195,12 @@ def check_detach(bench: Bench) -> None:
 
 def check_save(bench: Bench) -> None:
     """A memory with other numbers that loads the `state_dict` takes the same next step."""
+    beside = sum(isinstance(x, nn.Parameter) for x in held_beside(bench.memory))
+    expect(
+        not beside,
+        f"{beside} parameters are neither saved nor found by an optimiser: keep lists of them in "
+        "nn.ParameterList, and modules in nn.ModuleList.",
+    )
     fresh = bench._replace(memory=_redrawn(bench))
     file = io.BytesIO()
     torch.save(bench.memory.state_dict(), file)
@@ -240,7 +250,7 @@ def check_gradient(bench: Bench) -> None:
 
 
 def check_long(bench: Bench) -> None:
-    """A long run stays finite."""
+    """A long run stays finite, and its weights are such as they were."""
     state, policy = _start(bench), EvictOldest()
     for step in range(bench.steps):
         item_BI = bench.draw(_ROWS, bench.item_size, seed=step)
@@ -248,6 +258,9 @@ def check_long(bench: Bench) -> None:
         where = f"after {step + 1} items; look at what only grows."
         expect_finite({"the read": read.values_BRW}, where)
     expect_finite(leaves(state), where)
+    many = getattr(bench.memory, "slots", 0) > _MOST - _SPARE  # more than the short checks fill
+    if many and applies("weights", bench.memory):
+        expect_weights(read.weights_BRK, f"after {bench.steps} items")
 
 
 def check_gpu(bench: Bench) -> None:
@@ -288,7 +301,8 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
 def _start(bench: Bench) -> Any:
     """Return the state before the first item; the key of a row is its number."""
     keys_B = torch.arange(_ROWS, device=bench.device)
-    return bench.memory.initial_state(_ROWS, bench.device, keys_B)
+    state = bench.memory.initial_state(_ROWS, bench.device, keys_B)
+    return map_state(lambda x: x.to(bench.dtype) if x.is_floating_point() else x, state)
 
 
 def _fill(bench: Bench) -> int:
@@ -317,11 +331,17 @@ def _sequence(bench: Bench, state: Any, items_BTI: Tensor) -> tuple[Any, Read]:
     return state, read
 
 
-_NAMES: dict[Any, str] = {_run: "step", _sequence: "sequence"}
+def _write(bench: Bench, state: Any, items_BTI: Tensor) -> Any:
+    """Take items of which none is a query, all of them present."""
+    present_BT = torch.ones(items_BTI.shape[:2], dtype=torch.bool, device=bench.device)
+    return bench.memory.write(state, items_BTI, present_BT, EvictOldest())
+
+
+_NAMES: dict[Any, str] = {_run: "step", _sequence: "sequence", _write: "write"}
 
 
 def _both(bench: Bench, state: Any, items_BTI: Tensor) -> dict[str, tuple[Any, Read]]:
-    return {name: door(bench, state, items_BTI) for door, name in _NAMES.items()}
+    return {_NAMES[door]: door(bench, state, items_BTI) for door in (_run, _sequence)}
 
 
 def _outcome(after: tuple[Any, Read]) -> dict[str, Tensor]:
@@ -359,8 +379,7 @@ def _learned(bench: Bench) -> Mapping[str, Tensor]:
 def _redrawn(bench: Bench) -> nn.Module:
     """Return a copy in which every float is another, in the `state_dict` and beside it."""
     fresh: nn.Module = copy.deepcopy(bench.memory)
-    beside = (x for module in fresh.modules() for x in vars(module).values())
-    for tensor in (*fresh.state_dict().values(), *beside):
-        if isinstance(tensor, Tensor) and tensor.is_floating_point():
+    for tensor in (*tensors_in(fresh.state_dict()), *held_beside(fresh)):
+        if tensor.is_floating_point():
             tensor.copy_(bench.draw(*tensor.shape, seed=1))
     return fresh
