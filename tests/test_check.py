@@ -411,7 +411,11 @@ def test_a_fault_is_found_by_its_check_alone(name: str, build: Callable[[], Any]
 
 def test_a_write_in_place_is_found() -> None:
     with pytest.raises(MemoryFault, match=r"^input: .* was changed by write"):
-        run_check("input", check_working.check_input, bench_of(dnc(write=writes_in_place)))
+        run_check(
+            "input",
+            check_working.check_input,
+            bench_of(dnc(sequence=tells_a_plain_one, write=writes_in_place)),
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
