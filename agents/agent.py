@@ -7,7 +7,6 @@ Letters: B rows, L tokens of a sentence, A tokens of an answer, D hidden size, T
 of the vocabulary.
 """
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,10 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.adaptation import LocalAdaptation
-from stillknows.agents.controllers.controller import Cache, Controller
+from stillknows.agents.controllers.controller import Cache, Controller, follower
 from stillknows.agents.controllers.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.agents.retrieve import read_sentences, recalled_sentences
-from stillknows.agents.thought import AgentState, Thought, put_rows, share_of_writes, told_again
+from stillknows.agents.thought import (
+    AgentState,
+    Thought,
+    put_rows,
+    score,
+    share_of_writes,
+    told_again,
+)
 from stillknows.memory import expect
 from stillknows.memory.episodic import Recall, p_store
 from stillknows.memory.interface import Policy, Read, WorkingMemory, map_state
@@ -78,7 +84,7 @@ class MemoryAgent(nn.Module):
         self.retrieve, self.precision, self.adaptation = retrieve, precision, adaptation
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"agent.precision={precision}: choose float32 or bfloat16.")
-        if retrieve and not _is_told(working_memory):
+        if retrieve and not getattr(working_memory, "holds_items", working_memory is None):
             raise ValueError(
                 f"agent.retrieve={retrieve} wants a working memory of sentences: "
                 "working_memory=slots, sparse_slots, memory_network or none."
@@ -90,11 +96,17 @@ class MemoryAgent(nn.Module):
             raise ValueError(
                 "This controller reads one tree at a time: leave agent.context at 1, retrieve at 0."
             )
-        self.key_encoder = _follower(controller)
+        self.key_encoder = follower(controller)
         self.trust = nn.Linear(4, 1) if self.recall else None
         if self.trust is not None:
             nn.init.zeros_(self.trust.weight)
             nn.init.constant_(self.trust.bias, -4.0)  # at first the store is hardly believed
+
+    def train(self, mode: bool = True) -> "MemoryAgent":
+        """Let all but the key encoder be in training: a question has one key, without dropout."""
+        super().train(mode)
+        self.key_encoder.eval()
+        return self
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a policy that is a module may give way to a rule, which is none."""
@@ -148,10 +160,11 @@ class MemoryAgent(nn.Module):
         """Speak; where weights adapt, each row thinks again with its own."""
         if self.adaptation is None or thought.recall is None or torch.is_grad_enabled():
             return self.generate(thought)
-        answers = []
+        answers, keys_B = [], getattr(state.working, "key_B", torch.arange(len(state.story)))
         for number, story in enumerate(told_again(self, thought)):
             with self.adaptation.adapted(self, thought.recall, number):
-                again = self.initial_state(1)._replace(story=(story,))
+                again = self.initial_state(1, keys_B[[thought.rows[number]]])
+                again = again._replace(story=(story,))
                 answers.extend(self.generate(self._think((0,), again)[1]))
         return answers
 
@@ -380,20 +393,3 @@ class MemoryAgent(nn.Module):
         for mine, current in zip(slow, fast, strict=True):
             if mine is not current:
                 mine.lerp_(current, 1 - self.slowness)
-
-
-def score(logs_BSV: Tensor, target_BA: Tensor) -> Tensor:
-    """Return -log p of whole answers, `[B]`, of the log-probabilities of each next token."""
-    picked_BA = logs_BSV.gather(2, target_BA[..., None])[..., 0]
-    return -(picked_BA * (target_BA != PAD)).sum(dim=1)
-
-
-def _follower(controller: Controller) -> Controller:
-    """Return a copy of a controller that does not learn; what never learns it shares with it."""
-    shared = {id(p): p for p in controller.parameters() if not p.requires_grad}
-    return copy.deepcopy(controller, shared).requires_grad_(False)
-
-
-def _is_told(memory: Any) -> bool:
-    """Return whether a working memory, if there is one, knows which item each slot holds."""
-    return memory is None or getattr(memory, "holds_items", False)

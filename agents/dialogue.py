@@ -43,8 +43,9 @@ class Dialogue:
             agent.episodic_memory = live_in(agent.episodic_memory, memory)
         self.agent = agent.eval()
         self.episode = 0
-        self._state = agent.initial_state(1)
+        self._state = self._begin()
         self._thought: Thought | None = None
+        self._answer = ""
 
     def observe(self, text: str) -> None:
         """Hear one sentence."""
@@ -69,15 +70,24 @@ class Dialogue:
         """Say what the last answer should have been: the episodic memory may remember it.
 
         Raises:
-            ValueError: if nothing was answered yet, or there is no episodic memory.
+            ValueError: if nothing was answered yet, there is no episodic memory, or the agent could
+                not say the target: it has no words, letters that the agent does not know, or more
+                tokens than `agent.answer_length`.
         """
         thought = self._thought
         if thought is None:
             raise ValueError("Nothing was answered yet: ask a question first.")
         if self.agent.episodic_memory is None:
             raise ValueError("This agent has no episodic memory that could remember.")
-        target = self.agent.tokenizer.plain(target)
-        right = float(self.agent.generate(thought)[0] == target)
+        tokenizer, said = self.agent.tokenizer, target
+        target = tokenizer.plain(target)
+        tokens = self.agent.answer_tokens([target])[0].tolist()
+        if not target or tokenizer.decode(tokens) != target:
+            raise ValueError(
+                f"The agent cannot say {said!r}: it has no words, unknown letters, or more than "
+                f"agent.answer_length={self.agent.answer_length} tokens."
+            )
+        right = float(self._answer == target)
         step = len(self._state.story[0]) - 1
         marked = Marked((target,), (right,), (False,), (self.episode,), (step,), task=-1)
         Remembering(self.agent).mark(thought, marked)
@@ -85,7 +95,11 @@ class Dialogue:
     def begin(self) -> None:
         """Begin another story: the working memory is empty, the episodic memory stays."""
         self.episode += 1
-        self._state, self._thought = self.agent.initial_state(1), None
+        self._state, self._thought = self._begin(), None
+
+    def _begin(self) -> AgentState:
+        """Return the state before the first sentence of a story, which its number names."""
+        return self.agent.initial_state(1, torch.tensor([self.episode]))
 
     def save(self, path: Path) -> None:
         """Write the agent and where the dialogue stands into a file."""
@@ -134,7 +148,8 @@ class Dialogue:
             return ""
         heard = bracketed(plain, "") if self.agent.controller.hears_trees else plain
         (answer,), self._state, thought = self.agent.step([heard], [asked], self._state)
-        self._thought = thought or self._thought
+        if thought is not None:
+            self._thought, self._answer = thought, answer
         return answer
 
 

@@ -76,11 +76,11 @@ def live(
     return steps_lived
 
 
-def bracketed(sentence: str, tree: str) -> str:
+def bracketed(sentence: str, tree: str | None) -> str:
     """Return the tree of a sentence, brackets set apart; a balanced one where there is none."""
     if not sentence:
         return ""
-    tree = tree if "(" in tree else balanced_tree(sentence)
+    tree = tree if tree and "(" in tree else balanced_tree(sentence)
     return tree.replace("(", "( ").replace(")", " )")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from stillknows.agents.agent import MemoryAgent, score
+from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.baselines.again import Asked
 from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.agents.optimizer import Optimizers, build_optimizer, build_schedules, height
@@ -23,7 +23,7 @@ from stillknows.agents.own_entry import without_own
 from stillknows.agents.remembering import Marked, Remembering
 from stillknows.agents.teaching.policy_learning import Lived, Teacher
 from stillknows.agents.teaching.trial import Trial
-from stillknows.agents.thought import Thought
+from stillknows.agents.thought import Thought, score
 from stillknows.envs.text import Story
 from stillknows.memory import expect
 from stillknows.memory.episodic import Entries, Written

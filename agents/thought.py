@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from stillknows.agents.controllers.controller import Cache
+from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.memory.episodic import Recall
 from stillknows.memory.interface import Read, map_state
 
@@ -117,11 +118,18 @@ def share_of_writes(working: Any, rows: tuple[int, ...], like_B: Tensor) -> Tens
 def told_again(agent: Any, thought: Thought) -> tuple[tuple[str, ...], ...]:
     """Return what to tell an agent to be asked the questions of a thought again, the question last.
 
-    Slots are asked a question and keep statements; an earlier question of the same story would be
-    told them as a statement.
+    Slots, and memories whose `query_writes` is False, are asked a question and keep statements; an
+    earlier question of the same story would be told them as a statement.
     """
-    slots, before = getattr(agent.working_memory, "holds_items", False), thought.before
-    if not slots or agent.context > 1 or before is None:
+    memory, before = agent.working_memory, thought.before
+    asked = getattr(memory, "holds_items", False) or not getattr(memory, "query_writes", True)
+    if not asked or agent.context > 1 or before is None:
         return thought.stories
     waited = [before.story[row][before.written[row] :] for row in thought.rows]
     return tuple((*before.items[row], *new) for row, new in zip(thought.rows, waited, strict=True))
+
+
+def score(logs_BSV: Tensor, target_BA: Tensor) -> Tensor:
+    """Return -log p of whole answers, `[B]`, of the log-probabilities of each next token."""
+    picked_BA: Tensor = logs_BSV.gather(2, target_BA[..., None])[..., 0]
+    return -(picked_BA * (target_BA != PAD)).sum(dim=1)

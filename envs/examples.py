@@ -122,8 +122,9 @@ class ExampleTask(StoryTask):
 
     def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
         """Return the story of an episode."""
-        since = episode - options.get("task_start", 0) if self.shuffled else episode
-        numbers = self._numbers(max(0, since) * self.per_episode)
+        start = options.get("task_start", 0)
+        since = episode - start if self.shuffled and episode >= start else episode
+        numbers = self._numbers(since * self.per_episode)
         sentences = tuple(self.examples.question(number) for number in numbers)
         answers = tuple(Answer(self.examples.names[number], ()) for number in numbers)
         return Story(episode, sentences, sentences, answers)

@@ -191,12 +191,13 @@ class ActionValues:
     def descend(self) -> None:
         """Move what `replay` gathered since the last call; call it after `backward`."""
         for action, slots_U, keys_UD, values_U in self._gathered:
-            if keys_UD.grad is None or values_U.grad is None:
+            if values_U.grad is None:
                 continue
+            pull_UD = torch.zeros_like(keys_UD) if keys_UD.grad is None else keys_UD.grad
             columns, ids = self.stores[action].columns, self.stores[action].provenance("id")
             new_U1 = (self._owners[action][slots_U] != ids[slots_U])[:, None]
             self._owners[action][slots_U] = ids[slots_U]
-            gradient = torch.cat([keys_UD.grad, values_U.grad[:, None]], dim=1)
+            gradient = torch.cat([pull_UD, values_U.grad[:, None]], dim=1)
             square = self._squares[action][slots_U].masked_fill(new_U1, 0)
             square = self.decay * square + (1 - self.decay) * gradient.square()
             self._squares[action][slots_U] = square

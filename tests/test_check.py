@@ -420,7 +420,7 @@ def test_a_write_in_place_is_found() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_tokens_of_any_size_are_in_the_contract(size: int) -> None:
-    store = NEC(9, 4, 3, Reservoir(), 2, (2, 3), token_bytes=size)
+    store = NEC(9, 4, 3, Reservoir(), story_shape=(2, 3), token_bytes=size)
     assert "columns" in check_memory(store, steps=9)
 
 

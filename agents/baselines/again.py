@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from stillknows.agents.agent import MemoryAgent, score
+from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.agents.episode import live
 from stillknows.agents.remembering import Marked
-from stillknows.agents.thought import Thought, told_again
+from stillknows.agents.thought import Thought, score, told_again
 from stillknows.envs.tasks import make
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from torch import Tensor
 from stillknows.agents.baselines.again import live_again
 from stillknows.agents.remembering import story_tokens
 from stillknows.agents.strategy import Lifetime
+from stillknows.memory import expect
 
 
 class AGEM(AGEMPlugin):  # type: ignore[misc]
@@ -28,6 +29,7 @@ class AGEM(AGEMPlugin):  # type: ignore[misc]
     """
 
     def __init__(self, patterns: int, sample: int = 32, story_shape: Sequence[int] = (16, 12)):
+        expect.whole(1, patterns=patterns, sample=sample)
         super().__init__(patterns_per_experience=patterns, sample_size=sample)
         self.story_shape = tuple(story_shape)
         self.buffers: list[tuple[Tensor, Tensor]] = []
@@ -73,6 +75,7 @@ class GEM(GEMPlugin):  # type: ignore[misc]
     def __init__(
         self, patterns: int, memory_strength: float = 0.5, story_shape: Sequence[int] = (16, 12)
     ):
+        expect.whole(1, patterns=patterns)
         super().__init__(patterns_per_experience=patterns, memory_strength=memory_strength)
         self.story_shape = tuple(story_shape)
 

@@ -53,7 +53,7 @@ def run_all(
                 _wait(futures, finished)
         except BrokenProcessPool as error:
             raise ChildProcessError("A process was killed, or ran out of memory.") from error
-        except Stopped:
+        except BaseException:
             _stop(pool)
             raise
 

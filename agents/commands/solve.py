@@ -30,6 +30,7 @@ from stillknows.agents.optimizer import Optimizers, build_optimizer
 from stillknows.agents.persistence.container import write_tree
 from stillknows.agents.progress import Bar
 from stillknows.agents.reports import log as logs
+from stillknows.agents.reports.protocol import flat
 from stillknows.agents.solver import Curriculum, Report, Solver, examine, learn
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.measures.intervals import interval
@@ -37,6 +38,7 @@ from stillknows.envs.problems import Problem
 from stillknows.memory.recurrent import Recurrent
 
 SCHEMA = "stillknows solver 1"
+_OF_A_RUN = ("seeds", "run", "workers", "device", "compiled")  # tell no solvers apart
 EVERY = 20  # updates between two lines of the log
 
 
@@ -139,9 +141,13 @@ def write_report(runs: list[Path], out: Path) -> str:
     if not lives:
         raise ValueError(f"No seed of {names[0]} has ended: there is nothing to report yet.")
     out.mkdir(parents=True, exist_ok=True)
-    curves = [(f"{_who(life)[0]}, seed {life[0]['seed']}", _updates(life)) for life in lives]
+    who = _told_apart(lives)
+    curves = [
+        (f"{memory}, seed {life[0]['seed']}", _updates(life))
+        for (memory, _), life in zip(who, lives, strict=True)
+    ]
     learning_curves(names[0], curves, out / "learning.png")
-    text = f"# {names[0]}\n\n{_table(lives)}\n\n![known of the newest lesson](learning.png)\n"
+    text = f"# {names[0]}\n\n{_table(who, lives)}\n\n![known of the newest lesson](learning.png)\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     return text
 
@@ -155,13 +161,36 @@ def _who(life: Sequence[logs.Event]) -> tuple[str, str]:
     return config["working_memory"]["_target_"].rpartition(".")[2], budget
 
 
-def _table(lives: Sequence[Sequence[logs.Event]]) -> str:
+def _told_apart(lives: Sequence[Sequence[logs.Event]]) -> list[tuple[str, str]]:
+    """Return who each log is of; of one memory and budget, with the options in which some differ.
+
+    Raises:
+        ValueError: if two logs are of one seed of the same.
+    """
+    who = [_who(life) for life in lives]
+    options = [
+        flat({k: v for k, v in life[0]["config"].items() if k not in _OF_A_RUN}) for life in lives
+    ]
+    named = []
+    for (memory, budget), own in zip(who, options, strict=True):
+        alike = [one for name, one in zip(who, options, strict=True) if name == (memory, budget)]
+        keys = [k for k in own if any(one.get(k) != own[k] for one in alike)]
+        differ = ", ".join(f"{k}={own[k]}" for k in keys)
+        named.append((f"{memory} ({differ})" if differ else memory, budget))
+    seeds = [(*name, life[0]["seed"]) for name, life in zip(named, lives, strict=True)]
+    for memory, _, seed in seeds:
+        if [(name, number) for name, _, number in seeds].count((memory, seed)) > 1:
+            raise ValueError(f"Two runs hold {memory} with seed {seed}: report one of them.")
+    return named
+
+
+def _table(who: Sequence[tuple[str, str]], lives: Sequence[Sequence[logs.Event]]) -> str:
     """Return a Markdown table with a row a memory and examination; intervals are over seeds."""
     found: dict[tuple[str, str, str], list[logs.Event]] = {}
-    for life in lives:
+    for name, life in zip(who, lives, strict=True):
         for event in life:
             if event["event"] == "marks":
-                found.setdefault((*_who(life), event["exam"]), []).append(event)
+                found.setdefault((*name, event["exam"]), []).append(event)
     lines = [
         "| memory | at most | examined on | n | bits | of them wrong | all right |",
         "|---|---|---|---|---|---|---|",

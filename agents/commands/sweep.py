@@ -16,7 +16,7 @@ from stillknows.agents.commands.train import check_life, live_on, plan_lives
 from stillknows.agents.configuration import compose_config, expect_lists, new_folder
 from stillknows.agents.persistence.checkpoint import HARMLESS
 from stillknows.agents.persistence.moved import as_now
-from stillknows.agents.persistence.resuming import has_ended, slug
+from stillknows.agents.persistence.resuming import has_ended, slug, write_order
 from stillknows.agents.persistence.stopping import Stopped
 from stillknows.agents.progress import LivesTable
 from stillknows.agents.reports.log_parts import parts
@@ -47,6 +47,8 @@ def sweep(overrides: Sequence[str]) -> Path:
     run = Path(config.run) if config.run is not None else new_folder(config, "sweep")
     for name, each in plan.items():
         expect_same(each, run / name)
+    for stream in dict.fromkeys(name.partition("/")[0] for name in plan):
+        write_order(run / stream, [name for name in plan if name.partition("/")[0] == stream])
     left = {name: each for name, each in plan.items() if not has_ended(run / name)}
     how = f"the same command with run={run} goes on."
     try:
@@ -55,10 +57,11 @@ def sweep(overrides: Sequence[str]) -> Path:
         raise Stopped(stop.number, f"stopped; {how}") from stop
     except OSError as error:
         raise OSError(f"{error} When that is mended, {how}") from error
-    from stillknows.agents.reports.report import write_report
+    if len(failed) < len(plan):
+        from stillknows.agents.reports.report import write_report
 
-    print(write_report([run], run, apart=True))
-    print(f"Written to {run / 'report.md'}; TensorBoard: tensorboard --logdir {run}")
+        print(write_report([run], run, apart=True))
+        print(f"Written to {run / 'report.md'}; TensorBoard: tensorboard --logdir {run}")
     if failed:
         name, wrong = next(iter(failed.items()))
         raise ValueError(

@@ -92,6 +92,7 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
     expect_lists(config, "arms", "seeds", "orders")
     expect_workers(config)
     lives = []
+    expect_many(overrides)
     for arm in map(str, config.arms):
         composed = one_life(overrides, arm)
         for seed, order in product(config.seeds, config.orders):
@@ -110,6 +111,15 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
             "twice."
         )
     return named
+
+
+def expect_many(overrides: Sequence[str]) -> None:
+    """Raise a ValueError if an option is of one life, where a list names those of all."""
+    lists = {"arm": "arms", "seed": "seeds", "order": "orders", "name": "arms"}
+    for each in overrides:
+        key, _, value = each.lstrip("+").partition("=")
+        if key in lists:
+            raise ValueError(f"{each} is of one life: give {lists[key]}=[{value}].")
 
 
 def _where_named(config: DictConfig) -> str:

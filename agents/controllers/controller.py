@@ -6,6 +6,7 @@ knows nothing of memories or environments. Letters: B rows, L tokens, D hidden s
 answer so far, V tokens of the vocabulary.
 """
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -120,3 +121,9 @@ class WordController(Controller):
         normed_BSD = self.norm_answer(hidden_BSD.to(self.norm_answer.weight.dtype))
         logits_BSV: Tensor = normed_BSD @ self.embedding.weight.T
         return logits_BSV * self.sharpness
+
+
+def follower(controller: Controller) -> Controller:
+    """Return a copy of a controller that does not learn; what never learns it shares with it."""
+    shared = {id(p): p for p in controller.parameters() if not p.requires_grad}
+    return copy.deepcopy(controller, shared).requires_grad_(False)

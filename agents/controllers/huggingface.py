@@ -212,9 +212,10 @@ class HuggingFace(Controller):
     def _as_ours(self, logits_BSV: Tensor) -> Tensor:
         """Return the model's logits in the order of our tokens: none, the end, then its own."""
         first_BS2 = logits_BSV.new_full((*logits_BSV.shape[:2], SHIFT), _NEVER)
-        first_BS2[..., END] = logits_BSV[..., self.end]
-        end = torch.tensor([self.end], device=logits_BSV.device)
-        rest_BSV = logits_BSV[..., : self.vocabulary - SHIFT].index_fill(2, end, _NEVER)
+        ends = torch.tensor(self.ends, device=logits_BSV.device)
+        first_BS2[..., END] = logits_BSV[..., ends].logsumexp(dim=-1)
+        known = ends[ends < self.vocabulary - SHIFT]
+        rest_BSV = logits_BSV[..., : self.vocabulary - SHIFT].index_fill(2, known, _NEVER)
         return torch.cat([first_BS2, rest_BSV], dim=2)
 
     def _ids(self, tokens_BL: Tensor) -> Tensor:
@@ -237,6 +238,9 @@ class HuggingFace(Controller):
 
     def _expect_room(self, length: int) -> None:
         longest = getattr(self.model.config, "max_position_embeddings", length)
+        if getattr(self.model.config, "use_sliding_window", True):
+            window = getattr(self.model.config, "sliding_window", None)
+            longest = min(longest, longest if window is None else window)
         if length > longest:
             raise ValueError(
                 f"A text has {length} tokens with its answer, and this model reads {longest}: "
@@ -254,9 +258,10 @@ class HuggingFace(Controller):
             )
         config = self.model.config
         ends = config.eos_token_id
-        self.end = ends[0] if isinstance(ends, list) else ends
-        if self.end is None:
+        if ends is None:
             raise ValueError(f"The model {model} has no token that ends a text (eos_token_id).")
+        self.ends = list(ends) if isinstance(ends, list) else [ends]  # any of them ends an answer
+        self.end = self.ends[0]
         self.beginning = self.end if config.bos_token_id is None else config.bos_token_id
 
 
@@ -288,6 +293,9 @@ def _load(name: str, dtype: torch.dtype, trained: str, rank: int) -> Any:
             r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=turned
         )
         inject_adapter_in_model(lora, model)
+        for part in model.parameters():
+            if part.requires_grad:
+                part.data = part.data.float()  # what is new is small, and learns in small steps
     return model
 
 

@@ -85,6 +85,11 @@ class ModelTokenizer(Tokenizer):
         return {
             "model": json.loads(self.tokenizer.backend_tokenizer.to_str()),
             "chat_template": self.tokenizer.chat_template,
+            "special": {
+                name: str(token)
+                for name, token in self.tokenizer.special_tokens_map.items()
+                if not isinstance(token, list | tuple)
+            },
         }
 
     @classmethod
@@ -93,7 +98,9 @@ class ModelTokenizer(Tokenizer):
         from tokenizers import Tokenizer as Fast
         from transformers import PreTrainedTokenizerFast
 
-        fast = PreTrainedTokenizerFast(tokenizer_object=Fast.from_str(json.dumps(kept["model"])))
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=Fast.from_str(json.dumps(kept["model"])), **kept.get("special", {})
+        )
         fast.chat_template = kept["chat_template"]
         return cls(fast)
 

@@ -64,7 +64,7 @@ class Seeing(Transformer):
         x_BMD = self._embed(kept_BM)
         if starts_BL.any():
             levels_PN = tokens_BL[tokens_BL >= self.first].view(-1, self.size) - self.first
-            seen_PD = self.eye(levels_PN.to(self.embedding.weight.dtype))
+            seen_PD = self.eye(levels_PN.to(self.embedding.weight.dtype)).to(x_BMD)
             shown_BM = kept_BM >= self.first
             places_BMD = torch.zeros_like(x_BMD).masked_scatter(shown_BM[..., None], seen_PD)
             x_BMD = torch.where(shown_BM[..., None], places_BMD + self._place(x_BMD), x_BMD)

@@ -127,7 +127,7 @@ class TreeLSTM(WordController):
         forest = plant([parse(row, self.cell.arity) for row in rows], tokens_BL.device)
         h_MD, c_MD = grow(self.cell, self.embedding(forest.words_M), forest)
         everywhere_BM = forest.tree_M == torch.arange(len(rows), device=h_MD.device)[:, None]
-        weights_BM = everywhere_BM / everywhere_BM.sum(dim=1, keepdim=True)
+        weights_BM = everywhere_BM.to(h_MD) / everywhere_BM.sum(dim=1, keepdim=True)
         vector_BD: Tensor = self.norm_sentence(weights_BM @ h_MD)
         return vector_BD, [(h_MD[forest.roots_B], c_MD[forest.roots_B])]
 

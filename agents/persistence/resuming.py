@@ -23,6 +23,7 @@ from stillknows.agents.reports.log_parts import FILE
 from stillknows.agents.reports.protocol import flat
 
 PLAN = "run.json"
+LIVES = "lives.json"  # of one stream of a sweep
 SCHEMA = 1
 SEEDED = "${seed}"
 MAY_CHANGE = (
@@ -116,10 +117,18 @@ def as_planned(lives: Sequence[Path]) -> list[Path]:
 
 def _planned(run: Path) -> list[str]:
     """Return the names of a run's lives, as far as it can be known."""
-    try:
-        return [Path(name).name for name in json.loads((run / PLAN).read_bytes())["lives"]]
-    except (OSError, LookupError, TypeError, ValueError, RecursionError):
-        return []
+    for file in (PLAN, LIVES):
+        try:
+            return [Path(name).name for name in json.loads((run / file).read_bytes())["lives"]]
+        except (OSError, LookupError, TypeError, ValueError, RecursionError):
+            continue
+    return []
+
+
+def write_order(run: Path, lives: Sequence[str]) -> None:
+    """Note in which order the lives of a folder were asked for, where it is no run of its own."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / LIVES, json.dumps({"lives": list(lives)}) + "\n")
 
 
 def resumed(overrides: Sequence[str]) -> Run:

@@ -98,7 +98,13 @@ def limits(arms: Mapping[str, Sequence["Life"]]) -> tuple[float, float]:
 
 def _mean_matrix(lives: Sequence["Life"]) -> np.ndarray:
     """Return the mean score after each task over lifetimes; NaN where none was taken."""
-    matrices = np.ma.masked_invalid([life.matrix for life in lives])
+    rows = max(len(life.matrix) for life in lives)
+    missing = [(0, rows - len(life.matrix)) for life in lives]
+    padded = [
+        np.pad(life.matrix, (below, (0, 0)), constant_values=np.nan)
+        for life, below in zip(lives, missing, strict=True)
+    ]
+    matrices = np.ma.masked_invalid(padded)
     mean: np.ndarray = np.ma.mean(matrices, axis=0).filled(np.nan)
     return mean
 

@@ -212,8 +212,11 @@ def _told_apart(lives: list[Life]) -> list[Life]:
     """Return lives of which no two have the same arm, seed and order in one setting."""
     places = Counter((life.name, life.fingerprint, life.pair) for life in lives)
     twice = {(name, print_) for (name, print_, _), count in places.items() if count > 1}
+    alike = [life for life in lives if (life.name, life.fingerprint) in twice]
+    runs = dict.fromkeys(life.folder.resolve().parent for life in alike)
+    depth = next((d for d in range(1, 4) if len({run.parts[-d:] for run in runs}) == len(runs)), 4)
     named = [
-        life._replace(name=f"{life.name} ({life.folder.resolve().parent.name})")
+        life._replace(name=f"{life.name} ({'/'.join(life.folder.resolve().parent.parts[-depth:])})")
         if (life.name, life.fingerprint) in twice
         else life
         for life in lives

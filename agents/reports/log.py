@@ -277,10 +277,13 @@ def _expect_events(events: list[Event], path: Path) -> None:
 
 
 def begins_with(folders: list[Path]) -> str:
-    """Return the first event of the first log at or below the folders, "" if there is none."""
+    """Return the first event of the first log at or below the folders that can be read, or ""."""
     for folder in folders:
         for below in _with_logs(folder):
-            return next((str(event["event"]) for event in _parse(below)), "")
+            try:
+                return next(str(event["event"]) for event in _parse(below))
+            except (ValueError, LookupError, StopIteration):
+                continue
     return ""
 
 
