@@ -215,3 +215,16 @@ def test_an_action_that_is_not_there_is_one_sentence_and_writes_nothing(action: 
     with pytest.raises(ValueError, match=f"There is no action {action}: choose 0 to 1."):
         memory.write(torch.tensor([0, action]), torch.randn(2, 3), whole, torch.ones(2))
     assert [store.size for store in memory.stores] == [0, 0]
+
+
+def test_values_learn_under_the_mean_as_well() -> None:
+    """This kernel has no gradient to keys; what neighbours are worth moves all the same."""
+    memory = ActionValues(1, 8, 1, neighbours=2, kernel="mean", learning_rate=0.5)
+    keys = torch.tensor([[0.0], [1.0]])
+    memory.write(whole(0, 0), keys, whole(1, 2), torch.ones(2))
+    held = {name: part.clone() for name, part in memory.stores[0].columns.items()}
+    memory.replay(whole(0), torch.tensor([[0.4]]), whole(3)).sum().backward()
+    memory.descend()
+    columns = memory.stores[0].columns
+    assert torch.equal(columns["keys_ND"], held["keys_ND"])
+    assert (columns["vectors_NV"][:2] < held["vectors_NV"][:2]).all()

@@ -11,6 +11,7 @@ from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.dialogue import Dialogue
+from stillknows.agents.remembering import Remembering
 from stillknows.agents.thought import Thought
 from stillknows.envs.microworld import microworld_tasks
 
@@ -138,3 +139,47 @@ def test_an_adapting_agent_is_chosen_by_configuration_and_checked() -> None:
     assert agent.adaptation.steps == 2
     with pytest.raises(ValueError, match="steps=0 should be a whole number, at least 1"):
         LocalAdaptation(steps=0)
+
+
+def test_a_question_is_thought_of_again_with_the_memory_that_was_asked() -> None:
+    """What a random policy keeps follows from the episode's key, which the second thought has."""
+    options = ["arm=both", "working_policy=reservoir", "working_memory.slots=2"]
+    agent = teach(compose_config(["debug=tiny", *options]))
+    lines = [f"john went to the {place} ." for place in ("garden", "kitchen", "hall", "office")]
+    heard: list[Thought] = []
+    agent.generate = lambda thought: heard.append(thought) or [""]
+    for key in range(6):
+        for adaptation in (None, LocalAdaptation(steps=1, learning_rate=0.0, pull=0.0)):
+            agent.adaptation = adaptation
+            with torch.no_grad():
+                state = agent.initial_state(1, torch.tensor([key]))
+                for line in lines:
+                    _, state, _ = agent.step((line,), (False,), state)
+                agent.step((QUESTION,), (True,), state)
+        torch.testing.assert_close(heard[-1].read, heard[-2].read)
+
+
+def test_a_correction_is_marked_by_the_answer_that_was_given(
+    taught: MemoryAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, marked = [], []
+    monkeypatch.setattr(Remembering, "mark", lambda self, thought, told: marked.append(told))
+    dialogue = Dialogue(taught)
+    for answers in (["garden"], ["kitchen"]):
+        taught.generate = lambda thought, answers=answers: answers
+        said.append(dialogue.answer(QUESTION))
+        taught.generate = lambda thought: ["hall"]  # as it would speak without adaptation
+        dialogue.correct("garden")
+    assert said == ["garden", "kitchen"]
+    assert [each.rewards for each in marked] == [(1.0,), (0.0,)]
+
+
+@pytest.mark.parametrize("target", ["   ", "Москва", "incomprehensibilities"])
+def test_what_the_agent_could_not_say_is_not_remembered(taught: MemoryAgent, target: str) -> None:
+    dialogue, store = Dialogue(taught), taught.episodic_memory
+    assert store is not None
+    held = len(store)
+    dialogue.answer("where is sandra ?")
+    with pytest.raises(ValueError, match="The agent cannot say"):
+        dialogue.correct(target)
+    assert len(store) == held

@@ -24,6 +24,7 @@ from stillknows.agents.controllers.transformer_xl import TransformerXL
 from stillknows.agents.episode import live
 from stillknows.agents.examinations.examine import Examiner, examine
 from stillknows.agents.fuse import Concatenation, CrossAttention, Gate
+from stillknows.envs.microworld import microworld_tasks
 from stillknows.envs.tasks import Task, make
 
 # --- Words -------------------------------------------------------------------------------------
@@ -327,3 +328,10 @@ def test_answers_are_counted_by_token_as_well(tiny: DictConfig) -> None:
     lenient = Lenient(agent)
     result = examine(agent, tasks[0], number=0, episodes=8, rows=4, seed=0, examiner=lenient)
     assert set(result.by_token) == {1.0}
+
+
+def test_a_question_has_one_key_in_training_too() -> None:
+    agent = build_agent(compose_config(["debug=tiny"]), microworld_tasks(["where_person"]))
+    agent.train()
+    assert agent.controller.training
+    assert not any(part.training for part in agent.key_encoder.modules())

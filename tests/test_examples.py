@@ -137,6 +137,14 @@ def test_training_takes_each_example_once_an_epoch_and_lives_differ() -> None:
     assert envs.step(("1", "2", "5", ""))[1].tolist() == [1, 0, 1, 0]
 
 
+def test_who_hears_a_task_from_the_first_episode_hears_different_examples() -> None:
+    palette = Palette((2,), 9, 0.0, 1.0)
+    levels = np.arange(10, dtype=np.uint8).reshape(5, 2) % 9
+    task = ExampleTask(Examples(palette, levels, ["zero"] * 5), ["zero"], shuffled=True)
+    heard = {task.tell(0, episode, {"task_start": 100}).sentences for episode in range(5)}
+    assert len(heard) == 5
+
+
 def test_digits_are_split_permuted_and_turned() -> None:
     parts, whole = digits(), load_digits()
     together = np.concatenate([parts["train"].images, parts["test"].images]).reshape(-1, 64)

@@ -3,80 +3,33 @@
 The models are tiny, random, and built here; they are saved and loaded as a real one is.
 """
 
-import re
-import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import hydra.utils
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from stillknows.agents.agent import MemoryAgent
-from stillknows.agents.assembly import assemble, build_agent
-from stillknows.agents.configuration import compose_config
-from stillknows.agents.controllers.tokenizer import END, PAD, WordTokenizer, pad
-from stillknows.agents.dialogue import Dialogue
+from stillknows.agents.controllers.tokenizer import END, PAD, pad
 from stillknows.agents.episode import live
-from stillknows.agents.persistence.container import read_tree
-from stillknows.agents.persistence.keeping import SCHEMA, load_agent, save_agent
-from stillknows.envs.tasks import Task, make
+from stillknows.envs.tasks import make
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
+
+from tiny_models import (
+    agent_of,
+    config_of,
+    controller_of,
+    learned,
+    llama,  # noqa: F401
+    model,  # noqa: F401
+)
 
 from stillknows.agents.controllers.cross_attention import GatedCrossAttention
 from stillknows.agents.controllers.huggingface import HuggingFace
 from stillknows.agents.controllers.model_tokenizer import SHIFT, ModelTokenizer
 
 TEXTS = ("mary went to the garden .", "where is mary ?", "john took the ball .", "Zürich, 7%!")
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def model(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    build_model: Callable[..., str],
-) -> str:
-    folder = tmp_path_factory.mktemp(request.param)
-    return build_model(folder, request.param, chat=request.param == "llama")
-
-
-@pytest.fixture
-def llama(tiny_model: str) -> str:
-    return tiny_model
-
-
-def controller_of(model: str, **options: object) -> tuple[HuggingFace, ModelTokenizer]:
-    tokenizer = HuggingFace.tokenizer((), model=model)
-    torch.manual_seed(1)
-    made = HuggingFace(len(tokenizer), model, width=16, **options)  # type: ignore[arg-type]
-    return made.eval(), tokenizer
-
-
-def config_of(model: str, *overrides: str) -> DictConfig:
-    return compose_config(
-        [
-            "debug=tiny",
-            "stream.episodes=16",
-            "stream.exam_episodes=8",
-            "controller=huggingface",
-            "learner=pretrained",
-            f"controller.model={model}",
-            "controller.width=16",
-            *overrides,
-        ]
-    )
-
-
-def agent_of(config: DictConfig) -> tuple[MemoryAgent, list[Task]]:
-    torch.manual_seed(0)
-    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
-    return build_agent(config, tasks), tasks
 
 
 # --- Tokens ------------------------------------------------------------------------------------
@@ -121,20 +74,6 @@ def expected_logits(
     with controller._met(fused_D[None], len(answer) + 1):
         logits = controller.model(inputs_embeds=torch.cat(parts)[None]).logits[0]
     return logits[-len(answer) - 1 :]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"memory": "cross_attention", "every": 99}, "every=99: the model has"),
-        ({"memory": "cross_attention", "every": 0}, "every=0 should be a whole number"),
-        ({"items": 0}, "items=0 should be a whole number"),
-        ({"rank": 0}, "rank=0 should be a whole number"),
-    ],
-)
-def test_what_lets_no_memory_in_is_refused(model: str, options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        controller_of(model, **options)
 
 
 @pytest.mark.parametrize("memory", ["soft_tokens", "cross_attention", "none"])
@@ -222,6 +161,16 @@ def test_a_closed_gate_leaves_the_model_alone_and_the_equation_holds() -> None:
     assert torch.autograd.gradcheck(cross, (x.requires_grad_(), items.requires_grad_()))
 
 
+def test_any_of_several_ends_ends_an_answer(llama: str) -> None:
+    controller, _ = controller_of(llama)
+    controller.ends = [controller.end, controller.end + 1]
+    logits = torch.randn(2, 3, controller.model.config.vocab_size)
+    ours = controller._as_ours(logits)
+    both = logits[..., controller.ends].logsumexp(dim=-1)
+    torch.testing.assert_close(ours[..., END], both)
+    assert (ours[..., [end + SHIFT for end in controller.ends]] == -1e4).all()
+
+
 def test_checkpointing_changes_no_gradient(model: str) -> None:
     grads = []
     for checkpointing in (False, True):
@@ -241,23 +190,6 @@ def test_checkpointing_changes_no_gradient(model: str) -> None:
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-3, atol=1e-5)
-
-
-# --- Learning ----------------------------------------------------------------------------------
-
-
-def learned(model: str, *overrides: str, updates: int = 2) -> tuple[MemoryAgent, MemoryAgent]:
-    """Return an agent before and after a few updates."""
-    config = config_of(model, *overrides)
-    before, _ = agent_of(config)
-    agent, tasks = agent_of(config)
-    learner = hydra.utils.instantiate(config.learner, agent, seed=0)
-    learner.begin(updates)
-    envs = make(tasks[0], 8, tasks[0].train)
-    for batch in range(updates):
-        live(agent, envs, learner, task=0, seed=8 * batch, options={"episode": 8 * batch})
-        learner.update()
-    return before, agent
 
 
 @pytest.mark.parametrize(
@@ -300,101 +232,3 @@ def test_a_tiny_model_learns_to_answer_from_its_memory(llama: str) -> None:
         live(agent, envs, learner, task=0, seed=batch, options={"episode": 16 * batch})
         losses.append(learner.update().loss)
     assert np.mean(losses[-5:]) < 0.67 * np.mean(losses[:5])
-
-
-# --- Keeping -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("trained", ["frozen", "lora", "full"])
-def test_a_kept_agent_answers_alike_and_holds_only_what_was_trained(
-    llama: str, trained: str, tmp_path: Path
-) -> None:
-    _, agent = learned(llama, f"controller.trained={trained}")
-    save_agent(agent, tmp_path / "agent.safetensors")
-    kept = read_tree(tmp_path / "agent.safetensors", SCHEMA)["weights"]
-    base = [name for name in kept if "mlp" in name and "lora" not in name]
-    assert bool(base) == (trained == "full")
-    said = []
-    for one in (Dialogue(agent), Dialogue(load_agent(tmp_path / "agent.safetensors"))):
-        one.observe("Mary went to the garden.")
-        said.append(one.answer("Where is Mary?"))
-        assert one._thought is not None
-        said.append(one._thought.fused_BD)
-    assert said[0] == said[2]
-    assert torch.equal(said[1], said[3])
-
-
-def test_retrieved_text_stands_before_the_question(llama: str) -> None:
-    agent, _ = agent_of(config_of(llama, "controller.memory=none", "agent.retrieve=2"))
-    agent.eval()
-    state = agent.initial_state(1)
-    story = ("mary went to the garden .", "john took the ball .", "mary left .")
-    for text in story:
-        _, state, _ = agent.step((text,), (False,), state)
-    _, state, thought = agent.step(("where is mary ?",), (True,), state)
-    assert thought is not None
-    told = agent.tokenizer.decode(thought.text_BL[0].tolist())
-    before = told.removeprefix("<|user|>").split("\n")[:-1]
-    assert len(before) == 2
-    assert [line for line in story if line in before] == before  # in the order they were heard
-
-
-# --- Bad input ---------------------------------------------------------------------------------
-
-
-def faults(llama: str, tmp_path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    yield "no causal language model|no tokenizer", (f"controller.model={tmp_path}/nowhere",)
-    yield "controller.trained=halfway: choose one of", ("controller.trained=halfway",)
-    yield "controller.memory=cloud: choose one of", ("controller.memory=cloud",)
-    yield "controller.dtype=int4: choose one of", ("controller.dtype=int4",)
-    yield "wants a working memory of sentences", ("agent.retrieve=2", "working_memory=dnc")
-
-
-def test_faults_are_told_in_one_sentence(
-    llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for words, options in faults(llama, tmp_path):
-        with pytest.raises((ValueError, hydra.errors.InstantiationException), match=words):
-            agent_of(config_of(llama, *options))
-    words = WordTokenizer(f"w{number}" for number in range(40_000))
-    with pytest.raises(ValueError, match="too many for the store: token_bytes=4"):
-        assemble(compose_config(["debug=tiny"]), words)
-    some = WordTokenizer(f"w{number}" for number in range(300))
-    with pytest.raises(ValueError, match="too many for the store: token_bytes=2"):
-        assemble(compose_config(["debug=tiny", "token_bytes=1"]), some)
-
-
-def test_a_tokenizer_of_another_model_and_a_text_too_long(
-    llama: str, tmp_path: Path, build_model: Callable[..., str]
-) -> None:
-    small = build_model(tmp_path, rows=40)
-    tokenizer = ModelTokenizer.of(llama)
-    with pytest.raises(ValueError, match="do not belong together"):
-        HuggingFace(len(tokenizer), small, width=16)
-    controller, _ = controller_of(llama)
-    long = torch.full((1, 256), 9)
-    with pytest.raises(ValueError, match="this model reads 256"):
-        controller.encode(long)
-    fits = long[:, :254]
-    _, cache = controller.encode(fits)
-    with pytest.raises(ValueError, match=r"lower agent.context or agent.retrieve"):
-        controller.answer_logits(torch.zeros(1, 16), fits, cache, fits[:, :0])
-
-
-# --- The page ----------------------------------------------------------------------------------
-
-
-def test_the_page_of_pretrained_models(llama: str, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs/huggingface.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
-    page = types.ModuleType("huggingface_page")
-    exec(compile(code, "docs/huggingface.md", "exec"), page.__dict__)
-    for _ in range(2):
-        said = page.converse(llama, tmp_path / "memory.safetensors")
-        assert isinstance(said, str)
-    agent = page.Dialogue.load(tmp_path / "memory.safetensors")
-    agent.begin()
-    agent.answer("Where is John? Answer with one word.")
-    prompt = agent.agent.tokenizer.decode(agent._thought.text_BL[0].tolist())
-    assert "Answer with one word. garden" in prompt  # what was corrected is told next time

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from stillknows.agents.commands.cli import main
+from stillknows.agents.persistence.resuming import write_order
 from stillknows.agents.reports import log as logs
 from stillknows.agents.reports.comparisons import COSTS, SCORES
 from stillknows.agents.reports.figures import limits
@@ -335,3 +336,40 @@ def test_every_metric_of_a_report_is_explained(tmp_path: Path) -> None:
     life = summarise(logs.read(write_life(tmp_path, "both", [[1, 2], [8, 3], [6, 9]])))
     compared = with_references({"both": [life]})["both"][0]
     assert set(compared.metrics) == {*SCORES, *COSTS}
+
+
+def test_arms_of_two_sweeps_are_told_apart_by_the_folders_that_differ(tmp_path: Path) -> None:
+    runs = [tmp_path / f"sweep-{number}" / "stream" for number in (1, 2)]
+    for run, last in zip(runs, (6, 2), strict=True):
+        write_life(run / "x", "both", [[1, 2], [8, 3], [last, 9]])
+    text = write_report(runs, tmp_path)
+    assert "| both (sweep-1/stream) |" in text
+    assert "| both (sweep-2/stream) |" in text
+
+
+def test_a_sweep_notes_the_order_of_its_lives(tmp_path: Path) -> None:
+    for arm in ("a", "b"):
+        write_life(tmp_path / f"{arm}-seed0", arm, [[1, 2], [8, 3], [6, 9]])
+    write_order(tmp_path, ["stream/b-seed0", "stream/a-seed0"])
+    assert [life.name for life in collect([tmp_path])[0]] == ["b", "a"]
+
+
+def test_a_life_that_lacks_its_last_examinations_is_reported_with_the_others(
+    tmp_path: Path,
+) -> None:
+    write_life(tmp_path / "one", "both", [[1, 2], [8, 3], [6, 9]], seed=0)
+    write_life(tmp_path / "two", "both", [[1, 2], [8, 3]], seed=1)
+    assert "| both | identity hidden | 2 |" in write_report([tmp_path], tmp_path)
+
+
+def test_a_first_log_that_is_broken_is_named_and_the_others_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_life(tmp_path / "one", "both", [[1, 2], [8, 3], [6, 9]], seed=0)
+    write_life(tmp_path / "two", "both", [[1, 2], [8, 3], [6, 9]], seed=1)
+    log = tmp_path / "one" / "log.jsonl"
+    log.write_bytes(b"\0" * 40 + log.read_bytes()[40:])
+    assert main(["report", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "| both | identity hidden | 1 |" in told
+    assert str(log) in told

@@ -272,3 +272,29 @@ def test_mistakes_are_one_sentence(arguments, message, tmp_path, monkeypatch, ca
     assert message in told
     assert len(told.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_solvers_with_other_options_are_told_apart_and_none_counts_twice(tmp_path, capsys):
+    def write(folder, seed, slots):
+        learner = {"updates": 5}
+        config = {"working_memory": {"_target_": "x.DNC", "slots": slots}, "learner": learner}
+        events = [
+            {"event": "solving", "schema": 1, "name": "copy", "seed": seed, "config": config},
+            {"event": "update", "update": 0, "newest": 0, "known": 0.5},
+            {"event": "marks", "exam": "all", "bits": 8, "wrong_bits": seed, "all_right": 0.5},
+            {"event": "clock", "seconds": 1.0},
+        ]
+        (tmp_path / folder).mkdir()
+        lines = [json.dumps(event) + "\n" for event in events]
+        (tmp_path / folder / "log.jsonl").write_text("".join(lines))
+
+    write("a", 1, 8)
+    write("b", 1, 32)
+    assert main(["report", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "| DNC (working_memory.slots=8) | 5 | all | 1 |" in told
+    assert "| DNC (working_memory.slots=32) | 5 | all | 1 |" in told
+    write("c", 1, 8)
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "Two runs hold DNC (working_memory.slots=8) with seed 1: report one" in said

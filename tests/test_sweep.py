@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slow_work import work
 
 from stillknows.agents import progress
 from stillknows.agents.commands import sweep
 from stillknows.agents.commands.cli import main
+from stillknows.agents.commands.processes import run_all
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.reports import log as logs
 
@@ -193,3 +195,31 @@ def test_a_sweep_whose_process_was_killed_goes_on(tmp_path: Path) -> None:
     assert "done: microworld/none-seed0" not in done.stderr
     assert "| none | identity hidden | 3 |" in done.stdout
     assert "\x1b" not in done.stderr  # no table where there is no terminal
+
+
+def test_where_all_lives_fail_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep, "run_all", Inline(fails="microworld/none-seed0"))
+    assert main(["sweep", *SHORT, "seeds=[0]", f"run={tmp_path / 'run'}"]) == 2
+    assert "1 of 1 lifetimes failed, the first, microworld/none-seed0, with: out of memory." in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "list_of_all"),
+    [("arm=ewc", "arms=[ewc]"), ("seed=5", "seeds=[5]"), ("order=2", "orders=[2]")],
+)
+def test_an_option_of_one_life_is_not_taken_for_one_of_all(
+    option: str, list_of_all: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "debug=tiny", option]) == 2
+    assert f"is of one life: give {list_of_all}." in capsys.readouterr().err
+
+
+def test_the_first_job_that_raises_ends_all(tmp_path: Path) -> None:
+    jobs = {str(number): (tmp_path, number) for number in range(6)}
+    with pytest.raises(ValueError, match="the first cannot be"):
+        run_all(work, jobs, 1)
+    assert len(list(tmp_path.iterdir())) < 3
