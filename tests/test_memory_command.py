@@ -125,6 +125,22 @@ def test_lines_come_back_to_the_bit(
     assert capsys.readouterr().out.splitlines() == [f"{len(copy)} entries are in both."]
 
 
+def test_lines_become_a_memory_where_there_is_none(
+    life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, new = tmp_path / "memory.jsonl", tmp_path / "new.sqlite"
+    assert main(["memory", "export", str(life)]) == 0
+    lines.write_text(capsys.readouterr().out)
+    assert main(["memory", "import", str(new), str(lines)]) == 0
+    assert "which is new" in capsys.readouterr().out
+    assert main(["memory", "diff", str(life), str(new)]) == 0
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.endswith("entries are in both.")
+    with memory_at(str(new), read_only=True) as memory, memory_at(str(life / FILE)) as other:
+        assert said == f"{len(memory)} entries are in both."
+        assert len(memory) == len(other)
+
+
 def test_a_difference_names_what_came_and_what_went(
     life: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from stillknows.agents.persistence.keeping import tokenizer_of
 from stillknows.agents.persistence.memory_erasing import erase, report_of
 from stillknows.agents.persistence.memory_files import SUFFIX, memory_in
 from stillknows.agents.persistence.memory_lines import Decode, entry_lines, export, read_lines
-from stillknows.agents.persistence.memory_places import FILE, POSTGRES, memory_at
+from stillknows.agents.persistence.memory_places import FILE, POSTGRES, live_in, memory_at
 from stillknows.memory.nec import NEC
 from stillknows.memory.stores.database import Database
 from stillknows.memory.stores.merging import merge
@@ -101,6 +101,11 @@ def _import(options: argparse.Namespace) -> None:
     place = _place(options.memory)
     if place.endswith(SUFFIX):
         raise ValueError(f"{place} is a kept agent, which is left as it is: name a database.")
+    if not place.startswith(POSTGRES) and not Path(place).exists():
+        memory = live_in(other, place)
+        print(f"{len(memory)} entries in {place}, which is new.")
+        memory.store.close()
+        return
     with memory_at(place) as memory:
         done = merge(memory, other, options.keep)
         print(
