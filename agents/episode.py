@@ -97,6 +97,10 @@ def _marked(
     task: int,
 ) -> Marked:
     rows = list(thought.rows)
+    if "target" not in info:
+        raise ValueError(
+            f"The environment of task {task} asked, and its info says no 'target' after the answer."
+        )
     return Marked(
         targets=tuple(str(info["target"][row]) for row in rows),
         rewards=tuple(float(rewards[row]) for row in rows),

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from stillknows.envs.text import TextVectorEnv
+from stillknows.envs.side_by_side import TextVectorEnv
 
 EDITIONS = {"generated": 3, "recall": 3}  # of stories, by who makes their tasks: raised where the
 EDITION = 2  # same seed begins to tell others; of all whom EDITIONS does not name

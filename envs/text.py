@@ -32,7 +32,6 @@ from stillknows.envs.turns import Info, Sheet, Turns
 CHARACTERS = frozenset(string.ascii_lowercase + string.digits + " .?,'-")
 LONGEST_TEXT = 256
 _KEYS = 2**63  # a story's key is drawn below this
-_COLUMNS = (((bool, np.bool_), bool), ((int, np.integer), int), ((float, np.floating), float))
 
 _AHEAD = 64  # keys of a row that are drawn at once
 
@@ -291,85 +290,6 @@ def story_of(sheet: Sheet, row: int) -> Story:
     )
 
 
-class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
-    """Any plain text environments side by side, for those without a vector of their own.
-
-    Rows that have ended say "" until all are reset together, and stay terminated or truncated;
-    reset seeds row b with `seed + b`.
-
-    Args:
-        envs: the environments, one a row.
-    """
-
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
-
-    def __init__(self, envs: Sequence[gymnasium.Env[str, str]]) -> None:
-        self.envs, self.num_envs = list(envs), len(envs)
-        self.single_observation_space = envs[0].observation_space
-        self.single_action_space = envs[0].action_space
-        self.observation_space = spaces.Tuple(tuple(env.observation_space for env in envs))
-        self.action_space = spaces.Tuple(tuple(env.action_space for env in envs))
-        self._terminated = np.ones(self.num_envs, dtype=bool)
-        self._truncated = np.zeros(self.num_envs, dtype=bool)
-        self._infos: list[Info] = [{}] * self.num_envs
-
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[tuple[str, ...], Info]:
-        """Begin an episode in every row."""
-        seeds = row_seeds(seed, self.num_envs)
-        pairs = [
-            env.reset(seed=s, options=_for_row(options, row))
-            for row, (env, s) in enumerate(zip(self.envs, seeds, strict=True))
-        ]
-        self._terminated = np.zeros(self.num_envs, dtype=bool)
-        self._truncated = np.zeros(self.num_envs, dtype=bool)
-        self._infos = [info for _, info in pairs]
-        return tuple(observation for observation, _ in pairs), gather(self._infos)
-
-    def step(
-        self, actions: Sequence[str]
-    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, Info]:
-        """Step every row that has not ended."""
-        observations, rewards = [""] * self.num_envs, np.zeros(self.num_envs)
-        infos = [{**info, "question": False} for info in self._infos]
-        for row in np.flatnonzero(~(self._terminated | self._truncated)).tolist():
-            observation, reward, ended, cut, info = self.envs[row].step(actions[row])
-            over = ended or cut
-            observations[row], rewards[row] = "" if over else observation, reward
-            self._terminated[row], self._truncated[row] = ended, cut
-            infos[row] = {**info, "question": False} if over else dict(info)
-            self._infos[row] = {k: info[k] for k in ("episode", "step", "tree") if k in info}
-        ends = self._terminated.copy(), self._truncated.copy()
-        return tuple(observations), rewards, *ends, gather(infos)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close every environment."""
-        for env in self.envs:
-            env.close()
-
-
-def gather(infos: Sequence[Info]) -> Info:
-    """Join the infos of rows as Gymnasium does: an array a key, and a mask `_key` of who has it.
-
-    Truth values and numbers become arrays of their kind, with False or 0 where a row has none;
-    all else, what is of mixed kinds included, becomes an array of objects, with None.
-    """
-    joined: Info = {}
-    for key in {key: None for info in infos for key in info}:
-        present = [info[key] for info in infos if key in info]
-        dtype: type = next((d for kind, d in _COLUMNS if _all_are(kind, present)), object)
-        blank = None if dtype is object else 0
-        column = (info.get(key, blank) for info in infos)
-        joined[key] = np.fromiter(column, dtype=dtype, count=len(infos))
-        joined[f"_{key}"] = np.array([key in info for info in infos])
-    return joined
-
-
-def _all_are(kind: tuple[type, ...], values: Sequence[Any]) -> bool:
-    return all(isinstance(value, kind) for value in values)
-
-
 def asked_of(observations: Sequence[str], info: Info) -> np.ndarray:
     """Return which rows ask, bool `[B]`: as `info` says, by the question mark where it does not."""
     marks_B = np.array([text.endswith("?") for text in observations])
@@ -386,10 +306,3 @@ def row_seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None
             raise ValueError(f"There are {len(seed)} seeds for {rows} rows: give one a row.")
         return seed
     return [None if seed is None else seed + row for row in range(rows)]
-
-
-def _for_row(options: Info | None, row: int) -> Info | None:
-    """Return the reset options of one row: its episode comes `row` after that of row 0."""
-    if options is None or "episode" not in options:
-        return options
-    return {**options, "episode": options["episode"] + row}

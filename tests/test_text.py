@@ -10,14 +10,13 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stillknows.envs.side_by_side import TextVectorEnv, gather
 from stillknows.envs.text import (
     Answer,
     Story,
     StoryTask,
     StoryVectorEnv,
-    TextVectorEnv,
     asked_of,
-    gather,
 )
 
 
@@ -240,6 +239,49 @@ def test_a_question_mark_asks_where_nothing_else_says_so():
         answered += np.sum(infos.get("_target", 0))
     assert asked == answered > 8
     vector.close()
+
+
+class Careless(Chatter):
+    """Makes the mistakes that are easily made."""
+
+    def __init__(self, mistake: str) -> None:
+        super().__init__()
+        self.mistake = mistake
+
+    def reset(self, *, seed=None, options=None):
+        begun = super().reset(seed=seed, options=options)
+        return begun[0] if self.mistake == "observation alone" else begun
+
+    def step(self, action):
+        if self.mistake == "raises":
+            return 1 / 0
+        told = super().step(action)
+        return told[:4] if self.mistake == "four things" else told
+
+
+class Deaf(Chatter):
+    """Takes no options."""
+
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        (Careless("observation alone"), r"Careless raised ValueError in reset\(.*an info: .*\."),
+        (Careless("raises"), r"Careless raised ZeroDivisionError in step\('one'\).*by zero\."),
+        (Careless("four things"), r"Careless raised ValueError in step\(.*an info: .*\."),
+        (Deaf(), r"Deaf raised TypeError in reset\(.*'options'\."),
+    ],
+)
+def test_what_an_environment_does_wrong_is_one_sentence_with_its_name(env, says):
+    def begin(vector):
+        vector.reset(seed=0)
+        vector.step(("one",))
+
+    with pytest.raises(ValueError, match=says):
+        begin(TextVectorEnv([env]))
 
 
 def test_infos_are_gathered_as_gymnasium_does():
