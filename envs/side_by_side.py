@@ -122,8 +122,8 @@ def _begun(
         if _tells_itself(env):
             raise
         raise ValueError(
-            f"{_name(env)} raised {type(error).__name__} in reset(seed=…, options=…), which returns "
-            f"an observation and an info: {error}."
+            f"{_name(env)} raised {type(error).__name__} in reset(seed=…, options=…), which "
+            f"returns an observation and an info: {error}."
         ) from error
 
 

@@ -123,9 +123,9 @@ def decided(policy: Policy, features: Features, soft: bool = False) -> Decision:
     Raises:
         ValueError: with the name of the policy and the number of the candidate, if the decision has
             other shapes, holds NaN, infinity or less than nothing, lets an empty slot leave, or
-            updates or merges an empty one. The memory is as it was.
+            updates or merges an empty one, or is none. The memory is as it was.
     """
-    decision = policy.decide(features)
+    decision = _asked(policy, features)
     rows, slots = features.filled_BN.shape
     wanted = ((rows, 4), (rows, slots), (rows, slots), (rows,))
     if tuple(part.shape for part in decision) != wanted:
@@ -139,6 +139,21 @@ def decided(policy: Policy, features: Features, soft: bool = False) -> Decision:
         told = Decision(*(part.detach() for part in decision))
         if not _surely_possible(told, empty_BN):
             _expect_possible(type(policy).__name__, told, empty_BN, features.seen_B)
+    return decision
+
+
+def _asked(policy: Policy, features: Features) -> Decision:
+    """Return what a policy decides; what it stumbles over is told by its name."""
+    name = type(policy).__name__
+    try:
+        decision: Any = policy.decide(features)
+    except (TypeError, AttributeError) as error:
+        if type(policy).__module__.startswith("stillknows."):
+            raise
+        absent = ", ".join(name for name, part in features._asdict().items() if part is None)
+        raise ValueError(f"{name} raised {error}; of the features, None are: {absent}.") from error
+    if not isinstance(decision, Decision):
+        raise ValueError(f"{name} decides {decision!r}, which is no Decision: return one.")
     return decision
 
 

@@ -167,3 +167,31 @@ def test_the_width_of_an_item_need_not_be_that_of_a_word(name: str) -> None:
     assert {"sequence", "gradient"} <= set(check_memory(memory, steps=20))
     with pytest.raises(ValueError, match=r"An item of 5 numbers .* input_size=8"):
         memory.step(memory.initial_state(2), torch.zeros(2, 5), None)
+
+
+class Stumbles:
+    """Looks at what a working memory has not."""
+
+    def decide(self, features):
+        return features.outcome_BF[:, 0]
+
+
+class Silent:
+    """Forgets to return its decision."""
+
+    def decide(self, features):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (Stumbles(), r"Stumbles raised .*None are: outcome_BF, .*\."),
+        (Silent(), "Silent decides None, which is no Decision"),
+    ],
+)
+def test_what_a_policy_stumbles_over_is_one_sentence(policy, says):
+    memory = Slots(3, 4, hops=1, heads=1, recency=(0.0,))
+    items, here = torch.randn(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)
+    with pytest.raises(ValueError, match=says):
+        memory.write(memory.initial_state(2), items, here, policy)
