@@ -48,7 +48,15 @@ class Dialogue:
         self._answer = ""
 
     def observe(self, text: str) -> None:
-        """Hear one sentence."""
+        """Hear one sentence.
+
+        Raises:
+            ValueError: if it is longer than the controller reads; then it was not heard.
+        """
+        plain = self.agent.tokenizer.plain(text)
+        if plain and not self.agent.controller.hears_trees:
+            with torch.no_grad():
+                self.agent.controller.encode(self.agent.tokenizer.batch([plain], self.agent.device))
         self._step(text, asked=False)
 
     @torch.no_grad()

@@ -183,3 +183,11 @@ def test_what_the_agent_could_not_say_is_not_remembered(taught: MemoryAgent, tar
     with pytest.raises(ValueError, match="The agent cannot say"):
         dialogue.correct(target)
     assert len(store) == held
+
+
+def test_a_sentence_that_is_too_long_is_not_heard(taught: MemoryAgent) -> None:
+    dialogue = Dialogue(taught)
+    dialogue.observe("john went to the garden .")
+    with pytest.raises(ValueError, match="this controller reads"):
+        dialogue.observe("incomprehensibilities " * 40)
+    assert dialogue.answer(QUESTION) is not None

@@ -132,6 +132,23 @@ def test_weights_may_change_in_place_and_may_move() -> None:
     same(gradients(fast.outputs, memory, 0), gradients(plain(memory, None), memory, 0))
 
 
+def test_what_comes_after_a_linear_start_is_recorded_anew() -> None:
+    memory = MemoryNetwork(N, ITEM, hops=2, linear_start=True).double()
+    recorded: list[Again] = []
+
+    def record(work: Callable[[], None], pool: Any) -> Again:
+        recorded.append(Again(work, pool))
+        return recorded[-1]
+
+    fast = Graphed(memory, 4, EvictOldest(), compiled=False, record=record)
+    for ended in (False, True):
+        if ended:
+            memory.end_linear_start()
+        before = len(recorded)
+        gradients(fast.outputs, memory, 0)
+        assert len(recorded) > before
+
+
 @pytest.mark.parametrize("between", ["another batch", "the same gradient"])
 def test_a_gradient_that_is_gone_says_so(between: str) -> None:
     memory, _ = memories()["dnc"]

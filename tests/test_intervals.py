@@ -139,3 +139,9 @@ def test_the_probability_of_improvement_covers_at_least_as_often_as_it_says(
         share for share, each in zip(known, found, strict=True) if each.low <= chance <= each.high
     ]
     assert sum(inside) >= 0.95
+
+
+def test_lifetimes_that_differ_by_rounding_have_an_interval():
+    values = [0.1, 0.1 + 1e-16] * 15
+    found = interval(values)
+    assert found[:3] == pytest.approx((0.1, 0.1, 0.1))

@@ -48,7 +48,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
     mean = float(known.mean())
     if len(known) == 1:
         return Interval(mean, np.nan, np.nan, 1)
-    if np.ptp(known) == 0:
+    if np.ptp(known) <= 1e-12 * max(1.0, np.abs(known).max()):  # equal but for rounding
         return Interval(mean, mean, mean, len(known))
     if len(known) >= BOOTSTRAP_FROM:
         drawn = stats.bootstrap(

@@ -128,7 +128,8 @@ class Graphed:
         tensors = [*_tensors(state), items_BCI]
         shapes = tuple((tuple(each.shape), each.dtype, each.device) for each in tensors)
         where = tuple((weight.data_ptr(), weight.requires_grad) for weight in weights)
-        key = (place, shapes, where, tuple(module.training for module in modules))
+        modes = tuple((m.training, getattr(m, "linear_start", None)) for m in modules)
+        key = (place, shapes, where, modes)
         if key not in self._tapes:
             self._tapes[key] = _Tape(work, state, items_BCI, self._record or _graph)
         return self._tapes[key]
