@@ -21,6 +21,7 @@ from stillknows.agents.retrieve import read_sentences, recalled_sentences
 from stillknows.agents.thought import (
     AgentState,
     Thought,
+    kept_of_a_question,
     put_rows,
     score,
     share_of_writes,
@@ -206,7 +207,8 @@ class MemoryAgent(nn.Module):
         read, state = self._work(rows, query_BD, state)
         key_BD = query_BD.new_zeros(len(rows), 0)
         if self.episodic_memory is not None:
-            key_BD = self.key(self.tokenizer.batch([story[-1] for story in stories], self.device))
+            asked_BL = self.tokenizer.batch([story[-1] for story in stories], self.device)
+            key_BD = self.key(asked_BL[:, : kept_of_a_question(self)])
         found, trust_B = self._recall(key_BD) if recall else (None, query_BD.new_zeros(len(rows)))
         recalled_BV = None if found is None else found.mean()
         fused_BD = self.fuse(query_BD, None if read is None else read.values_BRW, recalled_BV)

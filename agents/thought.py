@@ -133,3 +133,10 @@ def score(logs_BSV: Tensor, target_BA: Tensor) -> Tensor:
     """Return -log p of whole answers, `[B]`, of the log-probabilities of each next token."""
     picked_BA: Tensor = logs_BSV.gather(2, target_BA[..., None])[..., 0]
     return -(picked_BA * (target_BA != PAD)).sum(dim=1)
+
+
+def kept_of_a_question(agent: Any) -> int | None:
+    """Return how many tokens of a question the episodic memory keeps, for new keys; None: all."""
+    if agent.controller.hears_trees:
+        return None
+    return int(agent.episodic_memory.story_shape[1])

@@ -191,3 +191,18 @@ def test_a_sentence_that_is_too_long_is_not_heard(taught: MemoryAgent) -> None:
     with pytest.raises(ValueError, match="this controller reads"):
         dialogue.observe("incomprehensibilities " * 40)
     assert dialogue.answer(QUESTION) is not None
+
+
+def test_a_long_question_has_the_key_that_is_made_of_what_is_kept_of_it(
+    taught: MemoryAgent,
+) -> None:
+    store = taught.episodic_memory
+    assert store is not None
+    kept = store.story_shape[1]
+    question = "where is john " * kept + "?"
+    with torch.no_grad():
+        _, _, thought = taught.step((question,), (True,), taught.initial_state(1))
+    assert thought is not None
+    tokens = taught.tokenizer.batch([question])
+    assert tokens.shape[1] > kept
+    torch.testing.assert_close(thought.key_BD, taught.key(tokens[:, :kept]))
