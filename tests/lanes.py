@@ -37,10 +37,13 @@ class Lane(gymnasium.Env):
 
 
 class Dial(gymnasium.Env):
-    """Sees a number and turns a dial to it; pays by how near it is."""
+    """Sees a number and turns a dial to it; pays by how near it is; then it is cut."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Box(-2, 2, (1,), np.float32)
+
+    def __init__(self, steps=4):
+        self.steps = steps
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -50,7 +53,7 @@ class Dial(gymnasium.Env):
     def step(self, action):
         self.clock += 1
         pay = 1 - abs(float(action[0]) - self.drawn)
-        return self._see(), pay, False, self.clock == 4, {}
+        return self._see(), pay, False, self.clock == self.steps, {}
 
     def _see(self):
         self.drawn = float(self.np_random.uniform(-1, 1))

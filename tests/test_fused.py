@@ -2,10 +2,6 @@
 
 import ctypes
 import math
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sanitized import expect_sound
 
-from stillknows.memory import compiled, native
+from stillknows.memory import native
 from stillknows.memory.interface import ADD, Decision, Features
 from stillknows.memory.policies.acting import Desk
 from stillknows.memory.policies.choosing import Terms, choose
@@ -310,18 +307,4 @@ print("sound")
 
 def test_no_number_is_read_or_written_beyond_an_array(tmp_path: Path) -> None:
     """Under AddressSanitizer: from 1 slot to 64, of 1 row to 64, nothing held or all."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++")
-    ask = [compiler, "-print-file-name=libasan.so"]
-    runtime = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(runtime).exists():
-        pytest.skip("needs AddressSanitizer")
-    made = tmp_path / "checked.so"
-    checked = "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"
-    sources = map(str, native.SOURCES[1:])
-    subprocess.run([compiler, *compiled.FLAGS, *checked, *sources, "-o", str(made)], check=True)
-    env = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
-    run = [sys.executable, "-c", DRIVER, str(made)]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, check=False)
-    assert done.stdout == "sound\n", done.stderr[-2000:]
+    expect_sound(DRIVER, native.SOURCES[1:], tmp_path)

@@ -1,15 +1,12 @@
 """Stories written many at a time are those of `write_story`, and there is a way without."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sanitized import expect_sound
 
 from stillknows.envs import native_stories, stories
 from stillknows.envs.microworld import Microworld, MicroworldVectorEnv
@@ -17,7 +14,6 @@ from stillknows.envs.native_stories import writer_of
 from stillknows.envs.questions import TASKS
 from stillknows.envs.stories import make_dials, write_story
 from stillknows.envs.text import story_of
-from stillknows.memory import compiled
 
 needs_compiler = pytest.mark.skipif(native_stories.library() is None, reason="needs a C++ compiler")
 all_dials = st.fixed_dictionaries(
@@ -169,18 +165,4 @@ print("sound")
 
 def test_no_number_is_read_or_written_beyond_an_array(tmp_path: Path) -> None:
     """Under AddressSanitizer, the smallest worlds and the largest."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++")
-    ask = [compiler, "-print-file-name=libasan.so"]
-    runtime = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(runtime).exists():
-        pytest.skip("needs AddressSanitizer")
-    made = tmp_path / "checked.so"
-    checked = "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"
-    sources = map(str, native_stories.SOURCES)
-    subprocess.run([compiler, *compiled.FLAGS, *checked, *sources, "-o", str(made)], check=True)
-    env = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
-    run = [sys.executable, "-c", DRIVER, str(made)]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, check=False)
-    assert done.stdout == "sound\n", done.stderr[-2000:]
+    expect_sound(DRIVER, native_stories.SOURCES, tmp_path)

@@ -1,6 +1,5 @@
 """Experience that outlives its task: what is kept of it, rehearsed, corrected and recalled."""
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -28,30 +27,9 @@ from stillknows.memory.policies.rules import Balanced, EvictOldest, Reservoir
 from stillknows.memory.slots import Slots
 
 
-class Dial(gymnasium.Env):
-    """Sees a number and turns a dial to it; pays by how near it is; five steps, then it is cut."""
-
-    observation_space = spaces.Box(-1, 1, (3,), np.float32)
-    action_space = spaces.Box(-2, 2, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.clock = 0
-        return self._see(), {}
-
-    def step(self, action):
-        self.clock += 1
-        pay = 1 - abs(float(action[0]) - self.drawn)
-        return self._see(), pay, False, self.clock == 5, {}
-
-    def _see(self):
-        self.drawn = float(self.np_random.uniform(-1, 1))
-        return np.full(3, self.drawn, dtype=np.float32)
-
-
 def task_of(kind):
-    module = "lanes" if kind == "Lane" else __name__
-    return ControlTask(kind, f"{module}.{kind}", {}, {}, 1.0, 50, True)
+    arguments = {"steps": 5} if kind == "Dial" else {}
+    return ControlTask(kind, f"lanes.{kind}", arguments, arguments, 1.0, 50, True)
 
 
 def store_of(capacity, policy=Reservoir):
