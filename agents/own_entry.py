@@ -35,7 +35,7 @@ def without_own(store: NEC, slots_B: Tensor) -> Iterator[None]:
                 found = plain(query_BD)
         finally:
             store.neighbours -= 1
-        return _left(found, slots_B.to(found.slots_BK.device), store.delta)
+        return _left(found, slots_B.to(found.slots_BK.device), store)
 
     answering.recall = recall
     try:
@@ -44,10 +44,16 @@ def without_own(store: NEC, slots_B: Tensor) -> Iterator[None]:
         del answering.recall
 
 
-def _left(found: Recall, slots_B: Tensor, delta: float) -> Recall:
+def _left(found: Recall, slots_B: Tensor, store: NEC) -> Recall:
     """Return what was found but for one slot a row, or but for the farthest where it is not."""
     own_BK = found.slots_BK == slots_B[:, None]
     order_BK = own_BK.long().argsort(dim=1, stable=True)[:, :-1]
     rows_B1 = order_BK.new_tensor(range(len(order_BK)))[:, None]
     kept = Recall(*(part[rows_B1, order_BK] for part in found))
-    return kept._replace(weights_BK=inverse_distance_weights(kept.distance_BK, delta))
+    names_N = store.provenance("hash")
+    namesake_BK = names_N[kept.slots_BK] == names_N[slots_B][:, None]
+    own_BK = namesake_BK & kept.present_BK & (slots_B >= 0)[:, None]
+    return kept._replace(
+        weights_BK=inverse_distance_weights(kept.distance_BK, store.delta),
+        namesakes_BK=kept.namesakes_BK - own_BK.to(kept.namesakes_BK),
+    )

@@ -31,10 +31,11 @@ UPDATES = ("average", "max")
 
 
 class _Gathered(NamedTuple):
-    """Entries that took part in a read, as leaves of its graph."""
+    """Entries that took part in a read, as leaves of its graph; of slots that still hold them."""
 
     store: int
     slots_U: Tensor
+    ids_U: Tensor
     keys_UD: Tensor
     values_U: Tensor
 
@@ -189,22 +190,36 @@ class ActionValues:
             store.take(_candidates(own_BD, names_B, values_B))
 
     def descend(self) -> None:
-        """Move what `replay` gathered since the last call; call it after `backward`."""
-        for action, slots_U, keys_UD, values_U in self._gathered:
-            if values_U.grad is None:
-                continue
-            pull_UD = torch.zeros_like(keys_UD) if keys_UD.grad is None else keys_UD.grad
-            columns, ids = self.stores[action].columns, self.stores[action].provenance("id")
-            new_U1 = (self._owners[action][slots_U] != ids[slots_U])[:, None]
-            self._owners[action][slots_U] = ids[slots_U]
-            gradient = torch.cat([pull_UD, values_U.grad[:, None]], dim=1)
-            square = self._squares[action][slots_U].masked_fill(new_U1, 0)
-            square = self.decay * square + (1 - self.decay) * gradient.square()
-            self._squares[action][slots_U] = square
-            step = self.learning_rate * gradient / (square.sqrt() + self.epsilon)
-            columns["keys_ND"][slots_U] -= step[:, :-1]
-            columns["vectors_NV"][slots_U] -= step[:, -1:]
+        """Move what `replay` gathered since the last call; call it after `backward`.
+
+        An entry that has left in between is moved no more.
+
+        Raises:
+            RuntimeError: if the stores are frozen.
+        """
+        for store in self.stores:
+            store.expect_thawed("moves nothing")
+        for gathered in self._gathered:
+            if gathered.values_U.grad is not None:
+                self._move(gathered)
         self._gathered = []
+
+    def _move(self, gathered: _Gathered) -> None:
+        """Take a step of RMSProp with the keys and values of entries, as far as they are held."""
+        action, slots_U, ids_U, keys_UD, values_U = gathered
+        columns, squares = self.stores[action].columns, self._squares[action]
+        held_U = self.stores[action].provenance("id")[slots_U] == ids_U
+        new_U1 = (self._owners[action][slots_U] != ids_U)[:, None]
+        pull_UD = torch.zeros_like(keys_UD) if keys_UD.grad is None else keys_UD.grad
+        gradient = torch.cat([pull_UD, values_U.grad[:, None]], dim=1)  # type: ignore[index]
+        square = squares[slots_U].masked_fill(new_U1, 0)
+        square = self.decay * square + (1 - self.decay) * gradient.square()
+        step = self.learning_rate * gradient / (square.sqrt() + self.epsilon)
+        step = step.masked_fill(~held_U[:, None], 0)
+        squares[slots_U] = torch.where(held_U[:, None], square, squares[slots_U])
+        self._owners[action][slots_U] = torch.where(held_U, ids_U, self._owners[action][slots_U])
+        columns["keys_ND"][slots_U] -= step[:, :-1]
+        columns["vectors_NV"][slots_U] -= step[:, -1:]
 
     def __len__(self) -> int:
         """Return how many entries all stores hold."""
@@ -238,6 +253,7 @@ class ActionValues:
             store.restore(kept)
         self._squares = [square.clone() for square in snapshot["squares"]]
         self._owners = [owner.clone() for owner in snapshot["owners"]]
+        self._gathered = []
 
     def _values_at_once(self, query_BD: Tensor, hash_B: Tensor) -> Tensor:
         """Return Q, `[B, A]`, without a gradient."""
@@ -287,7 +303,8 @@ class ActionValues:
         slots_U, index_BK = slots_BK.clamp(min=0).unique(return_inverse=True)  # type: ignore[no-untyped-call]
         keys_UD = columns["keys_ND"][slots_U].requires_grad_()
         values_U = columns["vectors_NV"][slots_U, 0].requires_grad_()
-        self._gathered.append(_Gathered(action, slots_U, keys_UD, values_U))
+        ids_U = self.stores[action].provenance("id")[slots_U]
+        self._gathered.append(_Gathered(action, slots_U, ids_U, keys_UD, values_U))
         distance_BK = by_halves((query_BD[:, None] - keys_UD[index_BK]).square())
         return distance_BK.masked_fill(slots_BK < 0, torch.inf), values_U[index_BK]
 

@@ -131,7 +131,8 @@ class DNC(Recurrent):
         query_writes: bool = True,
     ) -> None:
         super().__init__()
-        expect.whole(1, input_size=input_size, hidden_size=hidden_size, slots=slots)
+        expect.whole(1, input_size=input_size, slots=slots)
+        expect.whole(2 if normalised else 1, hidden_size=hidden_size)  # one alone is always 0 then
         expect.whole(1, word_size=word_size, read_heads=read_heads, write_heads=write_heads)
         expect.whole(0, think=think)
         if not 0 <= least_mask < 1:

@@ -332,6 +332,24 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
             )
 
 
+def refuse_tokens(story_BTL: Tensor, kept: torch.dtype) -> None:
+    """Raise a ValueError if a token is too large for what is kept of it; looked at on the CPU only.
+
+    Args:
+        story_BTL: of candidates.
+        kept: the type that a store keeps tokens in.
+    """
+    bounds = torch.iinfo(kept)
+    if story_BTL.device.type != "cpu" or not story_BTL.numel():
+        return
+    least, most = (int(token) for token in story_BTL.long().aminmax())
+    if least < bounds.min or most > bounds.max:
+        raise ValueError(
+            f"The story has a token {most if most > bounds.max else least} where this store keeps "
+            f"{bounds.min} to {bounds.max}: make it with more token_bytes."
+        )
+
+
 def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[int]:
     """Return the slots that do not hold the same in two sets of columns."""
     pairs = [(first[name].to(second[name].device), second[name]) for name in first]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.memory import expect, noise
-from stillknows.memory.interface import Policy, Read
+from stillknows.memory.interface import Read
 from stillknows.memory.slots import Slots, SlotsState, counted
 
 TYINGS = ("adjacent", "layer-wise")
@@ -93,23 +93,6 @@ class MemoryNetwork(Slots):
         """Put the softmax back into the hops, once the loss has stopped falling (section 4.2)."""
         self.linear_start = False
 
-    def write(
-        self, state: SlotsState, items_BTW: Tensor, present_BT: Tensor, policy: Policy
-    ) -> SlotsState:
-        """Take T items in their order, each as the policy decides; see `Slots.write`.
-
-        Args:
-            state: the memory before; it stays as it is.
-            items_BTW: the candidates, `[B, T, W]`.
-            present_BT: False where a row has no item at that place.
-            policy: decides from `Features`.
-
-        Raises:
-            ValueError: if the items have another width.
-        """
-        self._check_width(items_BTW)
-        return super().write(state, items_BTW, present_BT, policy)
-
     def read(self, state: SlotsState, query_BW: Tensor) -> tuple[SlotsState, Read]:
         """Return what the hops find for the query (equations 1 and 2), and count it as usage.
 
@@ -175,13 +158,6 @@ class MemoryNetwork(Slots):
         ages_BN = places_BN.gather(1, order_BN).cumsum(dim=1) - 1
         oldest = self.times.shape[1] - 1
         return torch.zeros_like(order_BN).scatter(1, order_BN, ages_BN).clamp(max=oldest)
-
-    def _check_width(self, vectors: Tensor) -> None:
-        if vectors.shape[-1] != self.word_size:
-            raise ValueError(
-                f"A vector of {vectors.shape[-1]} numbers for a Memory Network with "
-                f"word_size={self.word_size}: make them the same."
-            )
 
     def get_extra_state(self) -> Tensor:
         """Return whether the start is linear, for `state_dict`."""

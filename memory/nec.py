@@ -214,7 +214,7 @@ class NEC(Kept, Ordered):
             RuntimeError: if the store is frozen.
             ValueError: if a candidate has other sizes than the store, or is NaN or infinite.
         """
-        self._expect_thawed("writes nothing")
+        self.expect_thawed("writes nothing")
         hash_B = self._hashes(candidates)
         while len(hash_B):
             self.store.prepare(self)
@@ -265,7 +265,7 @@ class NEC(Kept, Ordered):
         """
         if not self.columns["keys_ND"].shape[1]:
             return 1.0
-        self._expect_thawed("changes no key")
+        self.expect_thawed("changes no key")
         while True:
             self.store.follow(self)
             filled = self.columns["filled_N"].nonzero()[:, 0]

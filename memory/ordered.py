@@ -15,7 +15,7 @@ from stillknows.memory import episodic, interface
 from stillknows.memory.episodic import Candidates, Departures, Written
 from stillknows.memory.interface import ADD
 from stillknows.memory.names import Name
-from stillknows.memory.table import NOT_FINITE, Done, Table, When
+from stillknows.memory.table import REFUSED, Done, Table, When
 
 if TYPE_CHECKING:
     from stillknows.memory.nec import NEC
@@ -45,6 +45,7 @@ class Ordered:
         key_size, vector_size = (columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
         episodic.refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
         episodic.refuse(vector=(candidates.vector_BV, vector_size))
+        episodic.refuse_tokens(candidates.story_BTL, columns["story_NTL"].dtype)
 
     def _in_order(self, rows: int) -> bool:
         """Return whether the policy is such a rule, and the rows fit."""
@@ -69,7 +70,7 @@ class Ordered:
         """Write natively; return the slots that changed, and of each row what `Written` holds.
 
         Raises:
-            ValueError: if a number is NaN or infinite.
+            ValueError: if a number is NaN or infinite, or a token too large.
         """
         memory, table = cast("NEC", self), cast(Table, cast("NEC", self).names)
         rank = str(interface.leaves_first(memory.policy))
@@ -77,7 +78,7 @@ class Ordered:
         when = When(self.departures, rank, refresh, memory.size, memory.seen, memory.clock + 1,
                     memory.next_id, memory.update_rate)  # fmt: skip
         while not isinstance(done := table.write(candidates, hash_B, when), Done):
-            if done == NOT_FINITE:
+            if done == REFUSED:
                 self.refuse(candidates)
             self.departures.sort(len(hash_B), memory.provenance(rank)[: memory.size])
         memory.clock, memory.size, memory.next_id = when.clock, done.size, done.next_id

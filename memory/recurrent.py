@@ -154,6 +154,7 @@ class Recurrent(nn.Module):
             lead to what is read next.
         query_writes: whether the last item of a sequence, the query, is written like any other,
             and whether thinking writes. Who reads what it has just written need not look further.
+            What a DNC's free gates set free is free all the same.
     """
 
     input_size: int

@@ -184,7 +184,11 @@ class Slots(nn.Module):
 
         Returns:
             The memory after.
+
+        Raises:
+            ValueError: if the items have another width.
         """
+        self._check_width(items_BTW)
         items_BTW = items_BTW.to(state.values_BNW)  # of a layer under autocast they are of half
         on_gpu = present_BT.device.type != "cpu"
         short = on_gpu and present_BT.shape[1] == 1  # a step, in which nobody waits for a GPU
@@ -215,7 +219,11 @@ class Slots(nn.Module):
             The state with usage counted, and `Read` with R = hops, K slots: `values_BRW` is the
             query after each hop; the weights are means over heads, without what fell on the
             query itself.
+
+        Raises:
+            ValueError: if the query has another width.
         """
+        self._check_width(query_BW)
         order_BN, strength_BN = self._taking_part(state, query_BW)
         filled_BN = state.birth_BN.gather(1, order_BN) >= 0
         held = order_BN.shape[1]
@@ -237,6 +245,13 @@ class Slots(nn.Module):
             torch.stack(values, dim=1), order_BN[:, None].expand_as(weights_BRN), weights_BRN
         )
         return counted(state, read), read
+
+    def _check_width(self, vectors: Tensor) -> None:
+        if vectors.shape[-1] != self.word_size:
+            raise ValueError(
+                f"A vector of {vectors.shape[-1]} numbers for a memory ({type(self).__name__}) "
+                f"with word_size={self.word_size}: make them the same."
+            )
 
     def _taking_part(self, state: SlotsState, query_BW: Tensor) -> tuple[Tensor, Tensor]:
         """Return which slots a read looks at, in the order of writing, and their strengths."""

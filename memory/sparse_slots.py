@@ -61,7 +61,7 @@ class SparseSlots(Slots):
         with torch.no_grad():
             cosine_BN = self._cosine(query_B1W, state.values_BNW)
             if self.training:
-                noise_BN = noise.uniform(state.key_B, state.step_B, self.slots)
+                noise_BN = noise.uniform(noise.mix(state.key_B), state.step_B, self.slots)
                 cosine_BN = cosine_BN + self.exploration * noise_BN.logit(eps=1e-6)
             cosine_BN = cosine_BN.masked_fill(~filled_BN, -torch.inf)
             chosen_BK = cosine_BN.sort(dim=1, descending=True, stable=True).indices[:, :taken]

@@ -15,7 +15,7 @@ from stillknows.memory.compiled import pointers, wholes
 from stillknows.memory.episodic import PROVENANCE, Candidates, Departures
 from stillknows.memory.names import Holding
 
-NOT_FINITE, LINE_ENDS = 1, 2  # why nothing was written
+REFUSED, LINE_ENDS = 1, 2  # why nothing was written
 _COLUMNS = ("keys_ND", "vectors_NV", "answers_NA", "story_NTL", "uses_N", "filled_N",
             "provenance_NC")  # fmt: skip
 _ID, _HASH = PROVENANCE.index("id"), PROVENANCE.index("hash")
@@ -178,7 +178,7 @@ class Table:
             when: and who leaves where there is no room.
 
         Returns:
-            What became of them; or why nothing was written: `NOT_FINITE`, or `LINE_ENDS`.
+            What became of them; or why nothing was written: `REFUSED`, or `LINE_ENDS`.
         """
         count, line, passed = hash_B.shape[0], when.departures, ctypes.c_int64()
         told_4B = torch.empty(4, count, dtype=torch.int64)

@@ -228,3 +228,25 @@ def test_values_learn_under_the_mean_as_well() -> None:
     columns = memory.stores[0].columns
     assert torch.equal(columns["keys_ND"], held["keys_ND"])
     assert (columns["vectors_NV"][:2] < held["vectors_NV"][:2]).all()
+
+
+def test_who_left_before_the_descent_moves_nobody_and_a_frozen_store_moves_nothing() -> None:
+    memory = ActionValues(1, 2, 1, neighbours=2, learning_rate=0.5)
+    memory.write(whole(0, 0), torch.tensor([[0.0], [1.0]]), whole(1, 2), torch.ones(2))
+    memory.replay(whole(0), torch.tensor([[0.4]]), whole(3)).sum().backward()
+    memory.write(whole(0), torch.tensor([[5.0]]), whole(4), torch.tensor([7.0]))
+    slot = memory.stores[0].find(whole(4)).item()
+    before = memory.snapshot()
+    with memory.frozen(), pytest.raises(RuntimeError, match="frozen: an examination moves nothing"):
+        memory.descend()
+    columns = memory.stores[0].columns
+    assert torch.equal(columns["vectors_NV"], before["stores"][0]["columns"]["vectors_NV"])
+    memory.descend()
+    assert columns["vectors_NV"][slot].item() == 7.0
+    assert columns["keys_ND"][slot].item() == 5.0
+    assert columns["vectors_NV"][1 - slot].item() < 1
+    assert memory._owners[0][slot] == -1
+    memory.replay(whole(0), torch.tensor([[0.4]]), whole(3)).sum().backward()
+    memory.restore(before)
+    memory.descend()
+    assert torch.equal(columns["vectors_NV"][slot], torch.tensor([7.0]))

@@ -49,7 +49,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[int, N
     """Return the file of a memory, and what it was after every operation."""
     path = tmp_path_factory.mktemp("seals") / "memory.sqlite"
     lived(SQLite(path)).store.close()
-    return path.read_bytes(), look(lambda: SQLite(path))
+    return path.read_bytes(), look(lambda: SQLite(str(path)))
 
 
 @settings(max_examples=60)

@@ -45,7 +45,10 @@ def both(work):
 
 
 def points(random, kind, count, size):
-    """Return vectors: spread, in few tight clumps far away, equal in part, or in order of time."""
+    """Return vectors: spread, in few tight clumps far away, equal in part, or in order of time.
+
+    Or some are much larger than others, or all very small.
+    """
     if kind == "whole":
         return random.integers(-1, 2, (count, size)).astype(np.float32)
     if kind == "clumps":
@@ -53,14 +56,18 @@ def points(random, kind, count, size):
         noise = 10.0 ** random.integers(-6, 1, (count, 1)) * random.normal(size=(count, size))
         return (centres[random.integers(3, size=count)] + noise).astype(np.float32)
     spread = random.normal(size=(count, size))
+    if kind == "tails":
+        spread = random.standard_cauchy(size=(count, size)).clip(-1e9, 1e9)
+    if kind == "small":
+        spread *= 10.0 ** random.integers(-15, -5)
     return (spread.cumsum(axis=0) if kind == "walk" else spread).astype(np.float32)
 
 
 @compiled
-@settings(max_examples=150)
+@settings(max_examples=200)
 @given(
     st.integers(0, 10**6),
-    st.sampled_from(["spread", "whole", "clumps", "walk"]),
+    st.sampled_from(["spread", "whole", "clumps", "walk", "tails", "small"]),
     st.sampled_from([1, 2, 3, 16, 17, 32, 40]),
     st.sampled_from([1, 7, 200, 1500]),
     st.sampled_from([1, 5, 16, 31, 32, 33, 64, 100, 600]),

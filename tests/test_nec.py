@@ -36,6 +36,7 @@ pytestmark = pytest.mark.usefixtures("either")
         ({"story_BTL": torch.ones(2, 1, 3)}, r"The story has the shape \[1, 3\] where .* \[1, 2\]"),
         ({"vector_BV": torch.full((2, 3), torch.inf)}, "The vector is NaN or infinite"),
         ({"outcome_BF": torch.full((2, 3), torch.nan)}, "The outcome is NaN or infinite"),
+        ({"story_BTL": torch.tensor([[[9, 32768]]] * 2)}, "token 32768 where .* -32768 to 32767"),
     ],
 )
 @pytest.mark.parametrize("policy", [Leave(), EvictOldest()])

@@ -20,7 +20,7 @@ from stillknows.memory.policies.rules import EvictOldest
 
 
 def filled(entries: int, neighbours: int, seed: int) -> NEC:
-    """Return a store of some entries, a few of them at the same place."""
+    """Return a store of some entries, a few of them at the same place, of four questions."""
     draw = np.random.default_rng(seed)
     keys = draw.integers(0, 4, (entries, 2)).astype(np.float32)
     names = torch.arange(entries)
@@ -34,7 +34,7 @@ def filled(entries: int, neighbours: int, seed: int) -> NEC:
             vector_BV=names[:, None].float(),
             answers_BA=1 + names[:, None],
             story_BTL=names[:, None, None],
-            hash_B=names,
+            hash_B=names % 4,
             outcome_BF=torch.zeros(entries, 3),
             task_B=zeros,
             episode_B=names,
@@ -65,6 +65,9 @@ def test_the_others_answer_as_if_the_own_entry_had_never_been(
         kernel = 1 / (nearest + store.delta)
         weights = np.sort(found.weights_BK[row].numpy()[present])[::-1]
         np.testing.assert_allclose(weights, kernel / max(kernel.sum(), 1e-9), rtol=1e-5)
+        seen = found.slots_BK[row].numpy()[present]
+        namesakes = [(others % 4 == slot % 4).sum() for slot in seen]
+        assert found.namesakes_BK[row].numpy()[present].tolist() == namesakes
         named = found.answers_BKA[row, :, 0].numpy()[present] - 1
         assert sorted(named) == sorted(found.slots_BK[row].numpy()[present])
 

@@ -255,3 +255,14 @@ def test_an_empty_memory_answers_with_the_query_alone() -> None:
     _, read = memory.read(memory.initial_state(2), items(2, 8))
     assert read.values_BRW.isfinite().all()
     assert read.weights_BRK.numel() == 0
+
+
+def test_vectors_of_another_width_are_one_sentence() -> None:
+    memory = slots(width=8)
+    state, here = memory.initial_state(2), torch.ones(2, 1, dtype=torch.bool)
+    for take in (
+        lambda: memory.write(state, torch.zeros(2, 1, 6), here, EvictOldest()),
+        lambda: memory.read(state, torch.zeros(2, 6)),
+    ):
+        with pytest.raises(ValueError, match=r"6 numbers for a memory \(Slots\) with word_size=8"):
+            take()

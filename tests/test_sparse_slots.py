@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stillknows.memory import noise
 from stillknows.memory.policies.rules import EvictOldest
 from stillknows.memory.slots import Slots
 from stillknows.memory.sparse_slots import SparseSlots
@@ -126,3 +127,14 @@ def test_in_training_everything_is_read_at_times_the_same_for_the_same_episode()
     assert len(set(calm.flatten().tolist())) == 4
     kept = (chosen[:, :, None] == calm[:, None]).any(2).double().mean()
     assert 0.2 < kept < 0.99
+
+
+def test_what_is_tried_in_training_is_not_what_a_random_policy_leaves() -> None:
+    memory = built(32, 4).train()
+    memory.exploration = 1e6  # the choice is the noise alone
+    state = filled(memory, vectors(1, 32, 8).expand(500, -1, -1))
+    state = state._replace(key_B=torch.arange(500))
+    tried = memory._taking_part(state, vectors(1, 8, seed=1).expand(500, -1))[0]
+    left = noise.uniform(state.key_B, state.step_B, 32).topk(4).indices
+    shared = (tried[:, :, None] == left[:, None]).any(2).double().mean()
+    assert 0.08 < shared < 0.18  # four of 32 are an eighth

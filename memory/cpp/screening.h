@@ -8,28 +8,53 @@
 
 namespace {
 
-// How screening multiplies: numbers as they are, or rounded to bfloat16, two in a word. SHARE of
-// |q|^2 + |k|^2 is how far that may move -2 q.k: 4 r (1 + r / 2) |q| |k|, r = 2^-8.
+// How screening multiplies: numbers as they are, or rounded to whole steps, four in a word. How far
+// that may move -2 q.k is at most SHARE of |q|^2 + |k|^2 and LOST of what rounding took of each:
+// 2 |q' e_k + e_q k| <= R |q'|^2 + |e_k|^2 / R + |e_q|^2 / R + R |k|^2, where q' = q - e_q, so that
+// |q'|^2 <= 1.01 |q|^2 + 101 |e_q|^2, and R = 1/128.
 struct Whole {
+    typedef Floats Sum;
     static constexpr int PER_WORD = 1;
-    static constexpr float SHARE = 0;
-    static void put(float *words, Floats x) { store(words, x); }
-    static Floats add_product(Floats sum, Floats a, Floats b) { return multiply_add(a, b, sum); }
+    static constexpr float SHARE = 0, LOST = 0;
+    static Floats put(float *word, Floats x, Floats, Floats) { return store(word, x), Floats{}; }
+    static float of_query(float word, int32_t &) { return word; }
+    static Sum begin(const int32_t *) { return Sum{}; }
+    static Sum add_product(Sum sum, Floats a, float b) { return multiply_add(a, spread(b), sum); }
+    static Floats in_steps(Sum sum) { return sum; }
 };
-#if defined(__AVX512BF16__)
-struct Rounded {
-    static constexpr int PER_WORD = 2;
-    static constexpr float SHARE = 1.003f / 128;
-    static void put(float *words, Floats x) {
-        __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
-        std::memcpy(words, &rounded, sizeof rounded);
+#if defined(__AVX512VNNI__)
+struct Bytes {  // of keys 128 more than there are steps: the processor multiplies what has no sign
+    typedef int32_t Sum __attribute__((vector_size(4 * LANES)));
+    static constexpr int PER_WORD = 4;
+    static constexpr float SHARE = 1.01f / 128, LOST = 1.02f * 128;
+    // Writes a vector in steps, as near as -128 to 127 of them come; returns the rest.
+    static Floats put(float *word, Floats x, Floats step, Floats inverse) {
+        __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)(x * inverse)));
+        __m128i moved = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+        std::memcpy(word, &moved, sizeof moved);
+        return multiply_add(in_steps((Sum)_mm512_cvtepi8_epi32(bytes)), -step, x);
     }
-    static Floats add_product(Floats sum, Floats a, Floats b) {
-        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+    // Returns a word as it is for a query, and adds its steps to a sum.
+    static float of_query(float word, int32_t &sum) {
+        int8_t steps[4];
+        std::memcpy(steps, &word, sizeof steps);
+        for (int8_t &step : steps) sum += step = int8_t(step ^ -128);
+        std::memcpy(&word, steps, sizeof word);
+        return word;
     }
+    // Takes off what the 128 that are too much add to the products of sixteen queries.
+    static Sum begin(const int32_t *sums) { return (Sum)_mm512_loadu_si512(sums) * -128; }
+    static Sum add_product(Sum sum, Floats a, float b) {
+        int32_t word;
+        std::memcpy(&word, &b, sizeof word);
+        return (Sum)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(word), (__m512i)a);
+    }
+    static Floats in_steps(Sum sum) { return (Floats)_mm512_cvtepi32_ps((__m512i)sum); }
 };
+constexpr int64_t MOST = 1 << 15;  // numbers of a key whose sum of products fits into 32 bits
 #else
-using Rounded = Whole;
+using Bytes = Whole;
+constexpr int64_t MOST = INT64_MAX;
 #endif
 
 #if defined(__AVX512F__)
@@ -88,58 +113,105 @@ struct Candidates {
     bool complete() const { return !crowded && (count >= wanted ? edge <= limit : limit == FLT_MAX); }
 };
 
+// What keys are about: the mean of some of them, and the 127th part of the largest of their numbers.
+struct About {
+    std::vector<float> centre;
+    int64_t size;
+    float step;
+
+    explicit About(const Space &space) : centre((space.size + 31) / 32 * 32, 0.0f), size(space.size) {
+        int64_t stride = std::max<int64_t>(1, space.count / 32);
+        float taken = 0, most = FLT_MIN;
+        for (int64_t slot = 0; slot < space.count; slot += stride) {
+            if (!space.filled[slot]) continue;
+            ++taken;
+            for (int64_t at = 0; at < space.size; ++at)
+                centre[at] += (space.keys[slot * space.size + at] - centre[at]) / taken;
+        }
+        for (float &number : centre)
+            if (!std::isfinite(number)) number = 0;
+        for (int64_t slot = 0; slot < space.count; slot += stride)
+            if (space.filled[slot]) most = std::max(most, largest(space.keys + slot * space.size));
+        step = most / 127;
+    }
+
+    // Returns the largest number of a vector, without its sign.
+    float largest(const float *from) const {
+        float most = FLT_MIN;
+        for (int64_t at = 0; at < size; ++at) most = std::max(most, std::fabs(from[at] - centre[at]));
+        return most;
+    }
+};
+
+// What was put of a vector: its squared length, and that of what was lost.
+struct Put {
+    float length, lost;
+};
+
 // Screens all keys for up to 32 queries: one product of rounded numbers, about a centre, so that
 // what rounding may hide is as small as the keys' spread. A score begins at the key's |k|^2 less
-// its margin and adds -2 q.k. The margins (2 |q.e| <= ratio |q|^2 + |e|^2 / ratio, and roundings of
-// sums of D terms, that of the measured distance among them) are such that no winner is missed.
+// its margin and adds -2 q.k. The margins (what rounding moves, see above, and roundings of sums of
+// D terms, that of the measured distance among them) are such that no winner is missed.
 template <class Kind, int V>  // V: vectors of queries
 struct Screen {
     Space &space;
     const float *centre;
     int64_t padded, words;  // D up to whole vectors, and words of it
+    float step;             // of keys
     std::vector<float> panel, tile, row;
-    float margins[LANES * V], edges[LANES * V];
+    typename Kind::Sum begins[V];
+    float margins[LANES * V], edges[LANES * V], scales[LANES * V];  // of products of steps: -2 q.k
 
-    Screen(Space &space, const float *centre, const float *const *queries, int rows)
-        : space(space), centre(centre), padded((space.size + 31) / 32 * 32),
-          words(padded / Kind::PER_WORD), panel(words * LANES * V), tile(words * TILE), row(padded) {
+    Screen(Space &space, const About &about, const float *const *queries, int rows)
+        : space(space), centre(about.centre.data()), padded(int64_t(about.centre.size())),
+          words(padded / Kind::PER_WORD), step(Kind::LOST > 0 ? about.step : 1),
+          panel(words * LANES * V), tile(words * TILE), row(padded), scales{} {
+        int32_t sums[LANES * V]{};
         for (int query = 0; query < rows; ++query) {
-            margins[query] = margin(put(queries[query], -2, tile.data()));
+            float own = Kind::LOST > 0 ? about.largest(queries[query]) / 127 : 1;
+            margins[query] = margin(put(queries[query], own, tile.data()));
+            scales[query] = -2 * own * step;
             for (int64_t word = 0; word < words; ++word)
-                std::memcpy(&panel[word * LANES * V + query], &tile[word], sizeof(float));
+                panel[word * LANES * V + query] = Kind::of_query(tile[word], sums[query]);
         }
+        for (int v = 0; v < V; ++v) begins[v] = Kind::begin(sums + v * LANES);
     }
 
-    // Writes the words of a vector times a power of 2; returns its squared length.
-    float put(const float *from, float scale, float *to) {
+    // Writes the words of a vector.
+    Put put(const float *from, float step, float *to) {
         if (space.size != padded) {
             std::memcpy(row.data(), from, space.size * sizeof(float));
             from = row.data();
         }
-        Floats squares{};
+        Floats squares{}, lost{}, one = spread(step), inverse = spread(1 / step);
         for (int64_t at = 0; at < padded; at += LANES) {
             Floats x = load(from + at) - load(centre + at);
             squares = multiply_add(x, x, squares);
-            Kind::put(to + at / Kind::PER_WORD, x * scale);
+            Floats rest = Kind::put(to + at / Kind::PER_WORD, x, one, inverse);
+            if constexpr (Kind::LOST > 0) lost = multiply_add(rest, rest, lost);
         }
-        return by_halves(squares);
+        return {by_halves(squares), Kind::LOST > 0 ? by_halves(lost) : 0};
     }
 
-    float margin(float length) const {
-        return (Kind::SHARE + (space.size + 16) * 0x1p-22f) * length + padded * FLT_MIN;
+    float margin(Put put) const {
+        float rounding = Kind::SHARE + (space.size + 16) * 0x1p-22f;
+        return rounding * put.length + Kind::LOST * put.lost + padded * FLT_MIN;
     }
 
     void multiply(const float *begin, Floats (*score)[V]) const {
-        Floats sum[TILE][V];  // stays in registers
+        typename Kind::Sum sum[TILE][V];  // stays in registers
         for (int key = 0; key < TILE; ++key)
-            for (int v = 0; v < V; ++v) sum[key][v] = spread(begin[key]);
+            for (int v = 0; v < V; ++v) sum[key][v] = begins[v];
         const float *query = panel.data(), *keys = tile.data();
         for (int64_t word = 0; word < words; ++word, query += LANES * V)
             for (int key = 0; key < TILE; ++key)
                 for (int v = 0; v < V; ++v)
                     sum[key][v] = Kind::add_product(sum[key][v], load(query + v * LANES),
-                                                    spread(keys[key * words + word]));
-        std::memcpy(score, sum, sizeof sum);
+                                                    keys[key * words + word]);
+        for (int key = 0; key < TILE; ++key)
+            for (int v = 0; v < V; ++v)
+                score[key][v] = multiply_add(Kind::in_steps(sum[key][v]), load(scales + v * LANES),
+                                             spread(begin[key]));
     }
 
     // Looks at one tile of keys out of `stride`.
@@ -148,17 +220,15 @@ struct Screen {
         for (int query = 0; query < rows; ++query) edges[query] = of[query].edge;
         for (int64_t first = 0; first < space.count; first += TILE * stride) {
             int keys = int(std::min<int64_t>(TILE, space.count - first));
-            float length[TILE], width[TILE], begin[TILE];
+            float width[TILE], begin[TILE];
             for (int key = 0; key < TILE; ++key) {
-                length[key] = INFINITY;  // not held: its scores are no numbers, and meet no edge
-                if (key >= keys || !space.filled[first + key]) continue;
-                const float *from = space.keys + (first + key) * space.size;
-                space.prefetch(first + key + TILE * stride);
-                length[key] = put(from, 1, &tile[key * words]);
-            }
-            for (int key = 0; key < TILE; ++key) {
-                float own = margin(length[key]);
-                width[key] = 2 * own, begin[key] = length[key] - own;
+                Put own{INFINITY, 0};  // not held: its scores are no numbers, and meet no edge
+                if (key < keys && space.filled[first + key]) {
+                    space.prefetch(first + key + TILE * stride);
+                    own = put(space.keys + (first + key) * space.size, step, &tile[key * words]);
+                }
+                float about = margin(own);
+                width[key] = 2 * about, begin[key] = own.length - about;
             }
             Floats score[TILE][V];
             multiply(begin, score);
@@ -179,31 +249,15 @@ struct Screen {
     }
 };
 
-// The mean of some of the keys.
-std::vector<float> centre_of(const Space &space) {
-    std::vector<float> centre((space.size + 31) / 32 * 32, 0.0f);
-    int64_t stride = std::max<int64_t>(1, space.count / 32);
-    float taken = 0;
-    for (int64_t slot = 0; slot < space.count; slot += stride) {
-        if (!space.filled[slot]) continue;
-        ++taken;
-        for (int64_t at = 0; at < space.size; ++at)
-            centre[at] += (space.keys[slot * space.size + at] - centre[at]) / taken;
-    }
-    for (float &number : centre)
-        if (!std::isfinite(number)) number = 0;
-    return centre;
-}
-
 // Finds the nearest for some of the queries by screening; returns those for whom it was in vain.
 // With a stride the edge is first guessed from a part of the keys, so that few are let in.
 template <class Kind, int V>
-std::vector<int> screened(Space &space, const float *centre, const float *const *queries,
+std::vector<int> screened(Space &space, const About &about, const float *const *queries,
                           const std::vector<int> &rows, int64_t stride, Candidates *of, Nearest *nearest) {
     const float *asked[LANES * V];
     int count = int(rows.size());
     for (int at = 0; at < count; ++at) asked[at] = queries[rows[at]];
-    Screen<Kind, V> screen(space, centre, asked, count);
+    Screen<Kind, V> screen(space, about, asked, count);
     size_t wanted = nearest[0].wanted;
     float share = float(wanted) / stride;
     size_t among = stride > 1 ? size_t(share + 4 * std::sqrt(share) + 3) : wanted;  // seldom too few

@@ -70,6 +70,15 @@ bool finite(const float *numbers, int64_t count) {
     return all;
 }
 
+// Whether all tokens are of so many bytes: of one from 0, of more with a sign.
+bool fit(const int64_t *tokens, int64_t count, int64_t bytes) {
+    const int64_t most = bytes == 1 ? 255 : (int64_t(1) << (8 * bytes - 1)) - 1;
+    const int64_t least = bytes == 1 ? 0 : -most - 1;
+    bool all = true;
+    for (int64_t at = 0; at < count; ++at) all &= least <= tokens[at] && tokens[at] <= most;
+    return all;
+}
+
 template <class Token>
 void copy_tokens(const int64_t *from, int64_t count, void *to, int64_t slot) {
     std::copy_n(from, count, static_cast<Token *>(to) + slot * count);
@@ -125,7 +134,7 @@ struct Order {
     float rate;
 };
 
-enum { DONE, NOT_FINITE, LINE_ENDS };
+enum { DONE, REFUSED, LINE_ENDS };
 enum { ADD = 1, UPDATE = 2, COLUMNS = 7 };
 
 // Tells the rows' slots, actions, entries and who left for them, and gives names to the slots.
@@ -181,8 +190,9 @@ int64_t write_rows(const Table *table, const Rows *rows, Order *order, int64_t *
     const Rows &from = *rows;
     if (!finite(from.keys, from.count * to.key_size) ||
         !finite(from.vectors, from.count * to.vector_size) ||
-        !finite(from.outcomes, from.count * from.outcome_size))
-        return NOT_FINITE;
+        !finite(from.outcomes, from.count * from.outcome_size) ||
+        !fit(from.stories, from.count * to.story_size, to.token_bytes))
+        return REFUSED;
     std::vector<int64_t> known(from.count, -1), leaving;
     for (int64_t row = 0; order->refresh && row < from.count; ++row)
         known[row] = to.names.known(from.names[row], to.answers, to.answer_length,

@@ -118,7 +118,7 @@ class Kept:
         Raises:
             RuntimeError: if the memory is frozen.
         """
-        self._expect_thawed("deletes nothing")
+        self.expect_thawed("deletes nothing")
         memory, wanted = self._itself, {entry for entry in ids if entry >= 0}  # -1: none
         while True:
             self.follow()
@@ -139,7 +139,8 @@ class Kept:
         twin._index()
         return cast("NEC", twin)
 
-    def _expect_thawed(self, does: str) -> None:
+    def expect_thawed(self, does: str) -> None:
+        """Raise a RuntimeError if the store is frozen; `does` ends its sentence."""
         if self._frozen:
             raise RuntimeError(f"The store is frozen: an examination {does}.")
 

@@ -33,8 +33,9 @@ class SQLite(Database):
         OSError: if it cannot be opened.
     """
 
-    def __init__(self, path: Path | None, read_only: bool = False) -> None:
+    def __init__(self, path: Path | str | None, read_only: bool = False) -> None:
         super().__init__(":memory:" if path is None else str(path))
+        path = None if path is None else Path(path)
         self.path, self.read_only = path, read_only
         if path is not None and read_only and not path.is_file():
             raise ValueError(f"There is no memory {path}.")
