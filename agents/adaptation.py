@@ -23,6 +23,7 @@ from stillknows.memory.episodic import Recall
 
 if TYPE_CHECKING:
     from stillknows.agents.agent import MemoryAgent
+    from stillknows.agents.controllers.controller import Controller
 
 
 class LocalAdaptation:
@@ -72,6 +73,16 @@ class LocalAdaptation:
                 down = self.pull * (weight - old)
                 down = down if gradient is None else down + gradient
                 weight.sub_(down, alpha=self.learning_rate)
+
+
+def expect_movable(adaptation: LocalAdaptation | None, controller: "Controller") -> None:
+    """Raise a ValueError if weights shall adapt and none of them moves an answer."""
+    if adaptation is not None and controller.fixed:
+        raise ValueError(
+            "adaptation=local moves weights, and with controller.trained=frozen and "
+            "controller.memory=none none moves an answer: give controller.trained=lora, "
+            "controller.memory=soft_tokens or adaptation=none."
+        )
 
 
 def neighbours_loss(agent: "MemoryAgent", recall: Recall, row: int) -> Tensor:

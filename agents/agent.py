@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.adaptation import LocalAdaptation
+from stillknows.agents.adaptation import LocalAdaptation, expect_movable
 from stillknows.agents.controllers.controller import Cache, Controller, follower
 from stillknows.agents.controllers.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.agents.retrieve import read_sentences, recalled_sentences
 from stillknows.agents.thought import (
     AgentState,
     Thought,
+    floored_log,
     kept_of_a_question,
     put_rows,
     score,
@@ -93,6 +94,7 @@ class MemoryAgent(nn.Module):
         expect.whole(1, context=context, answer_length=answer_length)
         expect.whole(0, retrieve=retrieve)
         expect.number(0, 1, slowness=slowness)
+        expect_movable(adaptation, controller)
         if (context > 1 or retrieve) and controller.hears_trees:
             raise ValueError(
                 "This controller reads one tree at a time: leave agent.context at 1, retrieve at 0."
@@ -351,7 +353,7 @@ class MemoryAgent(nn.Module):
         supported_BS = torch.stack([supported for _, supported in store], dim=1)
         trust_BS1 = (thought.trust_B[:, None] * supported_BS)[..., None]
         mixture_BSV = (1 - trust_BS1) * controller_BSV.exp() + trust_BS1 * store_BSV
-        return mixture_BSV.clamp(min=1e-9).log(), controller_BSV
+        return floored_log(mixture_BSV), controller_BSV
 
     @torch.no_grad()
     def generate(self, thought: Thought) -> list[str]:
@@ -394,4 +396,4 @@ class MemoryAgent(nn.Module):
         slow, fast = self.key_encoder.parameters(), self.controller.parameters()
         for mine, current in zip(slow, fast, strict=True):
             if mine is not current:
-                mine.lerp_(current, 1 - self.slowness)
+                mine.lerp_(current.to(mine.dtype), 1 - self.slowness)

@@ -4,6 +4,7 @@ Letters: B rows, L tokens of a text, D hidden size.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -127,6 +128,20 @@ def told_again(agent: Any, thought: Thought) -> tuple[tuple[str, ...], ...]:
         return thought.stories
     waited = [before.story[row][before.written[row] :] for row in thought.rows]
     return tuple((*before.items[row], *new) for row, new in zip(thought.rows, waited, strict=True))
+
+
+def floored_log(probabilities: Tensor, floor: float = 1e-9, least: float = 1e-30) -> Tensor:
+    """Return log p, told as that of `floor` where p is less; the gradient is that of p itself.
+
+    An answer that was thought impossible costs no more than so, and is learned all the same.
+
+    Args:
+        probabilities: of any shape.
+        floor: the least that is told.
+        least: the least that has a gradient: below it 1 / p is no number of float32.
+    """
+    logs = probabilities.clamp(min=least).log()
+    return logs + (logs.clamp(min=math.log(floor)) - logs).detach()
 
 
 def score(logs_BSV: Tensor, target_BA: Tensor) -> Tensor:

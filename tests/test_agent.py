@@ -24,6 +24,7 @@ from stillknows.agents.controllers.transformer_xl import TransformerXL
 from stillknows.agents.episode import live
 from stillknows.agents.examinations.examine import Examiner, examine
 from stillknows.agents.fuse import Concatenation, CrossAttention, Gate
+from stillknows.agents.thought import floored_log
 from stillknows.envs.microworld import microworld_tasks
 from stillknows.envs.tasks import Task, make
 
@@ -42,6 +43,22 @@ def test_known_words_are_one_token_and_padding_is_behind() -> None:
     batch = tokenizer.batch(["mary went .", "mary"])
     assert batch.shape == (2, 3)
     assert batch[1].tolist() == [tokenizer.ids["mary"], PAD, PAD]
+
+
+# --- Probabilities ---------------------------------------------------------------------------
+
+
+def test_what_was_thought_impossible_is_told_by_the_floor_and_learned() -> None:
+    logits_3 = torch.tensor([0.0, -30.0, -60.0], requires_grad=True)
+    trust = torch.tensor(0.5, requires_grad=True)
+    mixture_3 = (1 - trust) * logits_3.softmax(dim=0) + trust * torch.tensor([1.0, 0.0, 0.0])
+    logs_3 = floored_log(mixture_3)
+    assert logs_3.tolist() == pytest.approx([0.0, np.log(1e-9), np.log(1e-9)], abs=1e-5)
+    for wanted in (1, 2):
+        pull_3, doubt = torch.autograd.grad(-logs_3[wanted], (logits_3, trust), retain_graph=True)
+        assert pull_3.tolist() == pytest.approx([1.0, *(-1.0 * (i == wanted) for i in (1, 2))])
+        assert doubt.item() == pytest.approx(2.0)  # -d log(1 - trust)
+    assert floored_log(torch.zeros(2, requires_grad=True)).tolist() == [logs_3[1].item()] * 2
 
 
 # --- Controller --------------------------------------------------------------------------------

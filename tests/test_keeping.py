@@ -153,7 +153,7 @@ def test_what_is_corrected_is_remembered(tmp_path):
     story = [row for row in store.columns["story_NTL"][newest].tolist() if row[0] != PAD]
     assert agent.tokenizer.decode(story[-1]) == "where is john ?"
     with pytest.raises(ValueError, match="holds no words"):
-        dialogue.answer("…")
+        dialogue.answer(" \t\x00")
     dialogue.observe(" ")
 
 

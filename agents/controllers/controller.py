@@ -28,9 +28,11 @@ class Controller(nn.Module):
 
     Attributes:
         hears_trees: whether it hears the bracketed trees of sentences instead of their words.
+        fixed: whether its answers to a text depend on nothing that learns.
     """
 
     hears_trees = False
+    fixed = False
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -124,6 +126,13 @@ class WordController(Controller):
 
 
 def follower(controller: Controller) -> Controller:
-    """Return a copy of a controller that does not learn; what never learns it shares with it."""
+    """Return a copy of a controller that does not learn; what never learns it shares with it.
+
+    The rest of it is float32 at least: small steps are less than the rounding of bfloat16.
+    """
     shared = {id(p): p for p in controller.parameters() if not p.requires_grad}
-    return copy.deepcopy(controller, shared).requires_grad_(False)
+    copied = copy.deepcopy(controller, shared)
+    for part in copied.parameters():
+        if part.requires_grad:
+            part.data = part.data.to(torch.promote_types(part.dtype, torch.float32))
+    return copied.requires_grad_(False)

@@ -5,6 +5,7 @@ at first a pretrained model answers as it would alone. Letters: B rows, S tokens
 D size of an item, I items, H heads, E = M / H.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ class GatedCrossAttention(nn.Module):
     Args:
         hidden: of the model (M).
         size: of an item (D).
-        heads: attention heads (H); they divide M.
+        heads: attention heads (H); fewer where they do not divide M: the greatest number that
+            divides both.
 
     Attributes:
         items_BID: what is remembered, `[B, I, D]`; None where nothing is to be met.
@@ -26,7 +28,7 @@ class GatedCrossAttention(nn.Module):
 
     def __init__(self, hidden: int, size: int, heads: int = 4) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = math.gcd(heads, hidden)
         self.norm = nn.RMSNorm(hidden)
         self.query = nn.Linear(hidden, hidden, bias=False)
         self.key_value = nn.Linear(size, 2 * hidden, bias=False)

@@ -24,6 +24,7 @@ from stillknows.memory import expect
 
 TRAINED = ("frozen", "lora", "full")
 MEMORIES = ("soft_tokens", "cross_attention", "none")
+_OTHERWISE = (AttributeError, LookupError, TypeError, RuntimeError, ValueError, AssertionError)
 _NEVER = -1e4  # a logit: finite, so that what is masked later stays a number
 
 
@@ -45,8 +46,8 @@ class HuggingFace(Controller):
         checkpointing: compute activations again in the backward pass, and keep no cache then.
 
     Raises:
-        ValueError: with one sentence, if the model is not there or does not fit its tokenizer, or
-            an option is none of its choices.
+        ValueError: with one sentence, if the model is not there, does not fit its tokenizer or
+            keeps no keys and values to read on from, or an option is none of its choices.
     """
 
     def __init__(
@@ -68,14 +69,17 @@ class HuggingFace(Controller):
         _expect("dtype", dtype, ("float32", "bfloat16"))
         expect.whole(1, items=items, every=every, rank=rank)
         self.memory, self.items, self.checkpointing = memory, items, checkpointing
-        self.model = _load(model, getattr(torch, dtype), trained, rank)
+        self.fixed = trained == "frozen" and memory == "none"
+        self.model = _load(model, getattr(torch, dtype))
         self._check(model, vocabulary)
+        read = self._try(model)
+        _let_learn(self.model, trained, rank)
         if checkpointing:
             self.model.activation_checkpointing_enable()
-        hidden = self.model.config.hidden_size
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.down = nn.Linear(read, width, bias=False)
         self.norm_sentence = nn.RMSNorm(width)
-        met = hidden if memory == "soft_tokens" else width
+        embedded = self.model.get_input_embeddings().weight.shape[1]
+        met = embedded if memory == "soft_tokens" else width
         self.up = nn.Linear(width, items * met, bias=False) if memory != "none" else None
         self.cross: Any = nn.ModuleList()
         if memory == "soft_tokens":  # as large as the tokens beside it
@@ -86,7 +90,7 @@ class HuggingFace(Controller):
             if every > len(blocks):
                 raise ValueError(f"every={every}: the model has {len(blocks)} blocks, give fewer.")
             for block in blocks[every - 1 :: every]:
-                self.cross.append(GatedCrossAttention(hidden, width))
+                self.cross.append(GatedCrossAttention(self.model.config.hidden_size, width))
                 cross: Any = self.cross[-1]
                 block.register_forward_hook(cross.hook)
 
@@ -101,19 +105,11 @@ class HuggingFace(Controller):
         """Read texts, each after the model's token of beginning; see `Controller.encode`."""
         own_BL = tokens_BL != PAD if own_BL is None else own_BL
         keeps = self._keeps_cache()
-        present_BC = self._present(tokens_BL)
-        out = self.model.base_model(
-            inputs_embeds=self._embed(tokens_BL),
-            attention_mask=present_BC.long(),
-            position_ids=_positions(present_BC),
-            use_cache=keeps,
-        )
+        out = self._read(tokens_BL, keeps)
         weight_BL = own_BL / own_BL.sum(1, keepdim=True).clamp(min=1)
         mean_BM = (out.last_hidden_state[:, 1:].float() * weight_BL[..., None]).sum(1)
-        vector_BD: Tensor = self.norm_sentence(self.down(mean_BM))
-        if not keeps:
-            return vector_BD, []
-        return vector_BD, [(layer.keys, layer.values) for layer in out.cache.layers]
+        vector_BD: Tensor = self.norm_sentence(self.down(mean_BM).float())
+        return vector_BD, _kept(out) if keeps else []
 
     def answer_logits(
         self, fused_BD: Tensor, text_BL: Tensor, cache: Cache, answer_BA: Tensor
@@ -144,6 +140,16 @@ class HuggingFace(Controller):
             position_BS = position_BS[:, -1:] + 1
         logits_B1V = self._speak(fused_BD, new_BSM, seen_BC, position_BS, kept, 1)
         return logits_B1V[:, -1], (kept, seen_BC, position_BS)
+
+    def _read(self, tokens_BL: Tensor, keeps: bool) -> Any:
+        """Return what the model without its head makes of texts, each after the beginning."""
+        present_BC = self._present(tokens_BL)
+        return self.model.base_model(
+            inputs_embeds=self._embed(tokens_BL),
+            attention_mask=present_BC.long(),
+            position_ids=_positions(present_BC),
+            use_cache=keeps,
+        )
 
     def _speak(
         self,
@@ -244,7 +250,7 @@ class HuggingFace(Controller):
         if length > longest:
             raise ValueError(
                 f"A text has {length} tokens with its answer, and this model reads {longest}: "
-                "lower agent.context or agent.retrieve."
+                "lower agent.context or agent.retrieve, or agent.answer_length."
             )
 
     def _check(self, model: str, vocabulary: int) -> None:
@@ -264,17 +270,43 @@ class HuggingFace(Controller):
         self.end = self.ends[0]
         self.beginning = self.end if config.bos_token_id is None else config.bos_token_id
 
+    @torch.no_grad()
+    def _try(self, model: str) -> int:
+        """Read a token, and another after it; return how many numbers a last hidden state has.
+
+        Raises:
+            ValueError: if the model does not read on from keys and values that it kept.
+        """
+        token_11 = torch.full((1, 1), SHIFT)
+        try:
+            out = self._read(token_11, keeps=True)
+            self.model(
+                inputs_embeds=self._embed(token_11)[:, 1:],
+                attention_mask=torch.ones(1, 3, dtype=torch.int64),
+                position_ids=torch.full((1, 1), 2),
+                cache=_as_cache(_kept(out)),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        except _OTHERWISE as error:
+            raise ValueError(
+                f"The model {model} ({self.model.config.model_type}) does not read on from keys "
+                "and values kept by all its blocks: choose one with attention in every block, as "
+                "those of the families of Llama, Qwen2, GPT-2 and OPT."
+            ) from error
+        size: int = out.last_hidden_state.shape[2]
+        return size
+
 
 def _expect(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"controller.{name}={value}: choose one of {', '.join(choices)}.")
 
 
-def _load(name: str, dtype: torch.dtype, trained: str, rank: int) -> Any:
-    """Return the model; what does not learn asks for no gradient."""
+def _load(name: str, dtype: torch.dtype) -> Any:
     transformers = hub(name)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        return transformers.AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, LookupError) as error:
@@ -282,6 +314,10 @@ def _load(name: str, dtype: torch.dtype, trained: str, rank: int) -> Any:
             f"There is no causal language model {name} with safetensors: give a name on the hub "
             "or a folder that save_pretrained wrote."
         ) from error
+
+
+def _let_learn(model: Any, trained: str, rank: int) -> None:
+    """Let ask for a gradient what learns, and nothing else."""
     if trained != "full":
         model.requires_grad_(False)
     if trained == "lora":
@@ -296,18 +332,24 @@ def _load(name: str, dtype: torch.dtype, trained: str, rank: int) -> Any:
         for part in model.parameters():
             if part.requires_grad:
                 part.data = part.data.float()  # what is new is small, and learns in small steps
-    return model
 
 
 def _blocks(model: Any) -> nn.ModuleList:
     """Return the model's blocks: the list of as many modules as it has layers."""
     layers = model.config.num_hidden_layers
-    lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
-    return next(part for part in lists if len(part) == layers)
+    for part in model.modules():
+        if isinstance(part, nn.ModuleList) and len(part) == layers:
+            return part
+    raise ValueError("This model's blocks are not found: give controller.memory=soft_tokens.")
 
 
 def _positions(present_BC: Tensor) -> Tensor:
     return (present_BC.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _kept(out: Any) -> Cache:
+    """Return the keys and values of each block."""
+    return [(layer.keys, layer.values) for layer in out.cache.layers]
 
 
 def _as_cache(cache: Cache) -> Any:

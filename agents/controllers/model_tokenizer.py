@@ -1,6 +1,7 @@
 """The tokenizer that comes with a model, in the terms of `WordTokenizer`.
 
-Its ids are moved up by two, for our padding and end. Text stays as it is.
+Its ids are moved up by two, for our padding and end. Text stays as it is: what looks like a special
+token in it is read as letters.
 """
 
 import json
@@ -78,6 +79,7 @@ class ModelTokenizer(Tokenizer):
 
     def plain(self, text: str) -> str:
         """Return a text that a person wrote as the model is to read it."""
+        text = text.encode(errors="replace").decode()  # halves of a pair are no text
         return " ".join(text.split())
 
     def kept(self) -> dict[str, Any]:
@@ -107,9 +109,10 @@ class ModelTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         return self._tokens(text)
 
-    def _tokens(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [token + SHIFT for token in ids]
+    def _tokens(self, text: str, split: bool = True) -> list[int]:
+        """Return our tokens of a text, in which special ones are split into letters or stand."""
+        read = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split)
+        return [token + SHIFT for token in read["input_ids"]]
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """Return the tokens of the chat template before and after a question, none without one.
@@ -124,7 +127,7 @@ class ModelTokenizer(Tokenizer):
         )
         before, _, after = framed.partition(_MARK)
         before = before.removeprefix(self.tokenizer.bos_token or "")
-        return self._tokens(before), self._tokens(after)
+        return self._tokens(before, split=False), self._tokens(after, split=False)
 
 
 def hub(name: str) -> Any:

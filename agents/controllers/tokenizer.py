@@ -1,11 +1,12 @@
 """Tokenizers, and the one of words with letters to fall back on, built once from a stream.
 
 A word of the vocabulary is one token; any other word is spelled letter by letter, so no text
-meets an undefined answer. It knows nothing of stories or tasks.
+meets an undefined answer. A letter without a token (é, Ж, 中) is spelled by its number in Unicode:
+`<spell> z o <spell> e 9 </spell> </spell>`. It knows nothing of stories or tasks.
 """
 
-import re
 import string
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,10 +16,8 @@ from torch import Tensor
 PAD, END, OPEN, CLOSE, OTHER = range(5)
 _SPECIAL = ("<pad>", "<end>", "<spell>", "</spell>", "<?>")
 _LETTERS = tuple(f"'{letter}" for letter in string.ascii_lowercase + string.digits)
+_NO_TEXT = ("Cc", "Cs")  # control characters, and halves of a pair
 LEFT, RIGHT = (len(_SPECIAL) + len(_LETTERS) + side for side in range(2))  # of those with brackets
-
-
-_WORD = re.compile(r"[a-z0-9'-]+|[.?,!]")
 
 
 class Tokenizer:
@@ -88,25 +87,35 @@ class WordTokenizer(Tokenizer):
         return len(self.words)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of token ids, up to the first end."""
-        words, spelled = [], None
+        """Return the text of token ids, up to the first end; of a word cut off, what is there."""
+        stack: list[list[str]] = [[]]  # words, the letters of an open one, the digits of a letter
         for token in tokens:
             if token == END:
                 break
-            if token == OPEN:
-                spelled = ""
+            if token == OPEN and len(stack) < 3:
+                stack.append([])
             elif token == CLOSE:
-                words.append(spelled or "")
-                spelled = None
-            elif spelled is not None:
-                spelled += self.words[token].lstrip("'")
+                _close(stack)
             elif token != PAD:
-                words.append(self.words[token])
-        return " ".join(words)
+                word = self.words[token]
+                stack[-1].append(word if len(stack) == 1 else word.removeprefix("'"))
+        if len(stack) == 3:
+            stack[2] = []  # a part of a number is the number of another letter
+        while len(stack) > 1:
+            _close(stack)
+        return " ".join(filter(None, stack[0]))
 
     def plain(self, text: str) -> str:
-        """Return the words and marks of a text in lower case, set apart by spaces."""
-        return " ".join(_WORD.findall(text.lower()))
+        """Return the words and marks of a text in lower case, set apart by spaces.
+
+        Letters and digits of any script, ' and - are of words; punctuation and symbols stand alone;
+        control characters count as spaces. Since trees have brackets of their own, those of a text
+        become full-width ones then.
+        """
+        text = unicodedata.normalize("NFC", text.lower())
+        if self.brackets:
+            text = text.replace("(", "\uff08").replace(")", "\uff09")
+        return " ".join("".join(map(_set_apart, text)).split())
 
     def kept(self) -> dict[str, Any]:
         """Return the arguments it was built from."""
@@ -116,9 +125,39 @@ class WordTokenizer(Tokenizer):
         return [token for word in text.split() for token in self._word(word)]
 
     def _word(self, word: str) -> list[int]:
-        if word in self.ids:
-            return [self.ids[word]]
-        return [OPEN, *(self.ids.get(f"'{letter}", OTHER) for letter in word), CLOSE]
+        known = self.ids.get(word, OTHER)
+        if known > OTHER:  # else it may look like a special token, and is none
+            return [known]
+        return [OPEN, *(token for letter in word for token in self._letter(letter)), CLOSE]
+
+    def _letter(self, letter: str) -> list[int]:
+        if f"'{letter}" in _LETTERS:
+            return [self.ids[f"'{letter}"]]
+        return [OPEN, *(self.ids[f"'{digit}"] for digit in f"{ord(letter):x}"), CLOSE]
+
+
+def _set_apart(letter: str) -> str:
+    """Return a mark between spaces, a space for what is no text, and what is of a word as it is."""
+    if unicodedata.category(letter) in _NO_TEXT:
+        return " "
+    mark = unicodedata.category(letter)[0] in "PS" and letter not in "'-"
+    return f" {letter} " if mark else letter
+
+
+def _close(stack: list[list[str]]) -> None:
+    """Put what is spelled in its place: a letter into its word, or a word behind the others."""
+    if len(stack) > 1:
+        spelled = "".join(stack.pop())
+        stack[-1].append(spelled if len(stack) == 1 else _of_number(spelled))
+
+
+def _of_number(digits: str) -> str:
+    """Return the letter of a number in Unicode, `<?>` where there is none."""
+    try:
+        letter = chr(int(digits, 16))
+    except (ValueError, OverflowError):
+        return _SPECIAL[OTHER]
+    return _SPECIAL[OTHER] if unicodedata.category(letter) in _NO_TEXT else letter
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:

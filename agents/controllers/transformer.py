@@ -117,7 +117,13 @@ class Transformer(WordController):
         return self._placed(tokens_BL)
 
     def _placed(self, tokens_BL: Tensor) -> Tensor:
+        """Return embedded tokens, told apart by their numbers in the text or the answer."""
         embedded: Tensor = self.embedding(tokens_BL)
         if self.positions is None:
             return embedded
+        if tokens_BL.shape[1] > self.longest:
+            raise ValueError(
+                f"An answer has {tokens_BL.shape[1]} tokens, and this controller says "
+                f"{self.longest}: raise controller.longest, or lower agent.answer_length."
+            )
         return embedded + self.positions[: tokens_BL.shape[1]]

@@ -128,7 +128,8 @@ class TreeLSTM(WordController):
         h_MD, c_MD = grow(self.cell, self.embedding(forest.words_M), forest)
         everywhere_BM = forest.tree_M == torch.arange(len(rows), device=h_MD.device)[:, None]
         weights_BM = everywhere_BM.to(h_MD) / everywhere_BM.sum(dim=1, keepdim=True)
-        vector_BD: Tensor = self.norm_sentence(weights_BM @ h_MD)
+        mean_BD = (weights_BM @ h_MD).to(self.norm_sentence.weight.dtype)
+        vector_BD: Tensor = self.norm_sentence(mean_BD)
         return vector_BD, [(h_MD[forest.roots_B], c_MD[forest.roots_B])]
 
     def answer_logits(
