@@ -31,12 +31,12 @@ __attribute__((noinline)) void search(Space &space, const float *queries, int ro
         left.push_back(row);
     }
     if (rows > FEW) {
-        About about(space);
+        std::vector<float> centre = centre_of(space);
         int64_t stride = count >= 64 * neighbours ? 16 : 1;
         auto first = rows > LANES ? screened<Bytes, 2> : screened<Bytes, 1>;
-        if (size <= MOST) left = first(space, about, asked, left, stride, candidates, nearest);
+        if (size <= MOST) left = first(space, centre.data(), asked, left, stride, candidates, nearest);
         if (left.size() > 2 * FEW)
-            left = screened<Whole, 2>(space, about, asked, left, 1, candidates, nearest);
+            left = screened<Whole, 2>(space, centre.data(), asked, left, 1, candidates, nearest);
     }
     for (int row : left) space.measure(asked[row], nullptr, count, nearest[row]);
     for (int row = 0; row < rows; ++row)

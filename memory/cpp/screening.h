@@ -16,7 +16,7 @@ struct Whole {
     typedef Floats Sum;
     static constexpr int PER_WORD = 1;
     static constexpr float SHARE = 0, LOST = 0;
-    static Floats put(float *word, Floats x, Floats, Floats) { return store(word, x), Floats{}; }
+    static void put(float *word, Floats x) { store(word, x); }
     static float of_query(float word, int32_t &) { return word; }
     static Sum begin(const int32_t *) { return Sum{}; }
     static Sum add_product(Sum sum, Floats a, float b) { return multiply_add(a, spread(b), sum); }
@@ -27,12 +27,16 @@ struct Bytes {  // of keys 128 more than there are steps: the processor multipli
     typedef int32_t Sum __attribute__((vector_size(4 * LANES)));
     static constexpr int PER_WORD = 4;
     static constexpr float SHARE = 1.01f / 128, LOST = 1.02f * 128;
-    // Writes a vector in steps, as near as -128 to 127 of them come; returns the rest.
-    static Floats put(float *word, Floats x, Floats step, Floats inverse) {
+    static Floats larger(Floats most, Floats x) {
+        return (Floats)_mm512_max_ps((__m512)most, _mm512_abs_ps((__m512)x));
+    }
+    static float step(Floats most) { return std::max(_mm512_reduce_max_ps((__m512)most), 1e-30f) / 127; }
+    // Writes a vector in whole steps, -127 to 127; returns the rest.
+    static Floats put(float *word, Floats x, float step, float inverse) {
         __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)(x * inverse)));
         __m128i moved = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
         std::memcpy(word, &moved, sizeof moved);
-        return multiply_add(in_steps((Sum)_mm512_cvtepi8_epi32(bytes)), -step, x);
+        return multiply_add(in_steps((Sum)_mm512_cvtepi8_epi32(bytes)), spread(-step), x);
     }
     // Returns a word as it is for a query, and adds its steps to a sum.
     static float of_query(float word, int32_t &sum) {
@@ -113,39 +117,9 @@ struct Candidates {
     bool complete() const { return !crowded && (count >= wanted ? edge <= limit : limit == FLT_MAX); }
 };
 
-// What keys are about: the mean of some of them, and the 127th part of the largest of their numbers.
-struct About {
-    std::vector<float> centre;
-    int64_t size;
-    float step;
-
-    explicit About(const Space &space) : centre((space.size + 31) / 32 * 32, 0.0f), size(space.size) {
-        int64_t stride = std::max<int64_t>(1, space.count / 32);
-        float taken = 0, most = FLT_MIN;
-        for (int64_t slot = 0; slot < space.count; slot += stride) {
-            if (!space.filled[slot]) continue;
-            ++taken;
-            for (int64_t at = 0; at < space.size; ++at)
-                centre[at] += (space.keys[slot * space.size + at] - centre[at]) / taken;
-        }
-        for (float &number : centre)
-            if (!std::isfinite(number)) number = 0;
-        for (int64_t slot = 0; slot < space.count; slot += stride)
-            if (space.filled[slot]) most = std::max(most, largest(space.keys + slot * space.size));
-        step = most / 127;
-    }
-
-    // Returns the largest number of a vector, without its sign.
-    float largest(const float *from) const {
-        float most = FLT_MIN;
-        for (int64_t at = 0; at < size; ++at) most = std::max(most, std::fabs(from[at] - centre[at]));
-        return most;
-    }
-};
-
-// What was put of a vector: its squared length, and that of what was lost.
+// What was put of a vector: its squared length, that of what was lost, and how large a step is.
 struct Put {
-    float length, lost;
+    float length, lost, step;
 };
 
 // Screens all keys for up to 32 queries: one product of rounded numbers, about a centre, so that
@@ -157,20 +131,18 @@ struct Screen {
     Space &space;
     const float *centre;
     int64_t padded, words;  // D up to whole vectors, and words of it
-    float step;             // of keys
     std::vector<float> panel, tile, row;
     typename Kind::Sum begins[V];
-    float margins[LANES * V], edges[LANES * V], scales[LANES * V];  // of products of steps: -2 q.k
+    float margins[LANES * V], edges[LANES * V], steps[LANES * V];  // of products: of -2 q.k
 
-    Screen(Space &space, const About &about, const float *const *queries, int rows)
-        : space(space), centre(about.centre.data()), padded(int64_t(about.centre.size())),
-          words(padded / Kind::PER_WORD), step(Kind::LOST > 0 ? about.step : 1),
-          panel(words * LANES * V), tile(words * TILE), row(padded), scales{} {
+    Screen(Space &space, const float *centre, const float *const *queries, int rows)
+        : space(space), centre(centre), padded((space.size + 31) / 32 * 32),
+          words(padded / Kind::PER_WORD), panel(words * LANES * V), tile(words * TILE), row(padded),
+          steps{} {
         int32_t sums[LANES * V]{};
         for (int query = 0; query < rows; ++query) {
-            float own = Kind::LOST > 0 ? about.largest(queries[query]) / 127 : 1;
-            margins[query] = margin(put(queries[query], own, tile.data()));
-            scales[query] = -2 * own * step;
+            Put own = put(queries[query], tile.data());
+            margins[query] = margin(own), steps[query] = -2 * own.step;
             for (int64_t word = 0; word < words; ++word)
                 panel[word * LANES * V + query] = Kind::of_query(tile[word], sums[query]);
         }
@@ -178,19 +150,29 @@ struct Screen {
     }
 
     // Writes the words of a vector.
-    Put put(const float *from, float step, float *to) {
+    Put put(const float *from, float *to) {
         if (space.size != padded) {
             std::memcpy(row.data(), from, space.size * sizeof(float));
             from = row.data();
         }
-        Floats squares{}, lost{}, one = spread(step), inverse = spread(1 / step);
+        Floats squares{}, lost{}, most{};
         for (int64_t at = 0; at < padded; at += LANES) {
             Floats x = load(from + at) - load(centre + at);
             squares = multiply_add(x, x, squares);
-            Floats rest = Kind::put(to + at / Kind::PER_WORD, x, one, inverse);
-            if constexpr (Kind::LOST > 0) lost = multiply_add(rest, rest, lost);
+            if constexpr (Kind::LOST == 0) Kind::put(to + at / Kind::PER_WORD, x);
+            else most = Kind::larger(most, x);
         }
-        return {by_halves(squares), Kind::LOST > 0 ? by_halves(lost) : 0};
+        if constexpr (Kind::LOST == 0) {
+            return {by_halves(squares), 0, 1};
+        } else {
+            float step = Kind::step(most), inverse = 1 / step;
+            for (int64_t at = 0; at < padded; at += LANES) {
+                Floats x = load(from + at) - load(centre + at);
+                Floats rest = Kind::put(to + at / Kind::PER_WORD, x, step, inverse);
+                lost = multiply_add(rest, rest, lost);
+            }
+            return {by_halves(squares), by_halves(lost), step};
+        }
     }
 
     float margin(Put put) const {
@@ -198,7 +180,7 @@ struct Screen {
         return rounding * put.length + Kind::LOST * put.lost + padded * FLT_MIN;
     }
 
-    void multiply(const float *begin, Floats (*score)[V]) const {
+    void multiply(const float *begin, const float *step, Floats (*score)[V]) const {
         typename Kind::Sum sum[TILE][V];  // stays in registers
         for (int key = 0; key < TILE; ++key)
             for (int v = 0; v < V; ++v) sum[key][v] = begins[v];
@@ -210,8 +192,8 @@ struct Screen {
                                                     keys[key * words + word]);
         for (int key = 0; key < TILE; ++key)
             for (int v = 0; v < V; ++v)
-                score[key][v] = multiply_add(Kind::in_steps(sum[key][v]), load(scales + v * LANES),
-                                             spread(begin[key]));
+                score[key][v] = multiply_add(Kind::in_steps(sum[key][v]) * spread(step[key]),
+                                             load(steps + v * LANES), spread(begin[key]));
     }
 
     // Looks at one tile of keys out of `stride`.
@@ -220,18 +202,18 @@ struct Screen {
         for (int query = 0; query < rows; ++query) edges[query] = of[query].edge;
         for (int64_t first = 0; first < space.count; first += TILE * stride) {
             int keys = int(std::min<int64_t>(TILE, space.count - first));
-            float width[TILE], begin[TILE];
+            float width[TILE], begin[TILE], each[TILE];
             for (int key = 0; key < TILE; ++key) {
-                Put own{INFINITY, 0};  // not held: its scores are no numbers, and meet no edge
+                Put own{INFINITY, 0, 1};  // not held: its scores are no numbers, and meet no edge
                 if (key < keys && space.filled[first + key]) {
                     space.prefetch(first + key + TILE * stride);
-                    own = put(space.keys + (first + key) * space.size, step, &tile[key * words]);
+                    own = put(space.keys + (first + key) * space.size, &tile[key * words]);
                 }
                 float about = margin(own);
-                width[key] = 2 * about, begin[key] = own.length - about;
+                width[key] = 2 * about, begin[key] = own.length - about, each[key] = own.step;
             }
             Floats score[TILE][V];
-            multiply(begin, score);
+            multiply(begin, each, score);
             for (int v = 0; v < V; ++v)
                 for (int part = 0; part < TILE; part += TOGETHER) {
                     uint64_t bits = 0;
@@ -249,15 +231,31 @@ struct Screen {
     }
 };
 
+// The mean of some of the keys.
+std::vector<float> centre_of(const Space &space) {
+    std::vector<float> centre((space.size + 31) / 32 * 32, 0.0f);
+    int64_t stride = std::max<int64_t>(1, space.count / 32);
+    float taken = 0;
+    for (int64_t slot = 0; slot < space.count; slot += stride) {
+        if (!space.filled[slot]) continue;
+        ++taken;
+        for (int64_t at = 0; at < space.size; ++at)
+            centre[at] += (space.keys[slot * space.size + at] - centre[at]) / taken;
+    }
+    for (float &number : centre)
+        if (!std::isfinite(number)) number = 0;
+    return centre;
+}
+
 // Finds the nearest for some of the queries by screening; returns those for whom it was in vain.
 // With a stride the edge is first guessed from a part of the keys, so that few are let in.
 template <class Kind, int V>
-std::vector<int> screened(Space &space, const About &about, const float *const *queries,
+std::vector<int> screened(Space &space, const float *centre, const float *const *queries,
                           const std::vector<int> &rows, int64_t stride, Candidates *of, Nearest *nearest) {
     const float *asked[LANES * V];
     int count = int(rows.size());
     for (int at = 0; at < count; ++at) asked[at] = queries[rows[at]];
-    Screen<Kind, V> screen(space, about, asked, count);
+    Screen<Kind, V> screen(space, centre, asked, count);
     size_t wanted = nearest[0].wanted;
     float share = float(wanted) / stride;
     size_t among = stride > 1 ? size_t(share + 4 * std::sqrt(share) + 3) : wanted;  // seldom too few
