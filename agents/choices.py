@@ -7,6 +7,7 @@ from importlib.resources import files
 from omegaconf import DictConfig, OmegaConf
 
 _OF_SOLVE = ("working_memory", "experiment", "debug")  # where nothing is lived
+_SOLVERS = ("associative_dnc", "dnc", "ntm")  # with a recurrence of their own
 _COLUMN = 20  # where the choices of a group begin
 
 
@@ -30,9 +31,33 @@ def choices(group: str) -> list[str]:
 
 def command_of(group: str, name: str) -> str:
     """Return which command a choice is for: `train`, if it does not say."""
-    file = files("stillknows.configs") / group / f"{name}.yaml"
-    written = DictConfig(OmegaConf.create(file.read_text(encoding="utf-8")))
-    return str(written.get("command", "train"))
+    return str(_written(group, name).get("command", "train"))
+
+
+def arms_with(option: str) -> list[str]:
+    """Return the arms that have an option of their own, such as `si_c`."""
+    return [arm for arm in choices("arm") if option in _own_options(arm)]
+
+
+def options_of_arms() -> list[str]:
+    """Return the names of all options that only some arms have."""
+    return sorted({str(option) for arm in choices("arm") for option in _own_options(arm)})
+
+
+def _own_options(arm: str) -> set[str]:
+    """Return the options of an arm that are not of the parts that every life has."""
+    everywhere = {"defaults", *groups(), *map(str, _read("train.yaml"))}
+    return {str(name) for name in _written("arm", arm)} - everywhere
+
+
+def _written(group: str, name: str) -> DictConfig:
+    return _read(f"{group}/{name}.yaml")
+
+
+def _read(path: str) -> DictConfig:
+    """Return a file of `configs/` as it is written."""
+    file = files("stillknows.configs") / path
+    return DictConfig(OmegaConf.create(file.read_text(encoding="utf-8")))
 
 
 def told(command: str) -> str:
@@ -44,6 +69,8 @@ def told(command: str) -> str:
         names = choices(group)
         if group in ("experiment", "debug"):
             names = [name for name in names if command_of(group, name) == command]
+        elif command == "solve":
+            names = [name for name in names if name in _SOLVERS]
         option = "  arms=[...]" if group == "arm" else f"  {group}="
         lines.append(_paragraph(option, ", ".join(names)))
     return "\n".join(lines) + "\n"

@@ -1,9 +1,11 @@
 """Configurations: composed by Hydra, and every mistake in them told in one sentence."""
 
 import difflib
+import importlib
 import math
+import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -11,11 +13,23 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stillknows.agents.choices import choices, command_of, groups
+from stillknows.agents.choices import (
+    arms_with,
+    choices,
+    command_of,
+    groups,
+    options_of_arms,
+)
 from stillknows.envs.tasks import suggest
 
 _ONE_OR_EACH = ("stream.episodes", "stream.steps")  # one number, or one a task
@@ -38,10 +52,14 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
         if override.startswith("="):
             raise ValueError(f"'{override}' cannot be read: an option is NAME=VALUE.")
     _expect_command(overrides, "train" if command == "sweep" else command)
-    overrides = _plugged(overrides)
+    if command != "solve":  # where no policy can be chosen
+        overrides = _plugged(overrides)
     try:
         with initialize_config_module("stillknows.configs", version_base="1.3"):
             config, plain = compose(command, list(overrides)), compose(command, _groups(overrides))
+        for override in overrides:
+            name, _, value = override.partition("=")
+            _expect_kind(name, value, *(OmegaConf.select(c, name) for c in (plain, config)))
     except MissingConfigException as error:
         group, _, wrong = str(error.missing_cfg_file or "").strip("/").rpartition("/")
         raise ValueError(
@@ -55,9 +73,6 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
         raise ValueError(
             f"The options do not fit: {_first_sentence(error)}{_near(error, command, overrides)}"
         ) from error
-    for override in overrides:
-        name, _, value = override.partition("=")
-        _expect_kind(name, value, *(OmegaConf.select(c, name) for c in (plain, config)))
     return config
 
 
@@ -105,12 +120,33 @@ def new_folder(config: DictConfig, name: str) -> Path:
     return run
 
 
+def expect_targets(config: DictConfig) -> None:
+    """Raise a ValueError if a `_target_` names what is not there."""
+    try:
+        for target in _targets(OmegaConf.to_container(config, resolve=True)):
+            instantiate({"_target_": target, "_partial_": True})
+    except (InstantiationException, OmegaConfBaseException) as error:
+        raise ValueError(cause(error)) from error
+
+
+def _targets(tree: Any) -> Iterator[str]:
+    parts = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for name, part in parts:
+        if name == "_target_" and part != "???":
+            yield str(part)
+        elif isinstance(part, dict | list):
+            yield from _targets(part)
+
+
 def cause(error: BaseException) -> str:
     """Return the first sentence of the mistake at the bottom of a chain of exceptions."""
     told = str(error)  # by Hydra, with the place of the part that could not be made
+    lost = re.match(r"Error locating target '([^']*)'", told)
     while error.__cause__ is not None:
         error = error.__cause__
     sentence, place = _first_sentence(error), re.search(r"full_key: (\S+)", told)
+    if lost is not None:
+        return _lost(lost[1], error, sentence)
     unknown = _UNKNOWN.match(sentence)
     if place is None:
         return sentence
@@ -118,6 +154,36 @@ def cause(error: BaseException) -> str:
         return f"{place[1]}.{sentence}" if re.match(r"\w+=", sentence) else sentence
     taker, option = unknown.groups()
     return f"{taker} has no option '{option}': leave it away with '~{place[1]}.{option}'."
+
+
+def _lost(target: str, error: BaseException, sentence: str) -> str:
+    """Return what is wrong with the name of a class that could not be had, and the way out."""
+    missing = f"{getattr(error, 'name', None) or ''}."
+    own = isinstance(error, AttributeError) and f".{target}.".endswith(f".{missing}")
+    if not (own or f"{target}.".startswith(missing)):
+        return f"{target} cannot be imported: {sentence.rstrip('.')}; mend its module."
+    there, path, (wrong, *rest) = _as_far_as_there(target)
+    inside = [name for name in dir(there) if not name.startswith("_")] if path else []
+    inside += [module.name for module in pkgutil.iter_modules(getattr(there, "__path__", []))]
+    close = difflib.get_close_matches(wrong, inside, n=1)
+    if close:
+        return f"There is no {target}. Did you mean '{'.'.join([*path, *close, *rest])}'?"
+    where = f"{'.'.join(path)} has no '{wrong}'" if path else f"no module '{wrong}' can be imported"
+    return f"There is no {target}: {where}. A class is named by its module, _target_=MODULE.CLASS."
+
+
+def _as_far_as_there(target: str) -> tuple[Any, list[str], list[str]]:
+    """Return what a dotted name leads to as far as it is there, its parts so far, and the rest."""
+    there, parts = None, target.split(".")
+    for number, part in enumerate(parts):
+        try:
+            if number and hasattr(there, part):
+                there = getattr(there, part)
+            else:
+                there = importlib.import_module(".".join(parts[: number + 1]))
+        except (ImportError, ValueError):
+            return there, parts[:number], parts[number:]
+    return there, parts, [""]
 
 
 def _plugged(overrides: Sequence[str]) -> list[str]:
@@ -164,11 +230,12 @@ def _expect_command(overrides: Sequence[str], command: str) -> None:
 
 def _expect_kind(name: str, value: str, usual: Any, given: Any) -> None:
     """Raise a ValueError if a number, a list, or true or false, was given as something else."""
-    if name in _ONE_OR_EACH and OmegaConf.is_list(given):
+    if name in _ONE_OR_EACH:
+        _expect_one_or_each(name, value, usual, given)
         return
     if name in _OR_NULL and given is None:
         return
-    if OmegaConf.is_list(usual) and not OmegaConf.is_list(given) and name not in _ONE_OR_EACH:
+    if OmegaConf.is_list(usual) and not OmegaConf.is_list(given):
         raise ValueError(f"{name}={value} should be a list, such as {name}=[…].")
     if isinstance(usual, bool):
         if not isinstance(given, bool):
@@ -179,12 +246,25 @@ def _expect_kind(name: str, value: str, usual: Any, given: Any) -> None:
         raise ValueError(f"{name}={value} should be a number, such as {usual}.")
 
 
+def _expect_one_or_each(name: str, value: str, usual: Any, given: Any) -> None:
+    """Raise a ValueError if a budget is neither a number nor numbers; of acting it may be null."""
+    each = list(given) if OmegaConf.is_list(given) else [given]
+    kinds = (int, float, type(None)) if usual is None or name == "stream.steps" else (int, float)
+    if not all(isinstance(one, kinds) and not isinstance(one, bool) for one in each):
+        raise ValueError(
+            f"{name}={value} should be a number for all tasks, such as {name}=6400, or a list with "
+            f"one for each, {name}=[…]."
+        )
+
+
 def _near(error: BaseException, command: str, overrides: Sequence[str]) -> str:
     """Return a suggestion for the misspelled option that an error names, if it names one."""
     found = re.search(r"Could not override '(?:(.*)\.)?([^'.]+)'", str(error))
     if found is None:
         return ""
     part, wrong = found.groups()
+    if not part and arms_with(wrong):
+        return _with_its_arm(wrong, overrides)
     with initialize_config_module("stillknows.configs", version_base="1.3"):
         usual, chosen = compose(command), compose(command, _groups(overrides))
     chosen_part = OmegaConf.select(chosen, part) if part else None
@@ -197,8 +277,15 @@ def _near(error: BaseException, command: str, overrides: Sequence[str]) -> str:
             " What was chosen has no such option; one that only some arms have is given to them, "
             'arms=["ARM NAME=…"].'
         )
-    known += groups()
+    known += [*groups(), *options_of_arms()]
     return f" {suggest(wrong, known)}" if difflib.get_close_matches(wrong, known) else ""
+
+
+def _with_its_arm(option: str, overrides: Sequence[str]) -> str:
+    """Return how to give an option that only some arms have."""
+    given = next((each for each in overrides if each.startswith(f"{option}=")), f"{option}=…")
+    ways = " or ".join(f"'arms=[\"{arm} {given}\"]'" for arm in arms_with(option))
+    return f" It stands with an arm that has it: {ways}."
 
 
 def _names(config: DictConfig) -> list[str]:

@@ -72,6 +72,7 @@ def lived(
     for number, task in enumerate(tasks):
         for arm, ask in inquiry.rounds(log, task, settings(number), 2, lambda: None):
             write_examination(log, task, number, 2, arm, ask())
+    log.append("end")
     log.close()
     return read(folder)
 

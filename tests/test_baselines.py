@@ -43,7 +43,7 @@ def test_l2_is_the_squared_distance_from_where_the_last_task_ended(begin: Any) -
     plugin = L2(3.0)
     life = begin(plugin)
     life.train()
-    assert plugin.nbytes == 2 * sum(p.nbytes for p in life.agent.parameters())
+    assert plugin.nbytes == 2 * sum(w.nbytes for w in life.weights.values())
     life.strategy.clock.train_exp_counter = 1
     assert penalty(life, plugin) == pytest.approx(0.0, abs=1e-6)
     moved = 0.0
@@ -99,6 +99,15 @@ def test_mas_holds_batches_that_are_learned_from_in_parts(begin: Any) -> None:
         life.train(2)
     for name, weight in whole.weights.items():
         torch.testing.assert_close(parts.weights[name], weight, atol=1e-3, rtol=1e-2)
+
+
+def test_bytes_are_those_of_copies_of_what_learns(begin: Any) -> None:
+    plugins = EWC(1.0, batches=2), MAS(1.0, batches=2), SI(1.0), LwF()
+    life = begin(*plugins)
+    life.train(2)
+    learning = sum(weight.nbytes for weight in life.weights.values())
+    assert learning < sum(weight.nbytes for weight in life.agent.parameters())  # of keys none does
+    assert [plugin.nbytes / learning for plugin in plugins] == [4, 2, 2, 1]
 
 
 class Heard(BaseSGDPlugin):  # type: ignore[misc]
@@ -223,10 +232,14 @@ def test_lwf_asks_the_agent_as_it_was(begin: Any) -> None:
         begin(LwF(), overrides=(*NONE, "learner.accumulate=2")).train()
 
 
-@pytest.mark.parametrize("memory", ["slots", "sparse_slots"])
-def test_the_agent_as_it_was_is_held_to_all_that_it_answered(begin: Any, memory: str) -> None:
+@pytest.mark.parametrize("policy", ["evict_oldest", "evict_uniformly", "retention"])
+@pytest.mark.parametrize("memory", ["slots", "sparse_slots", "dnc"])
+def test_the_agent_as_it_was_is_held_to_all_that_it_answered(
+    begin: Any, memory: str, policy: str
+) -> None:
     room = ("working_memory.slots=5", "stream.episodes=8")  # earlier questions would take some
-    life = begin(overrides=(*NONE, f"working_memory={memory}", *room))
+    parts = (f"working_memory={memory}", f"working_policy={policy}")  # some draw what leaves
+    life = begin(overrides=("arm=none", *parts, *room))
     life.train()
     life.strategy.experience = life.experience
     plugin = LwF()

@@ -69,6 +69,7 @@ def test_gem_goes_against_no_experience(begin: Any) -> None:
     plugin = GEM(patterns=6, memory_strength=0.0, story_shape=(16, 12))
     life = begin(plugin)
     life.train(2)
+    assert plugin.nbytes == 2 * 6 * (2 * (16 * 12 + life.agent.answer_length) + 8)
     life.strategy.clock.train_exp_counter = 2
     plugin.before_training_iteration(life.strategy)
     stored = plugin.G.double()

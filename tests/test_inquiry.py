@@ -190,6 +190,7 @@ def write_log(folder: Path, seed: int, causes: str, swaps: bool = False) -> None
         fates=["h"] * wrong, shares=[0.0] * wrong, even=[1.0] * wrong,
         mended=[1, 1, 0, 0, 0, 0, 0, 0, 1, 1][:wrong],
     )  # fmt: skip
+    log.append("end")
     log.close()
 
 

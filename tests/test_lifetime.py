@@ -173,6 +173,7 @@ def write_log(
             correct = [1] * right + [0] * (10 - right)
             exam = {"after": after, "task": task, "name": "ab"[task], "arm": "agent"}
             log.append("examination", **exam, correct=correct, carried=[0] * 9 + [1], loss=1.0)
+    log.append("end")
     log.close()
 
 

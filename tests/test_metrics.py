@@ -115,6 +115,26 @@ def test_scores_that_were_not_taken_are_left_out() -> None:
     assert math.isnan(metrics.average_accuracy(np.full((2, 1), np.nan), [0]))
 
 
+@pytest.mark.parametrize(
+    ("missing", "expected", "of_all_tasks"),
+    [
+        ((3, 2), (0.2 + 0.2) / 2, (0.3 + 0.2) / 2),  # the last cell: of the last task nothing
+        ((3, 1), (0.2 + 0.0) / 2, (0.3 + 0.0) / 2),  # all that came after the second task
+        ((3, 0), (0.1 + 0.2 + 0.0) / 3, (0.2 + 0.0) / 2),  # one of two that came after the first
+        ((2, 1), (0.2 + 0.0) / 2, (0.3 + 0.0) / 2),  # its own
+        ((1, 1), (0.2 + 0.2 + 0.0) / 3, (0.3 + 0.2 + 0.0) / 3),  # one before its own
+    ],
+)
+def test_nbt_leaves_out_what_forgetting_of_all_tasks_does(
+    missing: tuple[int, int], expected: float, of_all_tasks: float
+) -> None:
+    gaps = np.array([[0.1, 0.2, 0.3], [0.9, 0.2, 0.3], [0.8, 0.7, 0.3], [0.6, 0.5, 0.9]])
+    gaps[missing] = np.nan
+    found = metrics.summary(gaps, [0, 1, 2])
+    assert found["negative_backward_transfer"] == pytest.approx(expected)
+    assert found["forgetting_all_tasks"] == pytest.approx(of_all_tasks)
+
+
 def test_one_task_has_nothing_to_forget_or_transfer() -> None:
     found = metrics.summary(np.array([[0.2], [0.7]]), [0])
     defined = {name: value for name, value in found.items() if not math.isnan(value)}

@@ -30,23 +30,32 @@ class Asked(NamedTuple):
         target_BA: tokens of the right answers.
         logs_BSV: log-probabilities of each next token, of the controller, with their history.
         loss_B: -log p of the right answers, in nats, of controller and store mixed.
+        key_B: names of their episodes for the noise of the working memory; None without one.
     """
 
     stories: tuple[tuple[str, ...], ...]
     target_BA: Tensor
     logs_BSV: Tensor
     loss_B: Tensor
+    key_B: Tensor | None
 
     @classmethod
     def of(cls, agent: MemoryAgent, thought: Thought, target_BA: Tensor) -> Asked:
         """Return questions as an agent thought of them."""
         mixture_BSV, logs_BSV = agent.log_probabilities(thought, target_BA[:, :-1])
-        return cls(told_again(agent, thought), target_BA, logs_BSV, score(mixture_BSV, target_BA))
+        told, loss_B = told_again(agent, thought), score(mixture_BSV, target_BA)
+        return cls(told, target_BA, logs_BSV, loss_B, _keys(thought))
 
     @property
     def present(self) -> Tensor:
         """Which places of the answers count, `[B, S]`."""
         return self.target_BA != PAD
+
+
+def _keys(thought: Thought) -> Tensor | None:
+    """Return what names the episode of each question for the noise of the working memory."""
+    key_B: Tensor | None = getattr(getattr(thought.before, "working", None), "key_B", None)
+    return None if key_B is None else key_B[list(thought.rows)]
 
 
 class _Listener:

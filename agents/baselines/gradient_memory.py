@@ -82,7 +82,8 @@ class GEM(GEMPlugin):  # type: ignore[misc]
     @property
     def nbytes(self) -> int:
         """Bytes of what is stored."""
-        return sum(part.nbytes for kept in (self.memory_x, self.memory_y) for part in kept.values())
+        stored = (self.memory_x, self.memory_y, self.memory_tid)
+        return sum(part.nbytes for kept in stored for part in kept.values())
 
     def before_training_iteration(self, strategy: Lifetime, **kwargs: Any) -> None:
         """Take the gradients of what is stored."""

@@ -45,6 +45,8 @@ class EWC(EWCPlugin):  # type: ignore[misc]
         strategy.experience.dataset = strategy
         super().after_training_exp(strategy, **kwargs)
         del strategy.experience.dataset
+        number = strategy.clock.train_exp_counter
+        self.saved_params[number] = _of_learning(strategy.model, self.saved_params[number])
 
     def compute_importances(
         self,
@@ -75,9 +77,8 @@ class L2(EWC):
         super().__init__(ewc_lambda)
 
     def compute_importances(self, model: MemoryAgent, *_: Any, **__: Any) -> dict[str, ParamData]:
-        """Return ones for whatever learns, zeros for the rest."""
-        named = model.named_parameters()
-        return _param_data({n: torch.full_like(p, p.requires_grad).detach() for n, p in named})
+        """Return ones for whatever learns."""
+        return _param_data({n: torch.ones_like(p).detach() for n, p in _learning(model).items()})
 
 
 class MAS(MASPlugin):  # type: ignore[misc]
@@ -100,6 +101,11 @@ class MAS(MASPlugin):  # type: ignore[misc]
     def nbytes(self) -> int:
         """Bytes of what is kept across tasks."""
         return _bytes((self.params, self.importance))
+
+    def after_training_exp(self, strategy: Lifetime, **kwargs: Any) -> None:
+        """Take the importances of the experience that ends."""
+        super().after_training_exp(strategy, **kwargs)
+        self.params: dict[str, ParamData] = _of_learning(strategy.model, self.params)
 
     def before_backward(self, strategy: Lifetime, **_: Any) -> None:
         """Add the penalty, from the second experience on; Avalanche's refuses a loss of 0.
@@ -190,8 +196,8 @@ class LwF(BaseSGDPlugin):  # type: ignore[misc]
     """Learning without forgetting (Li and Hoiem 2016): answers new questions as it did before.
 
     Adds `alpha T² KL(before || now)` of the answers' tokens at temperature T, where `before` is the
-    agent as the last experience left it, asked what is asked now. Avalanche's own wants classes
-    and a batch of images.
+    agent as the last experience left it, asked what is asked now, with the noise of the same
+    episode. Avalanche's own wants classes and a batch of images.
 
     Args:
         alpha: weight of the distillation.
@@ -220,13 +226,13 @@ class LwF(BaseSGDPlugin):  # type: ignore[misc]
             strategy.loss = strategy.loss + self.alpha * torch.cat(terms).mean()
 
     def after_training_exp(self, strategy: Lifetime, **_: Any) -> None:
-        """Keep the weights."""
-        self.before = {n: p.detach().clone() for n, p in strategy.agent.named_parameters()}
+        """Keep the weights that learn: of the others no answer is another."""
+        self.before = {n: p.detach().clone() for n, p in _learning(strategy.agent).items()}
 
     def _divergence(self, agent: MemoryAgent, asked: Asked) -> Tensor:
         """Return T² KL(before || now) of each question, `[B]`, in nats."""
         before = {f"agent.{name}": value for name, value in self.before.items()}
-        given = (asked.stories, asked.target_BA)
+        given = (asked.stories, asked.target_BA, asked.key_B)
         with torch.no_grad():
             then_BSV = torch.func.functional_call(_Answering(agent), before, given)
         soft = [(z / self.temperature).log_softmax(dim=2) for z in (then_BSV, asked.logs_BSV)]
@@ -245,9 +251,10 @@ class _Answering(nn.Module):
         super().__init__()
         self.agent = agent
 
-    def forward(self, stories: Any, target_BA: Tensor) -> Tensor:
+    def forward(self, stories: Any, target_BA: Tensor, key_B: Tensor | None) -> Tensor:
         """Return the log-probabilities of the answers' tokens, `[B, S, V]`."""
-        thought = self.agent.rehearse(stories)
+        state = self.agent.initial_state(len(stories), key_B)._replace(story=tuple(stories))
+        thought = self.agent._think(tuple(range(len(stories))), state, recall=False)[1]
         return self.agent.log_probabilities(thought, target_BA[:, :-1])[1]
 
 
@@ -268,7 +275,7 @@ def _mean_gradients(
 ) -> dict[str, ParamData]:
     """Return the mean over `count` losses of a measure of their gradients, by weight."""
     weights = _learning(model)
-    means = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    means = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for loss in losses:
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         for name, gradient in zip(weights, gradients, strict=True):
@@ -279,6 +286,11 @@ def _mean_gradients(
 
 def _learning(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _of_learning(model: nn.Module, kept: dict[str, ParamData]) -> dict[str, ParamData]:
+    """Return what is kept of the weights that learn; Avalanche keeps the others too."""
+    return {name: kept[name] for name in _learning(model)}
 
 
 def _param_data(tensors: dict[str, Tensor]) -> dict[str, ParamData]:

@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "talk":
         from stillknows.agents.dialogue import talk
 
-        talk(options.agent, sys.stdin, sys.stdout, options.memory, options.allow)
+        talk(_file_of(options.agent), sys.stdin, sys.stdout, options.memory, options.allow)
     elif options.command == "memory":
         from stillknows.agents.commands.memory_command import run
 
@@ -111,6 +111,25 @@ def _run(options: argparse.Namespace) -> int:
     else:
         _report(options.runs, options.out or options.runs[0], options.apart)
     return 0
+
+
+def _file_of(agent: Path) -> Path:
+    """Return the file of an agent that was kept.
+
+    Raises:
+        ValueError: if there is only a folder, or nothing; it names a file in the folder.
+    """
+    if agent.is_file():
+        return agent
+    if not agent.is_dir():
+        raise ValueError(f"There is no file {agent}: give RUN/ARM-seedN/agent.safetensors.")
+    kept = next(iter(sorted(agent.glob("*/agent.safetensors"))), agent / "agent.safetensors")
+    if kept.is_file():
+        raise ValueError(f"{agent} is a folder, not an agent: give the file, such as {kept}.")
+    raise ValueError(
+        f"{agent} is a folder in which no agent was kept: give RUN/ARM-seedN/agent.safetensors of "
+        "a life that has ended with keep=true."
+    )
 
 
 def _report(runs: list[Path], out: Path, apart: bool) -> None:

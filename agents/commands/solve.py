@@ -22,6 +22,7 @@ from stillknows.agents.configuration import (
     compose_config,
     expect_device,
     expect_lists,
+    expect_targets,
     expect_whole,
     expect_workers,
     new_folder,
@@ -64,6 +65,7 @@ def solve(overrides: Sequence[str]) -> Path:
     if not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):
         raise ValueError(f"seeds={config.seeds} should be whole numbers from 0, such as [0,1,2].")
     expect_device(config)
+    expect_targets(config)
     _optimizer(config, build(config)[0])
     run = new_folder(config, config.name)
     jobs = {f"seed{seed}": (config, seed, run / f"seed{seed}") for seed in config.seeds}

@@ -15,6 +15,7 @@ from stillknows.agents.configuration import (
     compose_config,
     expect_device,
     expect_lists,
+    expect_targets,
     expect_whole,
     expect_workers,
     new_folder,
@@ -169,6 +170,7 @@ def check_life(config: DictConfig) -> None:
     protocol_of(config)
     expect_classes(config.plugins)
     try:
+        expect_targets(config)
         if is_acting(config):
             check_acting(config, acting_tasks(config))
             return

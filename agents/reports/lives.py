@@ -13,6 +13,7 @@ import numpy as np
 
 from stillknows.agents.persistence.resuming import as_planned
 from stillknows.agents.reports import control_report
+from stillknows.agents.reports.apart import distinct, options_of
 from stillknows.agents.reports.learned import Learned, Scale, score
 from stillknows.agents.reports.log import Event, find, read
 from stillknows.agents.reports.protocol import Setting, fingerprint, logged_setting
@@ -48,6 +49,8 @@ class Life(NamedTuple):
             NaN.
         end: the event that closed the life, empty if it has not ended.
         folder: where its log is.
+        acted: returns of acting, by what they are of.
+        options: of its agent; those of an arm whose options differ are not averaged.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Life(NamedTuple):
     end: Event
     folder: Path
     acted: dict[str, list[float]]
+    options: Setting
 
     @property
     def pair(self) -> tuple[int, int]:
@@ -84,7 +88,8 @@ def collect(folders: Sequence[Path]) -> tuple[list[Life], list[str]]:
     """Return the whole lifetimes at or below some folders, and a sentence for each lack.
 
     They come in the order in which they were asked for: the first arm is the one named first.
-    Where an arm was lived twice with the same seed and order, its name gets the name of the run.
+    Where an arm was lived with different options, its name gets them; where it was lived twice with
+    the same seed and order, it gets the name of the run.
 
     Raises:
         ValueError: if a folder is not there, or no lifetime in them is whole.
@@ -101,7 +106,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Life], list[str]]:
             lives.append(summarise(events, folder))
     if not lives:
         raise ValueError(" ".join(["No lifetime is whole.", *lacks[:3]]))
-    return _told_apart(sorted(lives, key=lambda life: life.pair)), lacks
+    return _told_apart(_by_options(sorted(lives, key=lambda life: life.pair))), lacks
 
 
 def summarise(events: Sequence[Event], folder: Path = Path()) -> Life:
@@ -153,6 +158,7 @@ def summarise(events: Sequence[Event], folder: Path = Path()) -> Life:
             name: as_written(row, lived)
             for name, row in control_report.acted(events, count).items()
         },
+        options=options_of(head.get("config")),
     )
 
 
@@ -167,14 +173,8 @@ def accuracy_matrix(exams: Sequence[Event], tasks: int, scale: Scale | None = No
 
 
 def stopped(events: Sequence[Event]) -> bool:
-    """Return whether a life has not been lived to its end."""
-    if any(event["event"] == "end" for event in events):
-        return False
-    head = events[0]
-    exams = [event for event in events if event["event"] == "examination"]
-    matrix = accuracy_matrix(exams, len(head["tasks"]))
-    experiences = 1 if head["protocol"] == "joint" else len(head["tasks"])
-    return len(matrix) <= experiences or bool(np.isnan(matrix[-1]).any())
+    """Return whether a life has not been lived to its end: all examinations, and what follows."""
+    return not any(event["event"] == "end" for event in events)
 
 
 def lacks_of(events: Sequence[Event]) -> list[str]:
@@ -206,6 +206,20 @@ def lacks_of(events: Sequence[Event]) -> list[str]:
 def as_written(values: Sequence[Any], lived: Sequence[int]) -> list[Any]:
     """Return values of tasks as lived in the order of the stream as it is written."""
     return [value for _, value in sorted(zip(lived, values, strict=True), key=lambda p: p[0])]
+
+
+def _by_options(lives: list[Life]) -> list[Life]:
+    """Return lives of which no two of one arm in one setting have other options and one name."""
+    alike: dict[tuple[str, str], list[Setting]] = defaultdict(list)
+    for life in lives:
+        known = alike[life.name, life.fingerprint]
+        if life.options not in known:
+            known.append(life.options)
+    own = [distinct(life.options, alike[life.name, life.fingerprint]) for life in lives]
+    return [
+        life._replace(name=f"{life.name} ({differ})") if differ else life
+        for life, differ in zip(lives, own, strict=True)
+    ]
 
 
 def _told_apart(lives: list[Life]) -> list[Life]:

@@ -132,7 +132,9 @@ def zero_shot_transfer(
 def negative_backward_transfer(R: Matrix, trained: Sequence[int]) -> float:
     """Return NBT, `mean_j mean_{t > own(j)} (R[own(j), j] - R[t, j])` (LIBERO, Liu et al. 2023).
 
-    The mean is over all trained tasks; the last one, after which nothing comes, counts 0.
+    The mean is over all trained tasks; the last one, after which nothing comes, counts 0. As in the
+    other metrics, a task is left out if its own score or all later ones were not taken, the last
+    one too, and of the later ones those that were not.
     """
     last = len(R) - 1
     return mean(
