@@ -44,9 +44,9 @@ def main() -> None:
     given = parser.parse_args()
     try:
         lives, lacks = collect(given.runs)
+        groups = {stream_name(arms): _first(arms, given.ours) for arms in groups_of(lives)}
     except ValueError as error:
         sys.exit(f"leaderboard: {error}")
-    groups = {stream_name(arms): _first(arms, given.ours) for arms in groups_of(lives)}
     images = given.out / "images"
     images.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -73,8 +73,14 @@ def _short(name: str) -> str:
 
 
 def _first(arms: Arms, ours: str) -> Arms:
-    """Return the arms with ours in the first place, if it is among them."""
-    return {**{name: arms[name] for name in (ours,) if name in arms}, **arms}
+    """Return the arms with ours in the first place.
+
+    Raises:
+        ValueError: if it is not among them.
+    """
+    if ours not in arms:
+        raise ValueError(f"there is no arm {ours}: give --ours, one of {', '.join(arms)}.")
+    return {ours: arms[ours], **arms}
 
 
 def stream_part(name: str, arms: Arms, images: Path) -> list[str]:
