@@ -12,7 +12,7 @@ compared with all others, paired by seed and order.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,22 +49,22 @@ def main() -> None:
         sys.exit(f"leaderboard: {error}")
     images = given.out / "images"
     images.mkdir(parents=True, exist_ok=True)
-    parts = []
+    anew = {}
     for name, arms in groups.items():
         draw(name, arms, images / f"leaderboard_{_short(name)}.png")
-        parts += stream_part(name, arms, images)
-    parts += [f"- {lack}" for lack in lacks]
+        anew[_short(name)] = "\n\n".join(stream_part(name, arms, images))
     page = given.out / "leaderboard.md"
     told, _, old = (page.read_text(encoding="utf-8") if page.is_file() else "").partition(MARK)
-    others = kept(old, {_short(name) for name in groups})
-    page.write_text("\n\n".join([told.rstrip(), MARK, *parts, *others]) + "\n", encoding="utf-8")
-    print("\n\n".join(parts))
+    parts = [*in_place(old, anew), *(f"- {lack}" for lack in lacks)]
+    page.write_text("\n\n".join([told.rstrip(), MARK, *parts]) + "\n", encoding="utf-8")
+    print("\n\n".join([*anew.values(), *(f"- {lack}" for lack in lacks)]))
 
 
-def kept(sections: str, anew: Set[str]) -> list[str]:
-    """Return the sections of streams that are not written anew."""
-    found = [section.strip() for section in sections.split("\n## ")[1:]]
-    return [f"## {section}" for section in found if _short(section) not in anew]
+def in_place(old: str, anew: Mapping[str, str]) -> list[str]:
+    """Return the sections of a page, with those that are written anew in their places."""
+    found = [f"## {section.strip()}" for section in old.split("\n## ")[1:]]
+    sections = {_short(section[3:]): section for section in found}
+    return list({**sections, **anew}.values())
 
 
 def _short(name: str) -> str:
