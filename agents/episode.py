@@ -46,11 +46,13 @@ def live(
         listener: a learner or an examiner.
         task: the task's place in the stream, for provenance; the agent does not see it.
         seed: of the environments' reset.
-        options: of the environments' reset.
+        options: of the environments' reset; `episode` numbers the rows of an environment that does
+            not say which episode it tells.
         deaf: keep all but the questions from the agent.
     """
     observations, info = envs.reset(seed=seed, options=dict(options or {}))
-    keys_B = torch.tensor(np.asarray(info.get("episode", range(envs.num_envs))), dtype=torch.int64)
+    numbers_B = (options or {}).get("episode", 0) + np.arange(envs.num_envs)
+    keys_B = torch.tensor(np.asarray(info.get("episode", numbers_B)), dtype=torch.int64)
     state = agent.initial_state(envs.num_envs, keys_B)
     ended = np.zeros(envs.num_envs, dtype=bool)
     horizon = getattr(listener, "horizon", None)
@@ -58,7 +60,7 @@ def live(
     while not ended.all():
         steps_lived += int((~ended).sum())
         asked: list[bool] = asked_of(observations, info).tolist()
-        episodes = info.get("episode", np.arange(envs.num_envs))
+        episodes = info.get("episode", numbers_B)
         steps = info.get("step", np.full(envs.num_envs, turn))
         heard = _questions(observations, asked) if deaf else observations
         if agent.controller.hears_trees:
@@ -99,7 +101,8 @@ def _marked(
     rows = list(thought.rows)
     if "target" not in info:
         raise ValueError(
-            f"The environment of task {task} asked, and its info says no 'target' after the answer."
+            f"After '{thought.stories[0][-1]}' was answered, the info of its environment says no "
+            "'target': what is asked has a right answer."
         )
     return Marked(
         targets=tuple(str(info["target"][row]) for row in rows),

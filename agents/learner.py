@@ -12,16 +12,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.baselines.again import Asked
 from stillknows.agents.controllers.tokenizer import PAD
-from stillknows.agents.optimizer import Optimizers, build_optimizer, build_schedules, height
+from stillknows.agents.optimizer import (
+    Optimizers,
+    build_optimizer,
+    build_schedules,
+    clip_gradient,
+    height,
+)
 from stillknows.agents.own_entry import without_own
 from stillknows.agents.remembering import Marked, Remembering
-from stillknows.agents.teaching.policy_learning import Lived, Teacher
+from stillknows.agents.teaching.lived import Lived
+from stillknows.agents.teaching.policy_learning import Teacher
 from stillknows.agents.teaching.trial import Trial
 from stillknows.agents.thought import Thought, score
 from stillknows.envs.text import Story
@@ -80,7 +87,7 @@ class QuestionLearner:
             back-propagation through time, Williams and Peng 1990); None for all.
         linear_start: updates after which a Memory Network that began without its softmax gets it.
         accumulate: into how many parts the rows of a batch are cut; the gradient is that of the
-            whole batch.
+            whole batch, but that later parts recall what earlier ones have written.
         optimizer: makes an optimiser of parameters, instead of Muon and AdamW.
         schedule: makes a schedule of PyTorch of an optimiser, anew in each experience, instead of
             the rise and fall; see `optimizer.build_schedules`.
@@ -196,7 +203,15 @@ class QuestionLearner:
         Args:
             before_backward: may add to the loss (penalties do).
             after_backward: may change the gradients (projections do).
+
+        Raises:
+            ValueError: if nothing was asked since the last update, or the gradient is no number.
         """
+        if not self._rewards:
+            raise ValueError(
+                "A batch of episodes asked nothing, so that there is nothing to learn from: let "
+                "info['question'] be True where an answer is wanted, or take more rows."
+            )
         if self._parts:
             self.part()
         loss, total = self._of_batch()
@@ -252,7 +267,7 @@ class QuestionLearner:
         if not self._schedules:
             done = self.updates - self.begun
             self.optimizer.set_height(height(done, self.planned, self.warmup, self.fall, self.rest))
-        nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
+        clip_gradient(self.agent.parameters(), self.clip)
         self.optimizer.step()
         for schedule in self._schedules:
             schedule.step()
@@ -281,7 +296,7 @@ class QuestionLearner:
         """Return whether the working policy had anything to decide about these stories."""
         told = max((story.answers.count(None) for story in self.stories), default=0)
         slots: int = self.agent.working_memory.slots
-        return told > slots or not fills_room(self.agent.working_policy)
+        return told > slots or (told > 0 and not fills_room(self.agent.working_policy))
 
     def _rehearse(self) -> Tensor | None:
         """Return the mean loss of questions drawn from the episodic memory, None without."""

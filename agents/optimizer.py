@@ -7,7 +7,7 @@ questions several times sooner with it than with AdamW alone. This file knows no
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -90,6 +90,19 @@ def _fits(shape: torch.Size, whole: torch.Size) -> bool:
 
 def _state_of(saved: dict[str, Any], number: int) -> list[Any]:
     return list(saved["state"].get(number, {}).values())
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], largest: float) -> None:
+    """Shorten a gradient to a norm at most.
+
+    Raises:
+        ValueError: if it is NaN or infinite, before it has reached a weight.
+    """
+    if not nn.utils.clip_grad_norm_(parameters, largest).isfinite():
+        raise ValueError(
+            "The gradient is NaN or infinite, and no weight was moved by it: learn at a lower rate "
+            "(learner.learning_rate), and look at the last losses in the log."
+        )
 
 
 def height(

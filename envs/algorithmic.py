@@ -35,7 +35,7 @@ from stillknows.envs.problems import (
     generate,
 )
 from stillknows.envs.tasks import suggest
-from stillknows.envs.text import row_seeds
+from stillknows.envs.text import expect_all, row_seeds
 
 Info = dict[str, Any]
 
@@ -157,8 +157,10 @@ class AlgorithmicVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Begin the next episode in every row; there are no options.
 
         Raises:
-            ValueError: if there is a list of seeds that is not one a row.
+            ValueError: if there is a list of seeds that is not one a row, or some rows alone are
+                to be reset.
         """
+        expect_all(options)
         if seed is not None or not self._generators:
             self._generators = [
                 gymnasium.utils.seeding.np_random(each)[0]

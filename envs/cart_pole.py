@@ -24,16 +24,23 @@ class CartPole(CartPoleEnv):
         gravity: in m/s^2, above 0, at most 20.
         length: of half the pole, in m, above 0, at most 2.
         force: of a push to the right, in N; below 0, right and left are exchanged. At most 20.
+        render_mode: how it is shown, as Gymnasium's.
 
     Raises:
         ValueError: if one of them is out of bounds.
     """
 
-    def __init__(self, gravity: float = 9.8, length: float = 0.5, force: float = 10.0) -> None:
+    def __init__(
+        self,
+        gravity: float = 9.8,
+        length: float = 0.5,
+        force: float = 10.0,
+        render_mode: str | None = None,
+    ) -> None:
         for name, given in (("gravity", gravity), ("length", length), ("force", abs(force))):
             if not 0 < given <= _LARGEST[name]:
                 raise ValueError(f"{name}={given:g} is not above 0 and at most {_LARGEST[name]:g}")
-        super().__init__()
+        super().__init__(render_mode=render_mode)
         self.gravity, self.length, self.force_mag = gravity, length, force
         self.polemass_length = self.masspole * length
         self.kind = np.array([gravity, length, force], dtype=np.float32)

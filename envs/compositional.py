@@ -11,6 +11,7 @@ remember before are, so that every question has one answer, whenever it is asked
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from random import Random
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ from stillknows.envs.kinds.functions import WORDS, run
 from stillknows.envs.kinds.writing import DIGITS, Page, draft
 from stillknows.envs.life import ADJECTIVES, NOUNS
 from stillknows.envs.order import returning
-from stillknows.envs.tasks import Task
+from stillknows.envs.tasks import Task, suggest
 from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
 from stillknows.envs.world import words
 
 ID = "stillknows/Composed-v0"
 LENGTH = 3  # of a list
+MOST_QUESTIONS = 100  # of a story
 STRANGERS = words("agnes bruno celia dario edith fabio gerda heiko")
 _TOLD = "((the list) (of {who}) (is ({items})) .)"
 _ASKED = "(what (is ({program}) (of {who})) ?)"
@@ -49,6 +51,9 @@ class Composed(StoryTask):
         split: "train", or "exam": stories that begin as none of training does.
         first_episode: the number of its first episode within the lifetime.
         stride: how far apart its episodes' numbers are.
+
+    Raises:
+        ValueError: if a skill is unknown, or one of the others out of range.
     """
 
     def __init__(
@@ -63,6 +68,14 @@ class Composed(StoryTask):
         stride: int = 1,
     ) -> None:
         super().__init__(first_episode, stride)
+        for skill in skills:
+            if skill not in WORDS:
+                raise ValueError(f"There is no skill '{skill}'. {suggest(skill, list(WORDS))}")
+        if split not in ("train", "exam"):
+            raise ValueError(f"split={split!r}: choose train or exam.")
+        _expect("skills", len(skills), 1, len(WORDS))
+        _expect("local", local, 1, len(STRANGERS))
+        _expect("questions", questions, 1, MOST_QUESTIONS)
         self.skills, self.told = tuple(skills), dict(told)
         self.recalled = {name: Recalled(*fact) for name, fact in recalled.items()}
         self.local, self.questions, self.split = local, questions, split
@@ -240,11 +253,13 @@ def compositional_tasks(
     _expect("skills", skills, 1, len(WORDS))
     _expect("facts", facts, 0, most // count)
     _expect("local", local, 1, len(STRANGERS))
-    _expect("questions", questions, 1, 100)
+    _expect("questions", questions, 1, MOST_QUESTIONS)
     shares = {"overlap": overlap, "contradiction": contradiction, "returns": returns}
     for name, share in shares.items():
-        _expect(name, share, 0, 1)
+        _expect(name, share, 0, 1, Real)
     budgets = [episodes] * count if isinstance(episodes, int) else list(episodes)
+    if len(budgets) != count:
+        raise ValueError(f"episodes={episodes} for count={count} tasks: give one, or one each.")
     starts = [sum(budgets[:number]) for number in range(count)]
     planner = Planner(Random(f"{life} composes"), overlap, contradiction, returns)
     tasks = []
@@ -289,6 +304,8 @@ def _other(draw: Random, items: str) -> str:
     return other
 
 
-def _expect(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
+def _expect(name: str, value: Any, low: float, high: float, kind: type = Integral) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is no {'whole ' * (kind is Integral)}number: give one.")
+    if not low <= value <= high:  # type: ignore[operator]
         raise ValueError(f"{name}={value} is out of range: it goes from {low} to {high}.")

@@ -12,6 +12,7 @@ This file knows nothing of agents and nothing of streams.
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -20,7 +21,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from stillknows.envs.observed import Floats, flat, readable
-from stillknows.envs.tasks import Task, gymnasium_tasks, spec_of
+from stillknows.envs.tasks import Task, gymnasium_tasks, making, spec_of, suggest
 
 Env = gymnasium.Env[Any, Any]
 
@@ -109,6 +110,9 @@ def control_tasks(
         for entry in ids
     ]  # fmt: skip
     names = [task.name for task in tasks]
+    for name in references or {}:
+        if name not in {*names, *(task.id for task in tasks)}:
+            raise ValueError(f"stream.tasks.references names {name}. {suggest(name, names)}")
     for name in names:
         if names.count(name) > 1:
             raise ValueError(
@@ -147,15 +151,13 @@ def build(task: ControlTask, arguments: Mapping[str, Any]) -> Env:
     Raises:
         ValueError: if it cannot be made with such arguments.
     """
-    try:
+    with making(task.id, arguments):
         if task.constructed:
             made: Env = _located(task.id)(**arguments)
             return gymnasium.wrappers.TimeLimit(made, task.max_episode_steps)
         spec = spec_of(task.id)
         limit = min(spec.max_episode_steps or task.max_episode_steps, task.max_episode_steps)
         return gymnasium.make(spec, limit, disable_env_checker=True, **arguments)
-    except (TypeError, gymnasium.error.Error, ImportError) as error:
-        raise ValueError(f"{task.id} cannot be made with {dict(arguments)}: {error}.") from None
 
 
 class Episodes(gymnasium.Env[Floats, Any]):
@@ -219,7 +221,7 @@ class Episodes(gymnasium.Env[Floats, Any]):
         self.actions.append(action)
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            seen, reward = self._finite(observation), float(reward)
+            seen, reward, info = self._finite(observation), float(reward), dict(info)
             if not np.isfinite(reward):
                 raise ValueError(f"it gave the reward {reward}")
         except Exception as error:  # noqa: BLE001 (whatever an environment raises)
@@ -248,6 +250,8 @@ class Episodes(gymnasium.Env[Floats, Any]):
 
     def _finite(self, observation: Any) -> Floats:
         seen = flat(self.read_as, observation)
+        if seen.shape != self._seen.shape:
+            raise ValueError(f"it gave {seen.size} numbers where its space has {self._seen.size}")
         if not np.isfinite(seen).all():
             raise ValueError("it gave an observation that is NaN or infinite")
         return seen
@@ -262,6 +266,8 @@ class Episodes(gymnasium.Env[Floats, Any]):
                 f"{self.task.name} broke in {self.broken} episodes in a row, at last in step "
                 f"{len(self.actions)} ({reason}): what was lived is in the log."
             ) from error
+        with suppress(Exception):  # whatever is left of it
+            self.env.close()
         self.env = build(self.task, self.arguments)
 
 
@@ -304,19 +310,23 @@ def _task(entry: dict[str, Any], most: int, references: Mapping[str, float]) -> 
     if not constructed:
         _import_family(id)
     arguments = {key: value for key, value in entry.items() if key not in _OWN}
-    exam = {**arguments, **entry.get("exam", {})}
+    exam = {**arguments, **(entry.get("exam") or {})}
     name = str(entry.get("name", id.split(":")[-1].split(".")[-1]))
-    limit = min(most, entry.get("max_episode_steps", most))
-    if limit < 1:
-        raise ValueError(f"{name}: max_episode_steps={limit} leaves no step; give 1 or more.")
-    task = ControlTask(name, id, arguments, exam, 0.0, limit, constructed)
+    limits = (most, entry.get("max_episode_steps", most))
+    for limit in limits:
+        if not isinstance(limit, int) or limit < 1:
+            raise ValueError(
+                f"{name}: max_episode_steps={limit} leaves no step; give a whole number from 1 on."
+            )
+    task = ControlTask(name, id, arguments, exam, 0.0, min(limits), constructed)
     env = build(task, arguments)
     texts = isinstance(env.observation_space, spaces.Text) + isinstance(
         env.action_space, spaces.Text
     )
     env.close()
     if texts == 2 and not constructed:
-        return gymnasium_tasks([id], arguments, exam)[0]
+        (text,) = gymnasium_tasks([id], arguments, exam)
+        return text._replace(name=name) if "name" in entry else text
     given = entry.get("reference", references.get(name, references.get(id)))
     return _with_reference(task, given)
 
@@ -324,6 +334,8 @@ def _task(entry: dict[str, Any], most: int, references: Mapping[str, float]) -> 
 def _with_reference(task: ControlTask, given: float | None) -> ControlTask:
     """Return a task with the return that scores 1, and where that is from."""
     if given is not None:
+        if not isinstance(given, int | float) or not np.isfinite(given):
+            raise ValueError(f"{task.name}: reference={given!r} is no finite number: give one.")
         return task._replace(reference=float(given), source=f"return {given:g} scores 1, as given")
     threshold = None if task.constructed else spec_of(task.id).reward_threshold
     if threshold is not None:

@@ -85,6 +85,8 @@ class Generated(StoryTask):
         **dials: Any,
     ) -> None:
         super().__init__(first_episode, stride)
+        if beginning is not None and (not isinstance(beginning, int) or beginning < 1):
+            raise ValueError(f"beginning={beginning!r}: give a whole number from 1 on, or None.")
         self.beginning = beginning
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: choose {' or '.join(SPLITS)}.")

@@ -107,13 +107,15 @@ def places(
     Raises:
         ValueError: if the order is none of these, or names a task that is not there.
     """
+    if most is not None and (not isinstance(most, int) or most < 0):
+        raise ValueError(f"stream.experiences={most}: give a whole number from 0 on, or null.")
     if order == "endless" and tasks > 1:
         return islice(_drawn(tasks, seed), most)
     if order == "shuffled":
         order = [int(place) for place in np.random.default_rng(seed).permutation(tasks)]
     if order == "endless":
         return islice(repeat(0), most)
-    if isinstance(order, str):
+    if isinstance(order, str | int | float):
         raise ValueError(f"stream.order={order}: choose null, shuffled, endless or a list.")
     listed = list(range(tasks)) if order is None else list(order)
     if not all(isinstance(place, int) and 0 <= place < tasks for place in listed):

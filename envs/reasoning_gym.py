@@ -25,6 +25,7 @@ FEEDBACK = "no . again : "
 _WORD = re.compile(r"[a-z]+|\S")
 _ITEMS = 2**30
 _EXAMINED = 4  # one of so many items examines
+_MOST_ITEMS = 1000  # that are looked at in search of one of a split
 _SAMPLE = 128  # items whose words get tokens of their own
 
 
@@ -83,12 +84,19 @@ class ReasoningGym(gymnasium.Env[str, str]):
         return tuple(sorted({word for text in said for word in text.split()}))
 
     def item(self, number: int) -> dict[str, Any]:
-        """Return the first item of this split from a number on, as the package made it."""
-        found: dict[str, Any] = self.items[number]
-        while _examines(found["question"]) != (self.split == "exam"):
-            number += 1
-            found = self.items[number]
-        return found
+        """Return the first item of this split from a number on, as the package made it.
+
+        Raises:
+            ValueError: if so few are different that the split has none.
+        """
+        for ahead in range(_MOST_ITEMS):
+            found: dict[str, Any] = self.items[number + ahead]
+            if _examines(found["question"]) == (self.split == "exam"):
+                return found
+        raise ValueError(
+            f"{_MOST_ITEMS} items of {self.task} in a row held none of the {self.split} split: "
+            "with these settings too few are different; let them vary more."
+        )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -103,11 +111,18 @@ class ReasoningGym(gymnasium.Env[str, str]):
         return self._question, self._info(self._question)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Take an answer; ask again if it is wrong and there are attempts left."""
+        """Take an answer; ask again if it is wrong and there are attempts left.
+
+        Raises:
+            ResetNeeded: if no item is asked.
+        """
+        if not self._question:
+            raise gymnasium.error.ResetNeeded("The episode has ended: call reset() for the next.")
         reward, told = self._answer.mark(action)
         self._step += 1
         over = reward == 1 or self._step == self.attempts
         observation = "" if over else FEEDBACK + self._question
+        self._question = "" if over else self._question
         return observation, reward, over, False, self._info(observation) | told
 
     def _info(self, observation: str) -> dict[str, Any]:

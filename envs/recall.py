@@ -289,7 +289,7 @@ def stress_tasks(tasks: list[str], **dials: Any) -> list[Task]:
             raise ValueError(f"There is no stress '{name}'. {suggest(stress, list(STRESSES))}")
         own = {**dials, **STRESSES[stress]}
         make_dials(own)
-        made.append(Task(name, ID, own, own))
+        made.append(Task(name, ID, own, {**own, "split": "exam"}))
     return made
 
 

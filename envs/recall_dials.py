@@ -6,6 +6,7 @@ This file knows neither sentences nor stories (`stillknows.envs.recall`).
 from dataclasses import dataclass, fields
 from typing import Any
 
+from stillknows.envs.dials import expect_kinds
 from stillknows.envs.life import MOST_FACTS
 from stillknows.envs.tasks import suggest
 
@@ -27,10 +28,12 @@ class Dials:
     Attributes:
         facts: people whose code is told, 1 to 20.
         updates: how many of them are told a new code, right after all have one; at most `facts`.
+            Where `facts` and `updates` are more than 20, it may be the one they had.
         expiring: how many of the codes told first are for today only; a new day then begins after
             all was told.
         forgotten: how many codes are to be forgotten, after all was told.
-        rumours: of how many people something false is said, after all was told.
+        rumours: of how many people something false is said, after all was told; it may be true
+            where all 20 codes are taken.
         distance: sentences from the last code to the first question, 0 or more.
         shortest: the least distance; below `distance`, each story draws one of either, every
             order of magnitude as likely.
@@ -59,7 +62,8 @@ class Dials:
     split: str = "train"
 
     def __post_init__(self) -> None:
-        """Raise a ValueError if a dial is out of range."""
+        """Raise a ValueError if a dial is of a wrong kind or out of range."""
+        expect_kinds(self)
         if not 1 <= self.facts <= len(PEOPLE):
             raise ValueError(f"facts={self.facts}: choose 1 to {len(PEOPLE)}.")
         for name in ("updates", "expiring", "forgotten", "rumours"):
@@ -76,6 +80,8 @@ class Dials:
     def _check_life(self) -> None:
         if self.split not in ("train", "exam"):
             raise ValueError(f"split={self.split!r} is neither train nor exam.")
+        if self.lag < 0:
+            raise ValueError(f"lag={self.lag}: choose 0 or more, as no code is told in advance.")
         if not 0 <= self.lasting <= self.facts:
             raise ValueError(f"lasting={self.lasting}: choose 0 to facts={self.facts}.")
         if not 0 <= self.carry <= 1 or (self.carry and not self.lasting):

@@ -4,6 +4,7 @@ What an environment does wrong is told in one sentence that names it. This file 
 stories are written.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from stillknows.envs.text import row_seeds
+from stillknows.envs.text import expect_all, row_seeds
 from stillknows.envs.turns import Info
 
 _FAULTS = (
@@ -25,6 +26,8 @@ _FAULTS = (
     OSError,
     RuntimeError,
 )  # of an environment; a life that is asked to stop is none
+_LARGEST = np.iinfo(np.int64).max
+_ENDLESS = 100_000  # steps
 _COLUMNS = (((bool, np.bool_), bool), ((int, np.integer), int), ((float, np.floating), float))
 
 
@@ -32,7 +35,7 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
     """Any plain text environments side by side, for those without a vector of their own.
 
     Rows that have ended say "" until all are reset together, and stay terminated or truncated;
-    reset seeds row b with `seed + b`.
+    reset seeds row b with `seed + b`. An episode that seems to have no end is a ValueError.
 
     Args:
         envs: the environments, one a row.
@@ -49,11 +52,13 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self._terminated = np.ones(self.num_envs, dtype=bool)
         self._truncated = np.zeros(self.num_envs, dtype=bool)
         self._infos: list[Info] = [{}] * self.num_envs
+        self._steps = 0
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], Info]:
         """Begin an episode in every row."""
+        expect_all(options)
         seeds = row_seeds(seed, self.num_envs)
         pairs = [
             _begun(env, s, _for_row(options, row))
@@ -61,7 +66,7 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         ]
         self._terminated = np.zeros(self.num_envs, dtype=bool)
         self._truncated = np.zeros(self.num_envs, dtype=bool)
-        self._infos = [info for _, info in pairs]
+        self._infos, self._steps = [info for _, info in pairs], 0
         return tuple(observation for observation, _ in pairs), gather(self._infos)
 
     def step(
@@ -70,10 +75,17 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         """Step every row that has not ended."""
         observations, rewards = [""] * self.num_envs, np.zeros(self.num_envs)
         infos = [{**info, "question": False} for info in self._infos]
-        for row in np.flatnonzero(~(self._terminated | self._truncated)).tolist():
+        going = np.flatnonzero(~(self._terminated | self._truncated)).tolist()
+        self._steps += 1
+        if going and self._steps > _ENDLESS:
+            raise ValueError(
+                f"An episode of {_name(self.envs[going[0]])} has {_ENDLESS} steps and no end: let "
+                "it end after wrong answers too, or register it with max_episode_steps."
+            )
+        for row in going:
             observation, reward, ended, cut, info = _stepped(self.envs[row], actions[row])
             over = ended or cut
-            observations[row], rewards[row] = "" if over else observation, reward
+            observations[row], rewards[row] = observation, reward
             self._terminated[row], self._truncated[row] = ended, cut
             infos[row] = {**info, "question": False} if over else dict(info)
             self._infos[row] = {k: info[k] for k in ("episode", "step", "tree") if k in info}
@@ -90,12 +102,14 @@ def gather(infos: Sequence[Info]) -> Info:
     """Join the infos of rows as Gymnasium does: an array a key, and a mask `_key` of who has it.
 
     Truth values and numbers become arrays of their kind, with False or 0 where a row has none;
-    all else, what is of mixed kinds included, becomes an array of objects, with None.
+    all else, what is of mixed kinds or too large included, becomes an array of objects, with None.
     """
     joined: Info = {}
     for key in {key: None for info in infos for key in info}:
         present = [info[key] for info in infos if key in info]
         dtype: type = next((d for kind, d in _COLUMNS if _all_are(kind, present)), object)
+        if dtype is int and not all(abs(int(value)) <= _LARGEST for value in present):
+            dtype = object
         blank = None if dtype is object else 0
         column = (info.get(key, blank) for info in infos)
         joined[key] = np.fromiter(column, dtype=dtype, count=len(infos))
@@ -113,11 +127,11 @@ def _begun(
     """Return what an environment says first.
 
     Raises:
-        ValueError: if it raises, or does not return an observation and an info.
+        ValueError: if it raises, or does not return an observation in text and an info.
     """
     try:
         observation, info = env.reset(seed=seed, options=options)
-        return observation, dict(info)
+        info = _own(info)
     except _FAULTS as error:
         if _tells_itself(env):
             raise
@@ -125,17 +139,18 @@ def _begun(
             f"{_name(env)} raised {type(error).__name__} in reset(seed=…, options=…), which "
             f"returns an observation and an info: {error}."
         ) from error
+    return _text(env, observation), info
 
 
 def _stepped(env: gymnasium.Env[str, str], action: str) -> tuple[str, float, bool, bool, Info]:
-    """Return what an environment says to an answer.
+    """Return what an environment says to an answer, "" where that ends the episode.
 
     Raises:
-        ValueError: if it raises, or does not return five things.
+        ValueError: if it raises, does not return five things, or one of them is of no use.
     """
     try:
         observation, reward, ended, cut, info = env.step(action)
-        return observation, float(reward), ended, cut, dict(info)
+        reward, over, info = float(reward), bool(ended or cut), _own(info)
     except _FAULTS as error:
         if _tells_itself(env):
             raise
@@ -143,6 +158,24 @@ def _stepped(env: gymnasium.Env[str, str], action: str) -> tuple[str, float, boo
             f"{_name(env)} raised {type(error).__name__} in step({action!r}), which returns "
             f"an observation, a reward, whether it ended or was cut, and an info: {error}."
         ) from error
+    if not math.isfinite(reward):
+        raise ValueError(f"{_name(env)} gave the reward {reward}: give a finite number.")
+    return "" if over else _text(env, observation), reward, ended, cut, info
+
+
+def _own(info: Any) -> Info:
+    """Return an info without Gymnasium's statistics, which stand where an episode's number does."""
+    numbered = isinstance(info.get("episode", 0), int | np.integer)
+    return {key: value for key, value in info.items() if numbered or key != "episode"}
+
+
+def _text(env: gymnasium.Env[str, str], observation: Any) -> str:
+    """Return an observation, or say that it is no text."""
+    if not isinstance(observation, str):
+        raise ValueError(
+            f"{_name(env)} gave the observation {observation!r}, which is no text: give a string."
+        )
+    return observation
 
 
 def _tells_itself(env: gymnasium.Env[str, str]) -> bool:

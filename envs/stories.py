@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
-from numbers import Integral, Real
 from random import Random
 from typing import Any
 
 from stillknows.envs import life, world
+from stillknows.envs.dials import expect_kinds
 from stillknows.envs.life import Life
 from stillknows.envs.questions import TASKS, Candidate
 from stillknows.envs.text import Answer, Story
@@ -25,12 +25,6 @@ EXAM_SHARE = 10  # one draft in so many belongs to the exam
 CHAPTER = 32  # so many training episodes in a row are of one length: side by side, none waits
 SPLITS = ("train", "exam")
 NAMES = ("seen", "unseen")
-_KINDS: dict[Any, tuple[type, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    str: (str, "a word"),
-    bool: (bool, "true or false"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +41,7 @@ class Dials:
         short_episodes: how many of the task's training episodes, the first, may be shorter; 0: all.
         distractors: share of the statements (facts of the life apart) that change nothing.
         carry: share of the questions that ask for a fact told in an earlier episode. In training,
-            half as many ask for the fact told in this episode.
+            half as many ask for the fact told in this episode. It needs `lifetime_facts`.
         lifetime_facts: how many facts of the task's kind the life has; one is told in each
             training episode, if `carry` is above 0.
         lag: a training episode `e` asks for facts told in episodes before `e - lag`, and not since.
@@ -60,7 +54,7 @@ class Dials:
             places) that never occur in training. Training stories ignore it.
         length_factor: exam stories are this many times as long. Training stories ignore it.
         begins: how many statements decide whether a story is of the examination, where both splits
-            do not tell as many of them before the first question; 0: all of these.
+            do not tell as many of them before the first question, and no more; 0: all of these.
     """
 
     task: str
@@ -85,11 +79,9 @@ class Dials:
     begins: int = 0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, (kind, words) = getattr(self, field.name), _KINDS[field.type]
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise ValueError(f"{field.name}={value!r} is not {words}: give one.")
+        expect_kinds(self)
         self._check_values()
+        self._check_life()
 
     def _check_values(self) -> None:
         choices = (("task", tuple(TASKS)), ("split", SPLITS), ("names", NAMES))
@@ -129,7 +121,14 @@ class Dials:
                 f"shortest={self.shortest} is out of range: for {self.task} it is 0, or goes from "
                 f"{opening} to sentences={self.sentences}."
             )
-        if self.tells and self.lifetime_facts < self.lag + 2:
+        if self.begins > self._deciding:
+            raise ValueError(
+                f"begins={self.begins}: stories tell {self._deciding} statements before the first "
+                "question, and none that comes later may decide; give no more."
+            )
+
+    def _check_life(self) -> None:
+        if self.carry and self.lifetime_facts < self.lag + 2:
             raise ValueError(
                 f"with lifetime_facts={self.lifetime_facts} every fact is told again within "
                 f"lag={self.lag} episodes, and none is left to carry: raise lifetime_facts to at "
@@ -159,7 +158,11 @@ class Dials:
     @cached_property
     def beginning(self) -> int:
         """How many statements, facts of the life apart, decide to which split a story belongs."""
-        return self.begins or max(1, self._told_first - self.tells)
+        return self.begins or self._deciding
+
+    @property
+    def _deciding(self) -> int:
+        return max(1, self._told_first - self.tells)
 
     @property
     def _told_first(self) -> int:

@@ -151,7 +151,11 @@ def permuted_digits_benchmark(experiences: int = 5, seed: int = 0) -> CLScenario
     Args:
         experiences: how many; the first has the pixels as they are.
         seed: of the orders.
+
+    Raises:
+        ValueError: if there is no experience.
     """
+    _expect_some(experiences)
     orders = [0, *(1 + seed * 1_000_003 + number for number in range(experiences - 1))]
     return _in_domains([{n: permuted(p, order) for n, p in digits().items()} for order in orders])
 
@@ -162,9 +166,18 @@ def rotated_digits_benchmark(experiences: int = 5, degrees: float = 180.0) -> CL
     Args:
         experiences: how many; the first has the digits as they are.
         degrees: how far the last ones are turned.
+
+    Raises:
+        ValueError: if there is no experience.
     """
+    _expect_some(experiences)
     angles = [degrees * number / max(1, experiences - 1) for number in range(experiences)]
     return _in_domains([{n: rotated(p, angle) for n, p in digits().items()} for angle in angles])
+
+
+def _expect_some(experiences: int) -> None:
+    if not isinstance(experiences, int) or experiences < 1:
+        raise ValueError(f"experiences={experiences!r}: give a whole number from 1 on.")
 
 
 def _in_domains(domains: Sequence[Mapping[str, Digits]]) -> CLScenario:

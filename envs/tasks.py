@@ -5,13 +5,15 @@ This file knows nothing of Avalanche (see `streams.py`) and nothing of agents.
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from stillknows.envs.side_by_side import TextVectorEnv
 
@@ -69,7 +71,7 @@ def edition_of(makers: Iterable[str]) -> int:
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """Return `Did you mean …?` for a misspelled word, or the list of what is known."""
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(str(word), known, n=1)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
 
 
@@ -86,22 +88,17 @@ def vocabulary(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 
 def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
-    """Return `rows` environments of a task side by side, native where the task has such a vector.
+    """Return `rows` environments of a task side by side.
+
+    They are native where the task has a vector of its own whose rows are reset together.
 
     Raises:
-        ValueError: if the id is unknown, or its spaces are not text.
+        ValueError: if the id is unknown, it cannot be made so, or its spaces are not text.
     """
     spec = spec_of(task.id)
-    if spec.vector_entry_point is not None:
-        mode = "vector_entry_point"
-        envs = gymnasium.make_vec(spec, rows, vectorization_mode=mode, **arguments)
-        spaces_met = (envs.single_observation_space, envs.single_action_space)
-    else:
-        rest = {"disable_env_checker": True, **arguments}
-        plain = [gymnasium.make(spec, **rest) for _ in range(rows)]
-        envs = TextVectorEnv(plain)
-        spaces_met = (plain[0].observation_space, plain[0].action_space)
-    for space in spaces_met:
+    with making(task.id, arguments):
+        envs = _native(spec, rows, arguments) or _plain(spec, rows, arguments)
+    for space in (envs.single_observation_space, envs.single_action_space):
         if not isinstance(space, spaces.Text):
             raise ValueError(
                 f"{task.id} has the space {space}; this agent reads and writes only "
@@ -110,7 +107,40 @@ def make(task: Task, rows: int, arguments: Mapping[str, Any]) -> TextVector:
     return envs
 
 
-def spec_of(id: str) -> gymnasium.envs.registration.EnvSpec:
+def _native(spec: EnvSpec, rows: int, arguments: Mapping[str, Any]) -> TextVector | None:
+    """Return a task's own vector, None where it has none, or rows begin anew by themselves."""
+    if spec.vector_entry_point is None:
+        return None
+    mode = "vector_entry_point"
+    envs = gymnasium.make_vec(spec, rows, vectorization_mode=mode, **arguments)
+    if spec.entry_point is None or envs.metadata.get("autoreset_mode") is AutoresetMode.DISABLED:
+        return envs
+    envs.close()
+    return None
+
+
+def _plain(spec: EnvSpec, rows: int, arguments: Mapping[str, Any]) -> TextVector:
+    rest = {"disable_env_checker": True, **arguments}
+    return TextVectorEnv([gymnasium.make(spec, **rest) for _ in range(rows)])
+
+
+@contextmanager
+def making(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Tell in one sentence what goes wrong where an environment is made.
+
+    Raises:
+        ValueError: if anything but a ValueError, which tells itself, is raised.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name} cannot be made with {dict(arguments)}: {said}.") from error
+
+
+def spec_of(id: str) -> EnvSpec:
     """Return what Gymnasium knows of an id, after importing the module named before a colon."""
     module, _, name = id.rpartition(":")
     try:

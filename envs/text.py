@@ -205,6 +205,7 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], Info]:
         """Begin the next story in every row."""
+        expect_all(options)
         options = options or {}
         if seed is not None or self._keys is None:
             seeds = row_seeds(seed, self.num_envs)
@@ -297,6 +298,12 @@ def asked_of(observations: Sequence[str], info: Info) -> np.ndarray:
         return marks_B
     told_B = np.asarray(info.get("_question", np.ones(len(marks_B), dtype=bool)), dtype=bool)
     return np.where(told_B, np.asarray(info["question"], dtype=bool), marks_B)
+
+
+def expect_all(options: Info | None) -> None:
+    """Raise a ValueError if Gymnasium's reset option `reset_mask` names some of the rows alone."""
+    if not np.all((options or {}).get("reset_mask", True)):
+        raise ValueError("Rows are reset together, when all have ended: leave out reset_mask.")
 
 
 def row_seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:

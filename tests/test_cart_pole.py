@@ -66,3 +66,11 @@ def test_what_no_cart_pole_has_is_said(wrong):
         CartPole(**wrong)
     with pytest.raises(ValueError, match=f"{name}=.* is not above 0 and at most"):
         control_tasks([{"id": "stillknows/CartPole-v0", **wrong}])
+
+
+def test_it_is_shown_as_gymnasiums_is():
+    pytest.importorskip("pygame")
+    env = gymnasium.make("stillknows/CartPole-v0", length=1.0, render_mode="rgb_array")
+    env.reset(seed=0)
+    assert env.render().shape == (400, 600, 3)
+    env.close()

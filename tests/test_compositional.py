@@ -166,11 +166,29 @@ def test_it_is_an_environment_with_declared_words_and_disjoint_examinations():
         ({"facts": 200}, "facts=200 is out of range"),
         ({"overlap": 1.5}, "overlap=1.5 is out of range: it goes from 0 to 1"),
         ({"local": 0}, "local=0 is out of range"),
+        ({"facts": 2.5}, "facts=2.5 is no whole number: give one"),
+        ({"overlap": "half"}, "overlap='half' is no number: give one"),
+        ({"episodes": [10, 10]}, r"episodes=\[10, 10\] for count=5 tasks: give one, or one each"),
     ],
 )
 def test_a_wrong_dial_is_one_sentence(dials, words):
     with pytest.raises(ValueError, match=words):
         compositional_tasks(**{"count": 5, "episodes": 10, **dials})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"skills": ["sorts"]}, "no skill 'sorts'. Did you mean 'sort'"),
+        ({"skills": []}, "skills=0 is out of range: it goes from 1 to 9"),
+        ({"split": "test"}, "split='test': choose train or exam"),
+        ({"local": 9}, "local=9 is out of range: it goes from 1 to 8"),
+        ({"questions": 0}, "questions=0 is out of range"),
+    ],
+)
+def test_a_task_that_cannot_be_is_one_sentence(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Composed(**{"skills": ["sort"], "told": {}, "recalled": {}, **settings})
 
 
 def test_streams_are_shuffled_and_return():

@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 
 from stillknows.agents.acting.control import EpisodicControl, live_control
+from stillknows.agents.acting.episodic_learner import EpisodicLearner
 from stillknows.memory.action_values import ActionValues
 
 
@@ -120,6 +121,22 @@ def test_an_episode_that_is_cut_bootstraps_and_one_that_is_over_does_not(monkeyp
     ends = live_control(agent, [Corridor()], 400)
     assert set(last) == {0.0, 7.0}
     assert [value == 0.0 for value in last] == [lived.total == 1.0 for lived in ends]
+
+
+def test_a_fixed_projection_stays_as_it_is_while_keys_and_values_learn():
+    agent = agent_for(width=0)
+    kept = agent.embed.weight.detach().clone()
+    live_control(agent, [Corridor()], steps=100)
+    assert agent.memory._squares[1].any()  # of what has moved
+    assert torch.equal(agent.embed.weight, kept)
+
+
+def test_exploration_has_two_shares():
+    for explore in (0.1, [1.0]):
+        with pytest.raises(ValueError, match="should be two shares: at first, in the end"):
+            EpisodicLearner(explore=explore)
+        with pytest.raises(ValueError, match="should be two shares: at first, in the end"):
+            agent_for(explore=explore)
 
 
 def test_among_equals_every_action_is_chosen():

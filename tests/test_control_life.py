@@ -284,6 +284,28 @@ def test_questions_and_control_share_a_life(tmp_path: Path) -> None:
     assert "floor: random actions | – | 0.000 |" in text
 
 
+def test_who_is_examined_explores_nothing_however_it_stands() -> None:
+    """Among questions, the mode that Avalanche sets is that of who answers."""
+    options = ("working_memory=slots", "working_memory.slots=2", "working_policy=retention")
+    config = compose_config([*SHORT, ONE, *PPO, *options])
+    torch.manual_seed(0)
+    (task,) = control_tasks(config.stream.tasks.ids)
+    learner = build_control(config, [task])
+    policy, explored = learner.agent.core.policy, []  # type: ignore[union-attr]
+    decide = policy.decide
+
+    def noting(features: Any) -> Any:
+        explored.append(policy.training)
+        return decide(features)
+
+    policy.decide = noting
+    player = learner.player(learner.meet(*spaces_of(task)))
+    examine_control(player, task, episodes=2, rows=2, seed=0)
+    assert explored
+    assert not any(explored)
+    assert learner.agent.training
+
+
 def test_a_life_that_breaks_is_told_and_kept(tmp_path: Path) -> None:
     lane = ONE.replace("reference: 1", "reference: 1, breaks_in: 1, exam: {breaks_in: 0}")
     with pytest.raises(ValueError, match="lane broke in 3 episodes in a row"):

@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import BOTH, ONE, PPO, SHORT, Lane, live, tree_equal
+from lanes import BOTH, LANE, ONE, PPO, SHORT, Lane, live, tree_equal
 from omegaconf import OmegaConf
 
-from stillknows.agents.acting.control_life import budgets_of, build_control, planned_updates
+from stillknows.agents.acting.control_life import (
+    _starts,
+    acting_tasks,
+    budgets_of,
+    build_control,
+    planned_updates,
+)
 from stillknows.agents.acting.rollout import Stage
 from stillknows.agents.commands.cli import main
 from stillknows.agents.commands.train import check_life
@@ -58,6 +64,15 @@ def test_tasks_come_in_any_order_and_again(tmp_path: Path) -> None:
     assert life.matrix.shape == (4, 2)
     own = life.matrix[1, 1], life.matrix[2, 0]
     assert life.metrics["learning_accuracy"] == pytest.approx(np.mean(own))
+
+
+@pytest.mark.parametrize(("order", "starts"), [("null", [0, 16, 16]), ("[2,1,0]", [24, 24, 0])])
+def test_episodes_of_questions_are_counted_as_they_are_lived(order: str, starts: list[int]) -> None:
+    where, thing = "stillknows/WherePerson-v0", "stillknows/WhereObject-v0"
+    ids = f"stream.tasks.ids=[{where},{LANE},{thing}]"
+    config = compose_config([*SHORT, ids, f"stream.order={order}"])
+    config.stream.episodes = [16, 8, 24]  # the lane's are none of questions
+    assert _starts(config, acting_tasks(config)) == starts
 
 
 def test_a_budget_may_be_in_episodes(tmp_path: Path) -> None:
@@ -216,6 +231,7 @@ def test_a_stream_without_end_grows_no_memory(tmp_path: Path) -> None:
         ((ONE, "stream.order=[1]"), "names places from 0 to 0"),
         ((BOTH, "stream.steps=[1,2,3]"), "has 3 entries for 2 tasks"),
         ((ONE, "stream.steps=0"), "has no budget"),
+        ((ONE, "learner=nec", "learner.store_rate=-1"), "store_rate=-1 should be a number"),
         ((ONE, "stream.blur=2"), "a share between 0 and 1"),
         ((ONE, "stream.exam_episodes=0"), "at least 1"),
         (("stream.tasks.ids=[]",), "has no tasks"),

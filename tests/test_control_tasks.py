@@ -38,6 +38,9 @@ class Walk(gymnasium.Env):
         self.breaks, self.pays, self.ends, self.sees = breaks, pays, ends, sees
         self.resets, self.begun = resets, 0
 
+    def close(self):
+        self.closed = True
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         if not self.resets:
@@ -51,8 +54,9 @@ class Walk(gymnasium.Env):
         breaks = self.breaks == "always" or (self.breaks == "some" and self.seed % 3 == 0)
         if breaks and self.clock == 2:
             raise RuntimeError("the floor gave way")
-        seen = np.array([self.sees, self.drawn], dtype=np.float32)
-        return seen, self.pays * self.drawn, self.clock == self.ends, False, {}
+        seen = np.zeros(3) if self.sees == "more" else np.array([self.sees, self.drawn])
+        seen, info = seen.astype(np.float32), {} if self.pays else None
+        return seen, self.pays * self.drawn, self.clock == self.ends, False, info
 
 
 class Reached(Walk):
@@ -120,11 +124,26 @@ def test_tasks_come_from_ids_arguments_and_constructors():
         ([{"id": "CartPole-v1", "gravity": 3}], "cannot be made with {'gravity': 3}"),
         ([{"_target_": "nowhere.Env"}], "nowhere.Env names no constructor"),
         ([{"id": "CartPole-v1", "max_episode_steps": 0}], "leaves no step"),
+        ([{"id": "CartPole-v1", "max_episode_steps": "9"}], "give a whole number from 1 on"),
+        ([{"id": "CartPole-v1", "reference": float("nan")}], "reference=nan is no finite number"),
+        ([{"_target_": f"{__name__}.Odd", "which": "x"}], r"Odd cannot be made .*: KeyError: 'x'"),
     ],
 )
 def test_tasks_that_cannot_be_are_one_sentence(entries, says):
     with pytest.raises(ValueError, match=says):
         control_tasks(entries)
+
+
+def test_a_reference_of_no_task_is_told():
+    with pytest.raises(ValueError, match=r"references names CartPol. Did you mean 'CartPole-v1'"):
+        control_tasks(["CartPole-v1"], references={"CartPol": 3})
+
+
+def test_tasks_of_text_keep_the_names_that_they_are_given():
+    same = {"id": "stillknows/Kinship-v0"}
+    tasks = control_tasks([{**same, "name": "near"}, {**same, "name": "far", "relations": 6}, same])
+    assert [task.name for task in tasks] == ["near", "far", "stillknows/Kinship"]
+    assert tasks[1].train == {"relations": 6}
 
 
 @pytest.mark.parametrize(
@@ -237,6 +256,16 @@ def test_an_episode_that_breaks_is_begun_anew_with_another_seed():
         assert all(seeds)
 
 
+def test_an_environment_that_broke_is_closed():
+    episodes = Episodes(walk(breaks="always"), {"breaks": "always"}, lambda number: number)
+    episodes.reset()
+    broke = episodes.env.unwrapped
+    for _ in range(2):
+        episodes.step(0)
+    assert episodes.env.unwrapped is not broke
+    assert broke.closed
+
+
 @pytest.mark.parametrize(
     ("fault", "step", "says"),
     [
@@ -245,6 +274,8 @@ def test_an_episode_that_breaks_is_begun_anew_with_another_seed():
         ({"pays": float("inf")}, 1, "ValueError: it gave the reward inf"),
         ({"sees": float("nan")}, 1, "ValueError: it gave an observation that is NaN or infinite"),
         ({"sees": float("-inf")}, 1, "ValueError: it gave an observation that is NaN or infinite"),
+        ({"sees": "more"}, 1, "ValueError: it gave 3 numbers where its space has 2"),
+        ({"pays": 0}, 1, "TypeError: 'NoneType' object is not iterable"),
         ({"resets": False}, 0, "RuntimeError: no way in"),
     ],
 )
@@ -303,9 +334,12 @@ def test_orders_of_tasks():
     assert all(a != b for a, b in pairwise(drawn))
     assert min(drawn.count(place) for place in range(3)) > 70
     assert list(places("endless", 1, 0, most=2)) == [0, 0]
-    for wrong in ("sideways", [3], [-1], ["a"]):
+    for wrong in ("sideways", [3], [-1], ["a"], 3):
         with pytest.raises(ValueError, match=r"stream\.order"):
             places(wrong, 3, 0)
+    for most in (-1, 1.5):
+        with pytest.raises(ValueError, match=r"stream\.experiences=.*give a whole number"):
+            places("endless", 3, 0, most)
 
 
 def test_minigrid_is_read_with_its_mission():

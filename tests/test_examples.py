@@ -167,6 +167,7 @@ def test_benchmarks_of_avalanche_become_tasks_with_all_their_examples() -> None:
     from stillknows.envs.streams import (
         _as_dataset,
         permuted_digits_benchmark,
+        rotated_digits_benchmark,
         split_digits_benchmark,
     )
 
@@ -192,6 +193,9 @@ def test_benchmarks_of_avalanche_become_tasks_with_all_their_examples() -> None:
     assert [task.name for task in named] == ["experience 0", "experience 1"]
     heard = {name for task in named for name in task.train["examples"].names}
     assert heard == set(words)
+    for benchmark_of in (permuted_digits_benchmark, rotated_digits_benchmark):
+        with pytest.raises(ValueError, match="experiences=0: give a whole number from 1 on"):
+            benchmark_of(0)
     domains = avalanche_tasks(permuted_digits_benchmark(3), 3, levels=17)
     same = [sorted(task.train["examples"].names) for task in domains]
     assert same[0] == same[1] == same[2]

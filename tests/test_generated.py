@@ -272,6 +272,7 @@ def test_floors_are_far_below_the_readers():
         ("summary", {"events": 2, "matter": 2}, "of events=2, some have to stay"),
         ("planning", {"fewest": 2, "moves": 1}, "fewest is at most moves"),
         ("planning", {"split": "test"}, "split='test': choose train or exam"),
+        ("planning", {"beginning": 0}, "beginning=0: give a whole number from 1 on"),
     ],
 )
 def test_a_wrong_dial_is_one_sentence(task, dials, words):

@@ -322,6 +322,8 @@ def test_the_vocabulary_does_not_depend_on_task_split_or_names():
         ({"sentences": 8}, "raise sentences from 8 to at least 9"),
         ({"sentences": 9, **LIVING}, "raise sentences from 9 to at least 12"),
         ({"carry": 0.3, "lifetime_facts": 65}, "raise lifetime_facts to at least 66 or lower lag"),
+        ({"carry": 0.3}, "lifetime_facts=0 every fact .* raise lifetime_facts to at least 66"),
+        ({"begins": 5}, "begins=5: stories tell 4 statements before the first question"),
     ],
 )
 def test_wrong_dials_are_told(values, message):

@@ -73,6 +73,10 @@ def test_surprise_novelty_and_nothing() -> None:
     near = features(similarity_BN=torch.tensor([[0.1, 0.99, 0, 0, 0]]))
     assert rules.Novelty(0.95).decide(near).action_B4.argmax().item() == SKIP
     assert rules.Novelty(0.995).decide(near).action_B4.argmax().item() == ADD
+    nothing = near._replace(
+        filled_BN=torch.zeros_like(near.filled_BN), similarity_BN=near.similarity_BN * 0
+    )
+    assert rules.Novelty(-0.5).decide(nothing).action_B4.argmax().item() == ADD
     assert rules.WriteNothing().decide(features(filled=0)).action_B4.argmax().item() == SKIP
 
 

@@ -7,13 +7,13 @@ import hydra.utils
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from known import Known
 
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.episode import live
+from stillknows.agents.teaching.lived import Lived
 from stillknows.agents.teaching.policy_learning import (
-    Lived,
     Pool,
     Teacher,
     beyond_others,
@@ -23,7 +23,7 @@ from stillknows.agents.teaching.policy_learning import (
     pools,
     teach,
 )
-from stillknows.agents.teaching.trial import Question, Trial, Watcher, stories_of
+from stillknows.agents.teaching.trial import Trial, Watcher, stories_of
 from stillknows.envs.tasks import make
 from stillknows.envs.text import Story
 from stillknows.memory.interface import Decision, Features
@@ -32,50 +32,8 @@ from stillknows.memory.policies.critic import CriticPolicy
 from stillknows.memory.policies.diversity import EvictAlike
 from stillknows.memory.policies.learned import RetentionPolicy
 from stillknows.memory.policies.rules import EvictOldest
-from stillknows.memory.slots import Slots, SlotsState
 
 WHERE = "stillknows/WherePerson-v0"
-
-
-class Known(Trial):
-    """A trial whose reader is a formula: the answer's loss is known from what is held.
-
-    A story offers items; item n has the vector `one_hot(n % kinds)`, and the only question, at the
-    end, loses `1` nat unless a slot holds an item of kind 0, and `2` unless one holds kind 1.
-    """
-
-    def __init__(self, stories: int, items: int, seed: int) -> None:
-        draw = torch.Generator().manual_seed(seed)
-        self.stories = [Story(number, (), (), ()) for number in range(stories)]
-        kind_BT = torch.randint(4, (stories, items), generator=draw)
-        self.items_BTD = torch.nn.functional.one_hot(kind_BT, 4).float()
-        self.present_BT = torch.ones(stories, items, dtype=torch.bool)
-        after_B, asked_B = torch.full((stories,), items), torch.ones(stories, dtype=torch.bool)
-        thought = _Thought(torch.zeros(stories, 4))
-        self.questions = [Question(after_B, thought, torch.zeros(stories, 1), asked_B)]  # type: ignore[arg-type]
-
-    def memory(self, slots: int) -> Slots:
-        return Slots(slots, 4, hops=1, heads=1, recency=(0.0,))
-
-    def keys(self) -> Tensor:
-        return torch.arange(len(self.stories))
-
-    def answered(
-        self, memory: Slots, state: SlotsState, question: Question
-    ) -> tuple[SlotsState, Tensor, Tensor]:
-        strength_BN = state.strength_BN * (state.birth_BN >= 0)
-        held_B4 = (state.values_BNW * strength_BN[..., None]).amax(dim=1)
-        loss_B = (1 - held_B4[:, 0]) + 2 * (1 - held_B4[:, 1])
-        return state, loss_B, (held_B4[:, 1] > 0).float()
-
-
-class _Thought:
-    def __init__(self, fused_BD: Tensor) -> None:
-        self.fused_BD = self.text_BL = fused_BD
-        self.cache: list[tuple[Tensor, Tensor]] = []
-
-    def _replace(self, **parts: Tensor) -> "_Thought":
-        return _Thought(parts["fused_BD"])
 
 
 def pool_of(items: list[int], time: int, steps: int) -> Pool:
@@ -247,6 +205,18 @@ def test_a_policy_learns_beside_its_agent_and_moves_nothing_else(policy: str) ->
     moved = {n for n, p in agent.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert all(name.startswith("working_policy.") for name in moved)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("policy", ["actor", "critic"])
+def test_a_policy_is_taught_where_its_agent_is(policy: str) -> None:
+    _, here = lived_with(policy, "working_memory.slots=2")
+    agent, there = lived_with(policy, "working_memory.slots=2", "device=cuda")
+    assert {p.device.type for p in there.teacher.parameters} == {"cuda"}
+    trial = Trial(agent, here.stories)
+    assert {question.after_B.device.type for question in trial.questions} == {"cuda"}
+    assert there.teacher.optimizer.state
 
 
 @pytest.mark.parametrize("memory", ["slots", "sparse_slots", "memory_network"])

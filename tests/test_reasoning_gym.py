@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def test_a_wrong_answer_is_asked_again() -> None:
         assert info["question"]
         assert info["step"] == attempt
     assert env.step("no idea")[:3] == ("", 0.0, True)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset"):
+        env.step(env._answer.target)
     env.reset(seed=4)
     env.step("no idea")
     assert env.step(env._answer.target)[:3] == ("", 1.0, True)
@@ -91,6 +94,8 @@ def test_training_and_examinations_share_no_item_and_seeds_fix_all() -> None:
         asked[split] = {env.reset(seed=seed)[0] for seed in range(200)}
         twin = ReasoningGym("letter_counting", split=split)
         assert asked[split] == {twin.reset(seed=seed)[0] for seed in range(200)}
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset"):
+        ReasoningGym("letter_counting").step("")
     assert not asked["train"] & asked["exam"]
     assert min(map(len, asked.values())) > 190
     check_env(ReasoningGym("coin_flip"), skip_render_check=True)
@@ -144,6 +149,16 @@ def test_mistakes_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, says in wrong:
         with pytest.raises(ValueError, match=says):
             ReasoningGym(**arguments)
+    env = ReasoningGym("chain_sum")
+    env.items, held = defaultdict(lambda: {"question": "one and one"}), []
+    for split in ("train", "exam"):
+        env.split = split
+        try:
+            env.item(7)
+        except ValueError as error:
+            held.append(str(error))
+    assert len(held) == 1
+    assert "too few are different" in held[0]
     with pytest.raises(ValueError, match="own names gcd"):
         reasoning_gym_tasks(["chain_sum"], own={"gcd": {}})
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)

@@ -161,6 +161,10 @@ def test_it_is_an_environment_and_a_batch_tells_the_same():
         ({"lasting": 2, "lifetime_facts": 151}, "a multiple of lasting=2 from 132"),
         ({"lasting": 1, "lifetime_facts": 577}, "to 576"),
         ({"split": "test"}, "split='test' is neither train nor exam"),
+        ({"facts": 2.5}, "facts=2.5 is not a whole number"),
+        ({"distance": "far"}, "distance='far' is not a whole number"),
+        ({"shortest": 1.5}, "shortest=1.5 is not a whole number"),
+        ({"lasting": 1, "lifetime_facts": 9, "lag": -3}, "lag=-3: choose 0 or more"),
     ],
 )
 def test_a_dial_that_is_wrong_is_one_sentence(dials, words):
@@ -192,6 +196,14 @@ def test_the_stress_stream_strains_in_every_way_and_returns():
     assert said["contradictions"] == said["contradictions_again"]
     with pytest.raises(ValueError, match="Did you mean 'rumours'"):
         stress_tasks(["rumors"])
+
+
+def test_examinations_of_the_stress_stream_tell_no_code_of_the_life() -> None:
+    (task,) = stress_tasks(["distractors_50"], lasting=1, carry=1.0, lifetime_facts=66)
+    told = KeyValueRecall(**task.exam).tell(3, 500, {"lived": 300, "task_start": 0})
+    assert not LASTING.findall(" ".join(told.sentences))
+    answers = [answer for answer in told.answers if answer is not None]
+    assert all(answer.carried and 234 <= answer.supports[0][0] < 300 for answer in answers)
 
 
 def test_each_distance_may_have_its_own_training() -> None:

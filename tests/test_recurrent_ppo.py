@@ -335,6 +335,16 @@ def test_first_weights_do_not_depend_on_when_a_space_is_met():
     assert len(learner.optimizer.param_groups) == 3
 
 
+def test_a_policy_that_moved_very_far_has_a_distance_that_is_a_number():
+    learner, signature = learner_for(task_of("Counter"), horizon=6, sequence=3)
+    rollout = collect(
+        learner.agent, signature, Stage(task_of("Counter"), 1, 0), 6, 6, torch.Generator()
+    )
+    far = rollout._replace(log_prob_TB=rollout.log_prob_TB + 200)  # a ratio of 0 in float32
+    losses = learner.losses(far, torch.zeros(6, 1))
+    assert losses.divergence.item() == pytest.approx(199, abs=0.01)
+
+
 def test_options_that_cannot_be_are_one_sentence():
     with pytest.raises(ValueError, match="does not divide"):
         RecurrentPPO(horizon=10, sequence=4)

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stillknows.envs.algorithmic import AlgorithmicVectorEnv
 from stillknows.envs.side_by_side import TextVectorEnv, gather
 from stillknows.envs.text import (
     Answer,
@@ -309,6 +310,7 @@ def test_infos_of_other_environments_are_gathered_too():
     assert joined["_x"].tolist() == [True, True]
     assert joined["y"].tolist() == [1, "two"]
     assert joined["z"].tolist() == [1.5, 0.0]
+    assert gather([{"seed": 2**70}, {}])["seed"].tolist() == [2**70, None]
     assert joined["_z"].tolist() == [True, False]
 
 
@@ -323,3 +325,7 @@ def test_mistakes_are_told():
         rows.step(["one"] * 3)
     with pytest.raises(ValueError, match="1 seeds for 2 rows"):
         rows.reset(seed=[0])
+    for vector in (rows, TextVectorEnv([Parrot(), Parrot()]), AlgorithmicVectorEnv("copy", 2)):
+        vector.reset(seed=0, options={"reset_mask": np.array([True, True])})
+        with pytest.raises(ValueError, match=r"reset together, .* leave out reset_mask"):
+            vector.reset(options={"reset_mask": np.array([True, False])})

@@ -57,6 +57,16 @@ def lived(reader: MemoryAgent, policy: Any, slots: int, trial: Trial) -> list[li
     return losses
 
 
+def test_a_reader_that_is_learning_reads_as_in_an_examination() -> None:
+    reader = reader_of("working_memory=sparse_slots", "working_memory.nearest=2")
+    stories = stories_of(WHERE, DIALS, range(8))
+    losses = [
+        Trial(reader.train(learns), stories).run(EvictOldest(), 8).loss_BQ
+        for learns in (True, False)
+    ]
+    torch.testing.assert_close(*losses, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("policy", [EvictOldest(), EvictIdle(), Reservoir(), WriteNothing()])
 @pytest.mark.parametrize("slots", [2, 12])
 def test_a_trial_equals_a_life_of_the_same_stories(policy: Any, slots: int) -> None:

@@ -94,10 +94,10 @@ class EpisodicControl(nn.Module):
         if steps is not None:
             expect.whole(1, steps=steps)
         expect.number(0, 1, discount=discount)
-        for share in explore:
-            expect.number(0, 1, explore=share)
+        expect_two_shares(explore)
         expect.number(0, curiosity=curiosity, learning_rate=learning_rate)
-        self.embed: nn.Module = nn.Linear(observation_size, key_size, bias=False)
+        projection = nn.Linear(observation_size, key_size, bias=False)
+        self.embed: nn.Module = projection.requires_grad_(False)
         if width:
             first = nn.Linear(observation_size, width)
             self.embed = nn.Sequential(first, nn.ReLU(), nn.Linear(width, key_size))
@@ -247,6 +247,14 @@ def live_control(
             if agent.learn_every and agent.kept and agent.lived % agent.learn_every == 0:
                 agent.learn()
     return ended
+
+
+def expect_two_shares(explore: Any) -> None:
+    """Raise a ValueError if exploration is not two shares."""
+    if not hasattr(explore, "__len__") or len(explore) != 2:
+        raise ValueError(f"explore={explore} should be two shares: at first, in the end.")
+    for share in explore:
+        expect.number(0, 1, explore=share)
 
 
 def name_of(observation_O: np.ndarray) -> int:

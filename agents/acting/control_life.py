@@ -249,7 +249,7 @@ def _experiences(config: DictConfig, tasks: Sequence[Any]) -> Iterator[Any]:
     """Yield the experiences of the life, one when the last is over."""
     from stillknows.envs.streams import ActingExperience
 
-    budgets = budgets_of(config, tasks)
+    budgets, starts = budgets_of(config, tasks), _starts(config, tasks)
     if config.stream.joint:
         amounts, units = zip(*budgets, strict=True)
         yield ActingExperience(tasks, range(len(tasks)), amounts, units)
@@ -261,32 +261,37 @@ def _experiences(config: DictConfig, tasks: Sequence[Any]) -> Iterator[Any]:
         following = None
         if coming is not None and isinstance(tasks[coming], ControlTask):
             following = (tasks[coming], coming)
-        yield _experience(tasks[place], place, budgets, following)
+        yield _experience(tasks[place], place, budgets[place], starts[place], following)
         place = coming
 
 
 def _experience(
-    task: Task | ControlTask, place: int, budgets: Sequence[Budget], following: Any
+    task: Task | ControlTask, place: int, budget: Budget, start: int, following: Any
 ) -> Any:
     from stillknows.envs.streams import ActingExperience, EpisodeExperience
 
-    amount, unit = budgets[place]
     if isinstance(task, Task):
-        return EpisodeExperience([task], [place], [_start(budgets, place)], [amount])
-    return ActingExperience([task], [place], [amount], [unit], following)
+        return EpisodeExperience([task], [place], [start], [budget.amount])
+    return ActingExperience([task], [place], [budget.amount], [budget.unit], following)
 
 
 def _exams(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> list[Any]:
     from stillknows.envs.streams import as_stream
 
+    lived = zip(
+        tasks, range(len(tasks)), budgets_of(config, tasks), _starts(config, tasks), strict=True
+    )
+    return as_stream("test", [_experience(*each, None) for each in lived])
+
+
+def _starts(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> list[int]:
+    """Return how many episodes of text tasks the life has behind it when each task begins."""
+    starts, behind = [0] * len(tasks), 0
     budgets = budgets_of(config, tasks)
-    exams = [_experience(task, place, budgets, None) for place, task in enumerate(tasks)]
-    return as_stream("test", exams)
-
-
-def _start(budgets: Sequence[Budget], place: int) -> int:
-    """Return the number of a text task's first episode, among those of all text tasks."""
-    return sum(budget.amount for budget in budgets[:place] if budget.unit == "episodes")
+    for place in places(_order(config), len(tasks), config.seed, config.stream.experiences):
+        starts[place] = behind
+        behind += budgets[place].amount if isinstance(tasks[place], Task) else 0
+    return starts
 
 
 def _build_text(
@@ -315,9 +320,9 @@ def _write_text_floors(
 ) -> None:
     from stillknows.agents.lifetime import whole_batches, write_floor
 
-    budgets = budgets_of(config, tasks)
+    budgets, starts = budgets_of(config, tasks), _starts(config, tasks)
     for number, episodes in enumerate(_exam_episodes(config, tasks)):
-        task, start = tasks[number], _start(budgets, number)
+        task, start = tasks[number], starts[number]
         if isinstance(task, Task):
             lived = start + whole_batches(budgets[number].amount, config)
             place = {"task_start": start, "lived": lived}

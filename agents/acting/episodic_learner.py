@@ -88,8 +88,8 @@ class EpisodicLearner:
             raise ValueError(f"learner=nec lives on the CPU, not on device={device}.")
         expect.whole(1, key_size=key_size, capacity=capacity)
         expect.whole(1, neighbours=neighbours, horizon=horizon)
-        if len(explore) != 2:
-            raise ValueError(f"explore={list(explore)} should be two shares: at first, in the end.")
+        expect.number(0, store_rate=store_rate)
+        control.expect_two_shares(explore)
         self.key_size, self.horizon, self.seed = key_size, horizon, seed
         self.stores: dict[str, Any] = {
             "capacity": capacity,

@@ -1,12 +1,14 @@
 """Who acts where nothing is learned: by the likeliest action, by drawing, or at random."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillknows.agents.acting.control_agent import ControlAgent
 
@@ -21,6 +23,17 @@ class Player(Protocol):
     def act(self, observation_BO: np.ndarray) -> np.ndarray:
         """Return an action for every row, as the environments take them."""
         ...
+
+
+@contextmanager
+def at_rest(agent: nn.Module) -> Iterator[None]:
+    """Let nothing of an agent explore as it does in training, for as long as this lasts."""
+    training = agent.training
+    agent.eval()
+    try:
+        yield
+    finally:
+        agent.train(training)
 
 
 class CorePlayer:
@@ -53,7 +66,8 @@ class CorePlayer:
     def act(self, observation_BO: np.ndarray) -> np.ndarray:
         """Return an action for every row."""
         seen_BO = torch.tensor(observation_BO, device=self.agent.device)
-        self._state, thoughts = self.agent.step(self.signature, seen_BO, self._state)
+        with at_rest(self.agent):
+            self._state, thoughts = self.agent.step(self.signature, seen_BO, self._state)
         actions = self.agent.body(self.signature).actions
         parameters_BS = self.distribution(thoughts.parameters_BS, observation_BO)
         if self.sampled:

@@ -24,7 +24,7 @@ from torch import Tensor
 from stillknows.agents.acting.actions import Choices
 from stillknows.agents.acting.control_agent import ControlAgent
 from stillknows.agents.acting.experience import Remembered, think_again
-from stillknows.agents.acting.players import CorePlayer
+from stillknows.agents.acting.players import CorePlayer, at_rest
 from stillknows.memory import expect
 from stillknows.memory.knn import inverse_distance_weights, nearest
 
@@ -105,7 +105,8 @@ class Recollection:
     def measure(self, agent: ControlAgent, then: Remembered) -> bool:
         """Measure the trust; return whether there was anything to measure it by."""
         actions: Any = agent.body(then.signature).actions
-        now_LMS = think_again(agent, [then])[0].parameters_BS
+        with at_rest(agent):
+            now_LMS = think_again(agent, [then])[0].parameters_BS
         own_NW = actions.whole(now_LMS)[self.known_LM]
         every = max(1, -(-len(own_NW) // self.how.probes))
         chosen_n = torch.arange(0, len(own_NW), every)

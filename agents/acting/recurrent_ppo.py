@@ -25,6 +25,7 @@ from stillknows.agents.acting.recollection import Recall, RecallingPlayer
 from stillknows.agents.acting.rehearsal import Rehearsal
 from stillknows.agents.acting.rollout import Rollout, Stage, advantages, collect, cut, stretches_of
 from stillknows.agents.acting.spread import Spread
+from stillknows.agents.optimizer import clip_gradient
 from stillknows.agents.persistence.container import as_state, as_tree
 from stillknows.memory import expect
 from stillknows.memory.episodic import Written
@@ -329,12 +330,13 @@ class RecurrentPPO:
         target_TB = advantage_TB + rollout.value_TB
         deviation = advantage_TB.std(correction=min(1, advantage_TB.numel() - 1))
         standard_TB = (advantage_TB - advantage_TB.mean()) / (deviation + 1e-8)
-        ratio_TB = (log_prob_TB - rollout.log_prob_TB).exp()
+        log_ratio_TB = log_prob_TB - rollout.log_prob_TB
+        ratio_TB = log_ratio_TB.exp()
         return Losses(
             policy=policy_loss(ratio_TB, standard_TB, self.clip),
             value=value_loss(thoughts.value_B, rollout.value_TB, target_TB, self.clip_value),
             entropy=entropy,
-            divergence=(ratio_TB - 1 - ratio_TB.log()).mean(),
+            divergence=(ratio_TB - 1 - log_ratio_TB).mean(),
             clipped=((ratio_TB - 1).abs() > self.clip).float().mean(),
         )
 
@@ -352,7 +354,7 @@ class RecurrentPPO:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         hooks.after_backward()
-        nn.utils.clip_grad_norm_(self.agent.parameters(), self.largest_gradient)
+        clip_gradient(self.agent.parameters(), self.largest_gradient)
         self.optimizer.step()
         hooks.after_step()
 

@@ -11,7 +11,7 @@
   gives is moved towards the credit in the questions that follow.
 
 The reader stays as it is; while it learns as well, a policy learns from the stories that were just
-lived (`Lived`). A policy says by its attribute `learns_by` which of them is its own.
+lived (`lived.Lived`). A policy says by its attribute `learns_by` which of them is its own.
 
 Letters: B stories, T statements, Q questions, G random sets, N slots, M = N + 1, D width.
 """
@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stillknows.agents.optimizer import load_optimizer
+from stillknows.agents.optimizer import clip_gradient, load_optimizer
 from stillknows.agents.progress import Bar
 from stillknows.agents.teaching.trial import Question, Trial, Watcher
-from stillknows.envs.text import Answer, Story
+from stillknows.envs.text import Story
 from stillknows.memory.interface import Features, Policy, map_state
 from stillknows.memory.policies.rules import EvictOldest
 from stillknows.memory.slots import Slots, SlotsState
@@ -67,7 +67,7 @@ class Teacher:
         seed: of these.
 
     Raises:
-        ValueError: if the policy says no way to learn.
+        ValueError: if the policy says no way to learn, or lacks what its way takes.
     """
 
     def __init__(
@@ -86,8 +86,14 @@ class Teacher:
                 f"{type(policy).__name__} learns by {self.way}: learns_by is one of "
                 f"{', '.join(WAYS)}."
             )
-        self.policy, self.write_cost, self.sets = policy, write_cost, sets
-        self.baseline = Baseline(width)
+        if not isinstance(policy, nn.Module):
+            raise ValueError(f"{type(policy).__name__} has no weights: it learns as an nn.Module.")
+        if self.way == "worth" and not hasattr(policy, "worth"):
+            raise ValueError(f"{type(policy).__name__} learns by worth: give it worth(features).")
+        self.policy: Any = policy
+        self.write_cost, self.sets = write_cost, sets
+        device = next((parameter.device for parameter in policy.parameters()), None)
+        self.baseline = Baseline(width).to(device)
         self.parameters = [*policy.parameters(), *self.baseline.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
         self.draw = torch.Generator().manual_seed(seed)
@@ -101,7 +107,7 @@ class Teacher:
             self.policy.explores = False
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        clip_gradient(self.parameters, 1.0)
         self.optimizer.step()
         return loss.item()
 
@@ -180,14 +186,29 @@ def _through_reading(policy: Policy, trial: Trial, slots: int, write_cost: float
 def _through_reward(
     policy: Policy, baseline: Baseline, trial: Trial, slots: int, write_cost: float
 ) -> Tensor:
-    """Return a loss whose gradient is the policy gradient, and that of the baseline."""
+    """Return a loss whose gradient is the policy gradient, and that of the baseline.
+
+    What is right at a question is due to the decisions before it; the price is of all that is
+    written, so that decisions after a question pay their part of it as well.
+
+    Raises:
+        ValueError: if decisions do not tell how likely they were.
+    """
     outcome = trial.run(policy, slots)
-    reward_BQ = outcome.right_BQ - write_cost * outcome.writes_B.detach()[:, None]
-    asked_BQ = ~reward_BQ.isnan()
-    reward_BQ = reward_BQ.nan_to_num()
+    log_prob_BQ = outcome.log_prob_BQ
+    if trial.present_BT.any() and not log_prob_BQ.requires_grad:
+        raise ValueError(
+            f"{type(policy).__name__} learns by log_prob, and log_prob_B of its decisions has no "
+            "gradient: sample while `explores` is true, and tell how likely that was."
+        )
+    asked_BQ = ~outcome.right_BQ.isnan()
+    price_BQ = write_cost * outcome.writes_B.detach()[:, None] * asked_BQ
+    reward_BQ = outcome.right_BQ.nan_to_num() - price_BQ
     expected_BQ = baseline(trial, slots)
     gain_BQ = beyond_others(trial, reward_BQ - expected_BQ.detach()) * asked_BQ
-    actor = -(gain_BQ * outcome.log_prob_BQ).sum(dim=1).mean()
+    later_BQ = log_prob_BQ[:, -1:] - log_prob_BQ
+    actor_BQ = beyond_others(trial, price_BQ) * later_BQ - gain_BQ * log_prob_BQ
+    actor = actor_BQ.sum(dim=1).mean()
     error = ((expected_BQ - reward_BQ).square() * asked_BQ).sum(dim=1).mean()
     loss: Tensor = actor + error
     return loss
@@ -360,40 +381,3 @@ def _repeated(question: Question, times: int) -> Question:
     return Question(
         again(question.after_B), thought, again(question.target_BA), again(question.asked_B)
     )
-
-
-class Lived:
-    """Collects the stories of a batch as they are lived, for a policy to learn from."""
-
-    def __init__(self) -> None:
-        self._stories: dict[int, tuple[str, ...]] = {}
-        self._answers: dict[int, dict[int, Answer]] = {}
-
-    def hear(
-        self,
-        stories: Sequence[tuple[str, ...]],
-        targets: Sequence[str],
-        carried: Sequence[bool],
-        episodes: Sequence[int],
-    ) -> None:
-        """Take the marks of a step: stories up to their questions, and what was right."""
-        rows = zip(stories, targets, carried, episodes, strict=True)
-        for story, target, elsewhere, episode in rows:
-            self._stories[episode] = story
-            supports = ((-1 if elsewhere else episode, 0),)
-            answers = self._answers.setdefault(episode, {})
-            answers[len(story) - 1] = Answer(target, supports, elsewhere)
-
-    def take(self) -> list[Story]:
-        """Return the stories so far, and begin anew."""
-        told = [
-            Story(
-                episode,
-                story,
-                ("",) * len(story),
-                tuple(self._answers[episode].get(step) for step in range(len(story))),
-            )
-            for episode, story in self._stories.items()
-        ]
-        self._stories, self._answers = {}, {}
-        return told

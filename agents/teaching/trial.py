@@ -132,9 +132,9 @@ class Trial:
         return Outcome(loss_BQ, right_BQ, writes_B, log_prob_BQ)
 
     def memory(self, slots: int) -> Slots:
-        """Return the reader's memory with so many slots."""
+        """Return the reader's memory with so many slots, read as in an examination."""
         memory: Slots = copy.copy(self.reader.working_memory)
-        memory.slots = slots
+        memory.slots, memory.training = slots, False
         return memory
 
     def between(self, before_B: Tensor, after_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,13 +184,12 @@ class Trial:
         nothing_B = query_BD.new_zeros(len(steps))
         rows, said = tuple(range(len(steps))), tuple((text,) for text in texts)
         heard = text_BL, cache, query_BD
+        after = [_statements(s, step) for s, step in zip(self.stories, steps, strict=True)]
         return Question(
-            torch.tensor(
-                [_statements(s, step) for s, step in zip(self.stories, steps, strict=True)]
-            ),
+            torch.tensor(after, device=reader.device),
             Thought(rows, said, *heard, None, nothing_B, query_BD, nothing_B),
             reader.answer_tokens(targets),
-            torch.tensor([known for _, known in asked]),
+            torch.tensor([known for _, known in asked], device=reader.device),
         )
 
 

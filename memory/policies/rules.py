@@ -219,7 +219,8 @@ class Novelty(EvictOldest):
 
     def accepts(self, features: Features) -> Tensor:
         """Compare the highest similarity."""
-        return features.similarity_BN.amax(dim=1) <= self.threshold
+        alike_BN = features.similarity_BN.masked_fill(~features.filled_BN, -torch.inf)
+        return alike_BN.amax(dim=1) <= self.threshold
 
 
 class WriteNothing(EvictOldest):
