@@ -96,9 +96,7 @@ class MemoryAgent(nn.Module):
         expect.number(0, 1, slowness=slowness)
         expect_movable(adaptation, controller)
         if (context > 1 or retrieve) and controller.hears_trees:
-            raise ValueError(
-                "This controller reads one tree at a time: leave agent.context at 1, retrieve at 0."
-            )
+            raise ValueError("This controller reads one tree: agent.context=1 and retrieve=0.")
         self.key_encoder = follower(controller)
         self.trust = nn.Linear(4, 1) if self.recall else None
         if self.trust is not None:
@@ -124,9 +122,8 @@ class MemoryAgent(nn.Module):
 
     def initial_state(self, batch: int, key_B: Tensor | None = None) -> AgentState:
         """Return the state before the first sentence; `key_B` (int64) names the episodes."""
-        working = None
-        if self.working_memory is not None:
-            working = self.working_memory.initial_state(batch, self.device, key_B)
+        memory = self.working_memory
+        working = None if memory is None else memory.initial_state(batch, self.device, key_B)
         return AgentState(working, ((),) * batch, (0,) * batch, ((),) * batch)
 
     def step(
@@ -171,17 +168,19 @@ class MemoryAgent(nn.Module):
                 answers.extend(self.generate(self._think((0,), again)[1]))
         return answers
 
-    def forward(self, story_BTL: Tensor, recall: bool = False) -> Thought:
+    def forward(self, story_BTL: Tensor, key_B: Tensor, recall: bool = False) -> Thought:
         """Think again of questions told as tokens, each the last line of its story, `[B, T, L]`."""
         stories = [
             tuple(self.tokenizer.decode(line) for line in story if line[0] != PAD)
             for story in story_BTL.tolist()
         ]
-        return self.rehearse(stories, recall)
+        return self.rehearse(stories, key_B, recall)
 
-    def rehearse(self, stories: Sequence[tuple[str, ...]], recall: bool = False) -> Thought:
-        """Think again of questions, each the last sentence of its story, with or without recall."""
-        state = self.initial_state(len(stories))._replace(story=tuple(stories))
+    def rehearse(
+        self, stories: Sequence[tuple[str, ...]], key_B: Tensor | None = None, recall: bool = False
+    ) -> Thought:
+        """Think again of questions, each the last of its story, with the noise of its episode."""
+        state = self.initial_state(len(stories), key_B)._replace(story=tuple(stories))
         return self._think(tuple(range(len(stories))), state, recall)[1]
 
     def again(self, thought: Thought, numbers: Sequence[int]) -> tuple[list[str], Thought]:

@@ -315,10 +315,11 @@ class QuestionLearner:
 
     def _think_again(self, memory: NEC, slots: Tensor, entries: Entries) -> Thought:
         """Think of stored questions, each without its own entry where the others are recalled."""
+        key_B = memory.provenance("episode")[slots]
         if not (self.recall_rehearsed and self.agent.recall):
-            return self.agent(entries.story_BTL)  # type: ignore[no-any-return]
+            return self.agent(entries.story_BTL, key_B)  # type: ignore[no-any-return]
         with without_own(memory, slots):
-            return self.agent(entries.story_BTL, recall=True)  # type: ignore[no-any-return]
+            return self.agent(entries.story_BTL, key_B, recall=True)  # type: ignore[no-any-return]
 
     def _keys_of(self, story_BTL: Tensor) -> Tensor:
         """Return the keys of stored stories: of their last sentences, the questions."""

@@ -126,7 +126,7 @@ def test_trust_learns_from_what_is_rehearsed_only_if_it_is_asked_to() -> None:
     slots = [int((memory.provenance("id") == each).nonzero()) for each in ids]
     with torch.no_grad(), without_own(memory, torch.tensor(slots)):
         entries = memory.entries(torch.tensor(slots))
-        thought = agent(entries.story_BTL, recall=True)
+        thought = agent(entries.story_BTL, memory.provenance("episode")[slots], recall=True)
         again = agent.surprise(thought, entries.answers_BA.long())[0]
     torch.testing.assert_close(again, asked.loss_B.detach())
     own = thought.recall.slots_BK == torch.tensor(slots)[:, None]

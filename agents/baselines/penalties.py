@@ -253,8 +253,7 @@ class _Answering(nn.Module):
 
     def forward(self, stories: Any, target_BA: Tensor, key_B: Tensor | None) -> Tensor:
         """Return the log-probabilities of the answers' tokens, `[B, S, V]`."""
-        state = self.agent.initial_state(len(stories), key_B)._replace(story=tuple(stories))
-        thought = self.agent._think(tuple(range(len(stories))), state, recall=False)[1]
+        thought = self.agent.rehearse(stories, key_B)
         return self.agent.log_probabilities(thought, target_BA[:, :-1])[1]
 
 
