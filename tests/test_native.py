@@ -1,6 +1,7 @@
 """The native file against PyTorch: the same bits whoever does it, and a way without it."""
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -127,6 +128,42 @@ def test_a_guess_that_lets_in_just_as_many_as_are_wanted_is_not_trusted():
         keys[others[:8]] = query + distance.sqrt() * noise[16:24]
         asked = query.expand(3, -1).contiguous()
         mine, theirs = both(lambda: nearest(asked, keys, everywhere, 10)[1])  # noqa: B023
+        assert torch.equal(mine, theirs)
+
+
+def hidden(random):
+    """Return a query and keys, the nearest five by numbers for which their steps are too large."""
+    large, small = np.zeros((640, 32)), 0.0003 * random.normal(size=(640, 32))
+    large[np.arange(640), random.integers(32, size=640)] = random.choice([-1, 1], size=640)
+    large[:5] *= math.sqrt(1.043)
+    small[:5] = 0.0039
+    return np.repeat([0, 0.2], 32), np.concatenate([large, small], axis=1)
+
+
+def lopsided(random):
+    """Return a query below 0 and keys, the nearest five with one number, and larger steps."""
+    signs = random.permuted(np.tile(np.repeat([-1.0, 1.0], 32), (640, 1)), axis=1)
+    keys = 0.883 * signs
+    keys[:5] = 0
+    keys[np.arange(5), random.integers(64, size=5)] = -8
+    return np.full(64, -1.0), keys
+
+
+@compiled
+@pytest.mark.parametrize("made", [hidden, lopsided])
+def test_nobody_is_missed_whose_rounded_product_says_least(made):
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        query, keys = made(random)
+        order = random.permutation(640)
+        expected = np.square(query - keys[order]).sum(axis=1).argsort()[:5]
+        assert (order[expected] < 5).all()
+        asked = torch.tensor(np.repeat(query[None], 20, axis=0), dtype=torch.float32)
+        asked[1:] += 0.01 * torch.tensor(random.normal(size=(19, 64)))
+        held = torch.tensor(keys[order], dtype=torch.float32)
+        everywhere = torch.ones(640, dtype=torch.bool)
+        mine, theirs = both(lambda: nearest(asked, held, everywhere, 5)[1])  # noqa: B023
+        assert sorted(mine[0].tolist()) == sorted(expected.tolist())
         assert torch.equal(mine, theirs)
 
 
