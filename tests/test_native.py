@@ -137,13 +137,14 @@ def hidden(random):
     large[np.arange(640), random.integers(32, size=640)] = random.choice([-1, 1], size=640)
     large[:5] *= math.sqrt(1.043)
     small[:5] = 0.0039
+    large[5:] *= random.uniform(1, 1.1, (635, 1))
     return np.repeat([0, 0.2], 32), np.concatenate([large, small], axis=1)
 
 
 def lopsided(random):
     """Return a query below 0 and keys, the nearest five with one number, and larger steps."""
     signs = random.permuted(np.tile(np.repeat([-1.0, 1.0], 32), (640, 1)), axis=1)
-    keys = 0.883 * signs
+    keys = random.uniform(0.885, 1.3, (640, 1)) * signs  # not all alike, or all are measured
     keys[:5] = 0
     keys[np.arange(5), random.integers(64, size=5)] = -8
     return np.full(64, -1.0), keys
