@@ -96,7 +96,7 @@ class MemoryAgent(nn.Module):
         expect.number(0, 1, slowness=slowness)
         expect_movable(adaptation, controller)
         if (context > 1 or retrieve) and controller.hears_trees:
-            raise ValueError("This controller reads one tree: agent.context=1 and retrieve=0.")
+            raise ValueError("This controller reads one tree: give agent.context=1 and retrieve=0.")
         self.key_encoder = follower(controller)
         self.trust = nn.Linear(4, 1) if self.recall else None
         if self.trust is not None:
@@ -168,7 +168,9 @@ class MemoryAgent(nn.Module):
                 answers.extend(self.generate(self._think((0,), again)[1]))
         return answers
 
-    def forward(self, story_BTL: Tensor, key_B: Tensor, recall: bool = False) -> Thought:
+    def forward(
+        self, story_BTL: Tensor, key_B: Tensor | None = None, recall: bool = False
+    ) -> Thought:
         """Think again of questions told as tokens, each the last line of its story, `[B, T, L]`."""
         stories = [
             tuple(self.tokenizer.decode(line) for line in story if line[0] != PAD)

@@ -126,7 +126,7 @@ def test_without_a_memory_an_answer_rests_on_the_context_alone(name: str) -> Non
 def test_contexts_that_cannot_be_are_told() -> None:
     for options, message in (
         (["agent.context=0"], "context=0 should be a whole number, at least 1"),
-        (["controller=tree_lstm", "agent.context=2"], "leave agent.context at 1"),
+        (["controller=tree_lstm", "agent.context=2"], "give agent.context=1"),
     ):
         config = compose_config([*TINY, *options])
         with pytest.raises(ValueError, match=message):
