@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stillknows.agents.adaptation import LocalAdaptation, expect_movable
-from stillknows.agents.controllers.controller import Cache, Controller, follower
+from stillknows.agents.controllers.controller import Cache, Controller, follow, follower
 from stillknows.agents.controllers.tokenizer import END, PAD, Tokenizer, pad
 from stillknows.agents.retrieve import read_sentences, recalled_sentences
 from stillknows.agents.thought import (
@@ -391,10 +391,6 @@ class MemoryAgent(nn.Module):
             vectors_UD, _ = self.key_encoder.encode(distinct_UL)
         return nn.functional.normalize(vectors_UD.float(), dim=1)[row_B]
 
-    @torch.no_grad()
     def follow(self) -> None:
         """Move the key encoder a little towards the controller (once an update)."""
-        slow, fast = self.key_encoder.parameters(), self.controller.parameters()
-        for mine, current in zip(slow, fast, strict=True):
-            if mine is not current:
-                mine.lerp_(current.to(mine.dtype), 1 - self.slowness)
+        follow(self.key_encoder, self.controller, 1 - self.slowness)

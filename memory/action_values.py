@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from stillknows.memory import expect, native
-from stillknows.memory.episodic import Candidates, refuse
+from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import Policy
 from stillknows.memory.knn import by_halves, inverse_distance_weights
 from stillknows.memory.nec import NEC
 from stillknows.memory.policies.rules import EvictIdle
+from stillknows.memory.refusals import refuse
 
 KERNELS = ("inverse_distance", "mean")
 UPDATES = ("average", "max")

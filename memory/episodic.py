@@ -310,46 +310,6 @@ def count_peers(answers_NA: Tensor, filled_N: Tensor, answers_BA: Tensor) -> Ten
     return torch.cat([held_N.expand(len(own_B), -1), own_B[:, None]], dim=1)
 
 
-def refuse(**vectors: tuple[Tensor, int]) -> None:
-    """Raise a ValueError if vectors `[B, X]` are not of their width, or are NaN or infinite.
-
-    Numbers are looked at on the CPU only: on a GPU that would wait for each step. There a key that
-    is NaN is never found, and what a query that is NaN reads is NaN.
-
-    Args:
-        vectors: by name, with the width they should have; one of width 0 is not looked at.
-    """
-    for name, (vector_BX, size) in vectors.items():
-        if size and vector_BX.shape[1] != size:
-            raise ValueError(
-                f"The {name} has {vector_BX.shape[1]} numbers where this store keeps {size}: give "
-                "it vectors of its own width."
-            )
-        if size and vector_BX.device.type == "cpu" and not vector_BX.float().isfinite().all():
-            raise ValueError(
-                f"The {name} is NaN or infinite, and the store is left as it is: look at the "
-                "observation, the reward and the loss that it came from."
-            )
-
-
-def refuse_tokens(story_BTL: Tensor, kept: torch.dtype) -> None:
-    """Raise a ValueError if a token is too large for what is kept of it; looked at on the CPU only.
-
-    Args:
-        story_BTL: of candidates.
-        kept: the type that a store keeps tokens in.
-    """
-    bounds = torch.iinfo(kept)
-    if story_BTL.device.type != "cpu" or not story_BTL.numel():
-        return
-    least, most = (int(token) for token in story_BTL.long().aminmax())
-    if least < bounds.min or most > bounds.max:
-        raise ValueError(
-            f"The story has a token {most if most > bounds.max else least} where this store keeps "
-            f"{bounds.min} to {bounds.max}: make it with more token_bytes."
-        )
-
-
 def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[int]:
     """Return the slots that do not hold the same in two sets of columns."""
     pairs = [(first[name].to(second[name].device), second[name]) for name in first]

@@ -27,6 +27,7 @@ from stillknows.memory.knn import Lengths, inverse_distance_weights, nearest, sh
 from stillknows.memory.names import Census, Holding, Name, Names
 from stillknows.memory.offering import features_of
 from stillknows.memory.ordered import Ordered
+from stillknows.memory.refusals import refuse
 from stillknows.memory.stores.kept import Kept, renewed
 from stillknows.memory.stores.store import COUNTERS, Store, TensorStore, are_alike, holdings
 from stillknows.memory.table import Table
@@ -163,7 +164,7 @@ class NEC(Kept, Ordered):
         keys_ND, filled_N = self.columns["keys_ND"], self.columns["filled_N"]
         if not keys_ND.shape[1]:
             raise ValueError("This store has no keys (key_size=0) and is not read: give it some.")
-        episodic.refuse(query=(query_BD, keys_ND.shape[1]))
+        refuse(query=(query_BD, keys_ND.shape[1]))
         reach = max(1, self.size)
         length_N = None
         if keys_ND.is_cpu and not native.searches(query_BD, (keys_ND,)):

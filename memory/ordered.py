@@ -15,6 +15,7 @@ from stillknows.memory import episodic, interface
 from stillknows.memory.episodic import Candidates, Departures, Written
 from stillknows.memory.interface import ADD
 from stillknows.memory.names import Name
+from stillknows.memory.refusals import refuse, refuse_tokens
 from stillknows.memory.table import REFUSED, Done, Table, When
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class Ordered:
                 "up with zeros."
             )
         key_size, vector_size = (columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
-        episodic.refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
-        episodic.refuse(vector=(candidates.vector_BV, vector_size))
-        episodic.refuse_tokens(candidates.story_BTL, columns["story_NTL"].dtype)
+        refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
+        refuse(vector=(candidates.vector_BV, vector_size))
+        refuse_tokens(candidates.story_BTL, columns["story_NTL"].dtype)
 
     def _in_order(self, rows: int) -> bool:
         """Return whether the policy is such a rule, and the rows fit."""

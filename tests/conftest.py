@@ -111,6 +111,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, build_model: Callable[.
     return build_model(tmp_path_factory.mktemp("llama"), chat=True)
 
 
+@pytest.fixture
+def llama(tiny_model: str) -> str:
+    """Return the same."""
+    return tiny_model
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    build_model: Callable[..., str],
+) -> str:
+    """Return the folders of a tiny Llama with a chat template and of a tiny GPT-2."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return build_model(folder, request.param, chat=request.param == "llama")
+
+
 def benchmark_module(name: str) -> Any:
     """Return a benchmark as a module."""
     path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"

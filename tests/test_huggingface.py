@@ -16,14 +16,7 @@ from stillknows.envs.tasks import make
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from tiny_models import (
-    agent_of,
-    config_of,
-    controller_of,
-    learned,
-    llama,  # noqa: F401
-    model,  # noqa: F401
-)
+from tiny_models import agent_of, config_of, controller_of, learned
 
 from stillknows.agents.controllers.cross_attention import GatedCrossAttention
 from stillknows.agents.controllers.huggingface import HuggingFace

@@ -20,14 +20,7 @@ from stillknows.agents.persistence.keeping import SCHEMA, load_agent, save_agent
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from tiny_models import (
-    agent_of,
-    config_of,
-    controller_of,
-    learned,
-    llama,  # noqa: F401
-    model,  # noqa: F401
-)
+from tiny_models import agent_of, config_of, controller_of, learned
 
 from stillknows.agents.controllers.huggingface import HuggingFace
 from stillknows.agents.controllers.model_tokenizer import ModelTokenizer

@@ -15,13 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 import transformers
-from tiny_models import (
-    agent_of,
-    config_of,
-    controller_of,
-    learned,
-    llama,  # noqa: F401
-)
+from tiny_models import agent_of, config_of, controller_of, learned
 
 from stillknows.agents.controllers.cross_attention import GatedCrossAttention
 from stillknows.agents.controllers.huggingface import _blocks

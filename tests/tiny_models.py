@@ -1,7 +1,5 @@
 """Tiny language models, random, and agents with them."""
 
-from collections.abc import Callable
-
 import hydra.utils
 import pytest
 import torch
@@ -18,21 +16,6 @@ pytest.importorskip("peft")
 
 from stillknows.agents.controllers.huggingface import HuggingFace
 from stillknows.agents.controllers.model_tokenizer import ModelTokenizer
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def model(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    build_model: Callable[..., str],
-) -> str:
-    folder = tmp_path_factory.mktemp(request.param)
-    return build_model(folder, request.param, chat=request.param == "llama")
-
-
-@pytest.fixture
-def llama(tiny_model: str) -> str:
-    return tiny_model
 
 
 def controller_of(model: str, **options: object) -> tuple[HuggingFace, ModelTokenizer]:

@@ -136,3 +136,11 @@ def follower(controller: Controller) -> Controller:
         if part.requires_grad:
             part.data = part.data.to(torch.promote_types(part.dtype, torch.float32))
     return copied.requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(slow: Controller, fast: Controller, share: float) -> None:
+    """Move a follower by a share of the way to whom it follows."""
+    for mine, current in zip(slow.parameters(), fast.parameters(), strict=True):
+        if mine is not current:
+            mine.lerp_(current.to(mine.dtype), share)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from stillknows.memory.episodic import refuse
+from stillknows.memory.refusals import refuse
 from stillknows.memory.stores.store import Store, TensorStore, accounts_of, clear, put
 
 if TYPE_CHECKING:
