@@ -12,6 +12,7 @@ from lanes import BOTH, LANE, ONE, PPO, SHORT, Lane, live, tree_equal
 from omegaconf import OmegaConf
 
 from stillknows.agents.acting.control_life import (
+    _experiences,
     _starts,
     acting_tasks,
     budgets_of,
@@ -66,13 +67,27 @@ def test_tasks_come_in_any_order_and_again(tmp_path: Path) -> None:
     assert life.metrics["learning_accuracy"] == pytest.approx(np.mean(own))
 
 
-@pytest.mark.parametrize(("order", "starts"), [("null", [0, 16, 16]), ("[2,1,0]", [24, 24, 0])])
+@pytest.mark.parametrize(
+    ("order", "starts"),
+    [("null", [0, 16, 16]), ("[2,1,0]", [24, 24, 0]), ("[0,2,0]", [0, 0, 16])],
+)
 def test_episodes_of_questions_are_counted_as_they_are_lived(order: str, starts: list[int]) -> None:
     where, thing = "stillknows/WherePerson-v0", "stillknows/WhereObject-v0"
     ids = f"stream.tasks.ids=[{where},{LANE},{thing}]"
     config = compose_config([*SHORT, ids, f"stream.order={order}"])
     config.stream.episodes = [16, 8, 24]  # the lane's are none of questions
-    assert _starts(config, acting_tasks(config)) == starts
+    tasks = acting_tasks(config)
+    assert _starts(config, tasks) == starts
+
+
+def test_a_task_of_questions_that_comes_again_goes_on_with_new_episodes() -> None:
+    where = "stillknows/WherePerson-v0"
+    options = [f"stream.tasks.ids=[{where},{LANE}]", "stream.order=[0,1,0]"]
+    config = compose_config([*SHORT, *options])
+    config.stream.episodes = [16, 8]
+    lived = list(_experiences(config, acting_tasks(config)))
+    assert [each.first_episodes for each in (lived[0], lived[2])] == [(0,), (16,)]
+    assert lived[1].following is None  # what comes is no task of acting
 
 
 def test_a_budget_may_be_in_episodes(tmp_path: Path) -> None:

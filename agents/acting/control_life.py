@@ -249,20 +249,18 @@ def _experiences(config: DictConfig, tasks: Sequence[Any]) -> Iterator[Any]:
     """Yield the experiences of the life, one when the last is over."""
     from stillknows.envs.streams import ActingExperience
 
-    budgets, starts = budgets_of(config, tasks), _starts(config, tasks)
+    budgets = budgets_of(config, tasks)
     if config.stream.joint:
         amounts, units = zip(*budgets, strict=True)
         yield ActingExperience(tasks, range(len(tasks)), amounts, units)
         return
-    lived = places(_order(config), len(tasks), config.seed, config.stream.experiences)
-    place = next(lived, None)
-    while place is not None:
-        coming = next(lived, None)
+    visits = list(_visits(config, tasks))
+    for number, (place, start) in enumerate(visits):
         following = None
-        if coming is not None and isinstance(tasks[coming], ControlTask):
-            following = (tasks[coming], coming)
-        yield _experience(tasks[place], place, budgets[place], starts[place], following)
-        place = coming
+        for coming, _ in visits[number + 1 : number + 2]:
+            if isinstance(tasks[coming], ControlTask):
+                following = (tasks[coming], coming)
+        yield _experience(tasks[place], place, budgets[place], start, following)
 
 
 def _experience(
@@ -284,14 +282,18 @@ def _exams(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> list[Any]
     return as_stream("test", [_experience(*each, None) for each in lived])
 
 
-def _starts(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> list[int]:
-    """Return how many episodes of text tasks the life has behind it when each task begins."""
-    starts, behind = [0] * len(tasks), 0
-    budgets = budgets_of(config, tasks)
+def _visits(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> Iterator[tuple[int, int]]:
+    """Yield the task of each experience, and how many episodes of text tasks lie behind it."""
+    behind, budgets = 0, budgets_of(config, tasks)
     for place in places(_order(config), len(tasks), config.seed, config.stream.experiences):
-        starts[place] = behind
+        yield place, behind
         behind += budgets[place].amount if isinstance(tasks[place], Task) else 0
-    return starts
+
+
+def _starts(config: DictConfig, tasks: Sequence[Task | ControlTask]) -> list[int]:
+    """Return how many episodes of text tasks lie behind each task when it first begins."""
+    first = dict(reversed(list(_visits(config, tasks))))
+    return [first.get(place, 0) for place in range(len(tasks))]
 
 
 def _build_text(
