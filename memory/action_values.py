@@ -10,8 +10,7 @@ This file knows no environment and no encoder. Letters: B rows, A actions, N ent
 D key size, K neighbours, U distinct entries that were gathered, T steps of an episode.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -163,25 +162,26 @@ class ActionValues:
         Raises:
             ValueError: if there is no such action, or a number is NaN or infinite.
         """
-        actions, key_BD, return_B = action_B.tolist(), key_BD.detach(), return_B.detach()
-        done = sorted(set(actions))
+        actions, names = action_B.tolist(), hash_B.tolist()
+        done, key_BD, return_B = sorted(set(actions)), key_BD.detach(), return_B.detach()
         for action in done:
             if not 0 <= action < len(self.stores):
                 raise ValueError(
                     f"There is no action {action}: choose 0 to {len(self.stores) - 1}."
                 )
-        pairs = list(zip(actions, hash_B.tolist(), strict=True))
-        if len(set(pairs)) < len(pairs):
-            for rows in map(torch.tensor, _turns(pairs)):
-                own_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]
-                self.write(action_B[rows], own_BD, hash_B[rows], return_B[rows])
+        states = names if len(done) == 1 else list(zip(actions, names, strict=True))
+        room = self.stores[0].capacity
+        if len(set(states)) < len(states) or len(states) > room:
+            for run in _runs(states, room):
+                self.write(action_B[run], key_BD[run], hash_B[run], return_B[run])
             return
+        parts: Any = [(key_BD,), (hash_B,), (return_B,)]
         if len(done) > 1:  # by action, and in order of the rows within each
             rows = torch.tensor(sorted(range(len(actions)), key=actions.__getitem__))
             key_BD = key_BD[rows.to(key_BD.device, non_blocking=True)]
-            hash_B, return_B = hash_B[rows], return_B[rows]
-        each = [actions.count(action) for action in done]
-        parts = [torch.split(part, each) for part in (key_BD, hash_B, return_B)]
+            each = [actions.count(action) for action in done]
+            wholes = key_BD, hash_B[rows], return_B[rows]
+            parts = [torch.split_with_sizes(whole, each) for whole in wholes]
         for action, own_BD, names_B, values_B in zip(done, *parts, strict=True):
             store, values_B = self.stores[action], values_B.to(key_BD, non_blocking=True)
             if self.update == "max":
@@ -351,16 +351,15 @@ def n_step_returns(
     return returns
 
 
-def _turns(pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Return rows in turns, in none of which a pair comes twice."""
-    turns: list[list[int]] = []
-    come: Counter[tuple[int, int]] = Counter()
-    for row, pair in enumerate(pairs):
-        if come[pair] == len(turns):
-            turns.append([])
-        turns[come[pair]].append(row)
-        come[pair] += 1
-    return turns
+def _runs(states: Sequence[Hashable], longest: int) -> Iterator[slice]:
+    """Yield runs of rows, in none of which a state comes twice."""
+    begun, seen = 0, set[Hashable]()
+    for row, state in enumerate(states):
+        if state in seen or len(seen) == longest:
+            yield slice(begun, row)
+            begun, seen = row, set()
+        seen.add(state)
+    yield slice(begun, len(states))
 
 
 def _or_own(value_B: Tensor, store: NEC, own_B: Tensor) -> Tensor:

@@ -164,10 +164,10 @@ class Table:
     def fits(self, rows: Candidates) -> bool:
         """Return whether rows have the widths of the columns, and are as many in every part."""
         (keys, vectors, *_), kept = self._sizes, self._columns["story_NTL"].shape
-        fit_keys = not keys or rows.key_BD.shape[1] == keys
-        fit_vectors = not vectors or rows.vector_BV.shape[1] == vectors
-        as_many = len({len(part) for part in rows}) == 1
-        return as_many and fit_keys and fit_vectors and rows.story_BTL.shape[1:] == kept[1:]
+        (count, key_size), (_, vector_size), *_ = shapes = [part.shape for part in rows]
+        wide = key_size == keys or not keys, vector_size == vectors or not vectors
+        as_many = all(shape[0] == count for shape in shapes)
+        return all(wide) and as_many and rows.story_BTL.shape[1:] == kept[1:]
 
     def write(self, rows: Candidates, hash_B: Tensor, when: When) -> Done | int:
         """Write rows in order: update what is known, and add the rest.

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillknows.memory.action_values import ActionValues, n_step_returns
+from stillknows.memory.policies.rules import EvictOldest
 
 pytestmark = pytest.mark.usefixtures("either")
 D = 3
@@ -86,6 +87,22 @@ def test_a_state_that_comes_again_within_an_episode_is_known():
         best.write(whole(0, 0, 0, 0), keys, states, torch.tensor([1.0, 3.0, 9.0, 2.0]))
         assert len(best) == 2
         assert best.values(keys[:2], states[:2]).flatten().tolist() == [9.0, 3.0]
+
+
+def test_rows_beyond_the_capacity_or_with_repeats_are_written_as_one_after_the_other():
+    source = torch.Generator().manual_seed(2)
+    names = torch.randint(9, (40,), generator=source)
+    actions, returns = names % 2, torch.rand(40, generator=source)
+    keys = torch.rand(9, D, generator=source)[names]
+    at_once, one_by_one = (ActionValues(2, 3, D, policy=EvictOldest) for _ in range(2))
+    at_once.write(actions, keys, names, returns)
+    for row in range(40):
+        rows = slice(row, row + 1)
+        one_by_one.write(actions[rows], keys[rows], names[rows], returns[rows])
+    for ours, theirs in zip(at_once.stores, one_by_one.stores, strict=True):
+        for name in ("keys_ND", "vectors_NV", "filled_N"):
+            assert torch.equal(ours.columns[name], theirs.columns[name])
+        assert ours.next_id == theirs.next_id
 
 
 def test_who_was_no_neighbour_for_longest_leaves():
