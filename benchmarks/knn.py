@@ -5,10 +5,10 @@
 
 Needs `pip install faiss-cpu`. k = 50, one thread, CPU clock, float32, contenders interleaved in one
 process, medians. Keys and queries are 16 latent dimensions and noise. Before timing, the neighbours
-of ours and of faiss are compared. Both hold the keys in memory of their own; ours is given their
-squared lengths, which a store without the native file holds as long as its keys stay. Prints a
-Markdown table of milliseconds a batch, and how many times faster than faiss ours and the plain
-search are; `STILLKNOWS_NATIVE=0` shows ours without the native file.
+of ours and of faiss are compared. Both hold the keys in memory of their own; ours is given
+what a store holds of them as long as they stay: all in bytes or, without the native file, their
+squared lengths. Prints a Markdown table of milliseconds a batch, and how many times faster than
+faiss ours and the plain search are; `STILLKNOWS_NATIVE=0` shows ours without the native file.
 """
 
 import argparse
@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from stillknows.memory import native
 from stillknows.memory.knn import nearest, squared_lengths
+from stillknows.memory.rounded import InBytes, Rounded
 
 NEIGHBOURS, BATCHES = 50, (1, 32, 256)
 
@@ -41,6 +43,12 @@ def plain(query_BD: Tensor, keys_ND: Tensor) -> Tensor:
     return score_BN.topk(NEIGHBOURS, largest=False).indices
 
 
+def in_bytes(keys: Tensor, filled: Tensor) -> InBytes | None:
+    """Return what a store keeps of its keys, where native code searches."""
+    searched = native.searches(keys[:1], [keys])
+    return Rounded().of({"keys_ND": keys, "filled_N": filled}, len(keys)) if searched else None
+
+
 def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the median milliseconds of each, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -56,15 +64,15 @@ def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 def row(index: faiss.IndexFlatL2, keys: Tensor, queries: np.ndarray, rounds: int) -> str:
     """Compare and race one batch; return its row of the table."""
     query, filled = torch.from_numpy(queries), torch.ones(len(keys), dtype=torch.bool)
-    lengths = squared_lengths(keys, filled)
+    kept = squared_lengths(keys, filled), in_bytes(keys, filled)
     theirs = index.search(queries, NEIGHBOURS)[1]
-    found = nearest(query, keys, filled, NEIGHBOURS, lengths)[1].numpy()
+    found = nearest(query, keys, filled, NEIGHBOURS, *kept)[1].numpy()
     same = np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(theirs, found, strict=True)])
     assert same > 0.999, f"{same:.4f} of the neighbours are those of faiss"
     spent = race(
         {
             "faiss": lambda: index.search(queries, NEIGHBOURS),
-            "ours": lambda: nearest(query, keys, filled, NEIGHBOURS, lengths),
+            "ours": lambda: nearest(query, keys, filled, NEIGHBOURS, *kept),
             "plain": lambda: plain(query, keys),
         },
         rounds,

@@ -219,7 +219,9 @@ class ActionValues:
         step = step.masked_fill(~held_U[:, None], 0)
         squares[slots_U] = torch.where(held_U[:, None], square, squares[slots_U])
         self._owners[action][slots_U] = torch.where(held_U, ids_U, self._owners[action][slots_U])
+        before = columns["keys_ND"]._version
         columns["keys_ND"][slots_U] -= step[:, :-1]
+        self.stores[action].rounded.note(columns["keys_ND"], before, slots_U)
         columns["vectors_NV"][slots_U] -= step[:, -1:]
 
     def __len__(self) -> int:
@@ -268,6 +270,7 @@ class ActionValues:
             self.neighbours,
             -1.0 if self.kernel == "mean" else self.delta,
             self.empty,
+            [store.rounded.of(store.columns, store.size) for store in self.stores],
         )
         if self.kernel == "mean":
             for action, store in enumerate(self.stores):

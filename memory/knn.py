@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stillknows.memory import native
+from stillknows.memory.rounded import InBytes
 
 _HELD = 1 << 22  # scores of a batch that are held at most; of more, the lowest of each group
 _CHUNK = 1 << 18  # numbers that are computed at once where not all are held; these fit a cache
@@ -35,6 +36,7 @@ def nearest(
     filled_N: Tensor,
     neighbours: int,
     length_N: Tensor | None = None,
+    rounded: InBytes | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return squared distances and slots of the nearest filled keys, nearest first.
 
@@ -47,31 +49,33 @@ def nearest(
         filled_N: which rows of `keys_ND` hold a key, bool `[N]`.
         neighbours: K, at least 1.
         length_N: `squared_lengths` of the keys, where they are known already.
+        rounded: the keys in bytes (`Rounded.of`), where they are kept.
 
     Returns:
         `[B, K]` floats and `[B, K]` int64; no gradient reaches the selection, and the distances
         carry one to queries and keys.
     """
     if native.searches(query_BD, (keys_ND,)):
-        found = native.nearest_of_each(query_BD, (keys_ND,), (filled_N,), neighbours)
+        kept = () if rounded is None else (rounded,)
+        found = native.nearest_of_each(query_BD, (keys_ND,), (filled_N,), neighbours, kept)
         distance_BK, slot_BK = (part[0] for part in found)
         return _with_gradient(distance_BK, slot_BK, query_BD, keys_ND), slot_BK
     if _has_kernels(query_BD, keys_ND, neighbours):
         distances, slots = nearest_of_each(query_BD, [keys_ND], [filled_N], neighbours)
         return distances[0], slots[0]
-    kept = min(neighbours, len(keys_ND))
+    held = min(neighbours, len(keys_ND))
     with torch.no_grad():
         if length_N is None:
             length_N = squared_lengths(keys_ND, filled_N)
         query_UD, row_B = torch.unique(query_BD, dim=0, return_inverse=True)  # many ask the same
-        slot_UM = _candidates(query_UD.float(), keys_ND.float(), length_N, kept)
+        slot_UM = _candidates(query_UD.float(), keys_ND.float(), length_N, held)
         rows = max(1, _CHUNK // max(1, slot_UM.shape[1] * keys_ND.shape[1]))
         parts = zip(torch.split(query_UD, rows), torch.split(slot_UM, rows), strict=True)
         distance_UM = torch.cat([_distances(query, keys_ND, slot) for query, slot in parts])
-        distance_UK, order_UK = (part[:, :kept] for part in distance_UM.sort(dim=1, stable=True))
+        distance_UK, order_UK = (part[:, :held] for part in distance_UM.sort(dim=1, stable=True))
         distance_BK, slot_BK = distance_UK[row_B], slot_UM.gather(1, order_UK)[row_B]
     distance_BK = _with_gradient(distance_BK, slot_BK, query_BD, keys_ND)
-    if missing := neighbours - kept:
+    if missing := neighbours - held:
         distance_BK = torch.nn.functional.pad(distance_BK, (0, missing), value=torch.inf)
         slot_BK = torch.nn.functional.pad(slot_BK, (0, missing), value=-1)
     return distance_BK, slot_BK

@@ -11,8 +11,9 @@ Letters: S stores, B queries, N keys, D key size, K neighbours.
 import ctypes
 import functools
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,14 @@ from torch import Tensor
 from stillknows.memory import compiled
 from stillknows.memory.compiled import pointers, wholes
 
+if TYPE_CHECKING:
+    from stillknows.memory.rounded import InBytes
+
 _SOURCES = Path(__file__).parent / "cpp"
 SOURCES = [_SOURCES / f"{name}.cpp" for name in ("nearest", "writing", "scoring", "choosing")]
-HEADERS = [_SOURCES / f"{name}.h" for name in ("vectors", "measuring", "screening", "products")]
+HEADERS = [
+    _SOURCES / f"{name}.h" for name in ("vectors", "measuring", "rounding", "screening", "products")
+]
 _LAST_USE = 5  # of provenance
 MOST = 1 << 31  # keys of a store, whose slots are 32 bits there
 _whole, _pointer = ctypes.c_int64, ctypes.c_void_p
@@ -30,6 +36,8 @@ _real, _double = ctypes.c_float, ctypes.c_double
 SIGNATURES: dict[str, list[Any]] = {
     "find_nearest": [_pointer, _whole, _pointer, *[_whole] * 4, _pointer, _pointer],
     "read_values": [_pointer, *[_whole] * 3, _real, _real, *[_pointer] * 3],
+    "rounds": [],
+    "round_rows": [_pointer, _whole, _pointer, _whole],
     "names_add": [_pointer, _whole, *[_pointer] * 3],
     "names_drop": [_pointer, _whole],
     "names_find": [_pointer, _whole, *[_pointer] * 3],
@@ -57,6 +65,7 @@ class _Store(ctypes.Structure):
         *wholes("count"),
         *pointers("values uses last_use"),
         *wholes("stride clock counts"),
+        *pointers("bytes low width step centre"),
     )
 
 
@@ -87,8 +96,27 @@ def searches(query_BD: Tensor, keys: Sequence[Tensor]) -> bool:
     return library() is not None
 
 
+@functools.cache
+def longest_rounded() -> int:
+    """Return how long keys may be that are kept in bytes; 0 where none are."""
+    return call("rounds") if library() is not None else 0
+
+
+def round_rows(keys_ND: Tensor, filled_N: Tensor, room: "InBytes", slots: list[int] | None) -> None:
+    """Put keys into bytes, those at `slots`; or, where it is None, all, about a new centre."""
+    if slots == []:
+        return
+    store = _searched(keys_ND, filled_N, room)
+    some = None if slots is None else (_whole * len(slots))(*slots)
+    call("round_rows", ctypes.byref(store), keys_ND.shape[1], some, len(slots or ()))
+
+
 def nearest_of_each(
-    query_BD: Tensor, keys: Sequence[Tensor], filled: Sequence[Tensor], neighbours: int
+    query_BD: Tensor,
+    keys: Sequence[Tensor],
+    filled: Sequence[Tensor],
+    neighbours: int,
+    rounded: Sequence["InBytes"] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return what `knn.nearest_of_each` does, `[S, B, K]` each, without a gradient.
 
@@ -97,11 +125,18 @@ def nearest_of_each(
         keys: of each store, such that `searches`.
         filled: which rows hold a key, bool `[N]` each.
         neighbours: K.
+        rounded: keys of each store in bytes, where they are kept.
     """
     filled = [part.contiguous() for part in filled]
-    pairs = zip(keys, filled, strict=True)
-    stores = [_Store(one.data_ptr(), two.data_ptr(), one.shape[0]) for one, two in pairs]
+    stores = [_searched(*store) for store in zip_longest(keys, filled, rounded)]
     return _find(stores, query_BD, neighbours)
+
+
+def _searched(keys_ND: Tensor, filled_N: Tensor, room: "InBytes | None") -> _Store:
+    """Return a store that is asked for no values."""
+    addresses = room.addresses if room else ()
+    whole = keys_ND.data_ptr(), filled_N.data_ptr(), keys_ND.shape[0]
+    return _Store(*whole, None, None, None, 0, 0, 0, *addresses)
 
 
 def _find(stores: list[_Store], query_BD: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
@@ -124,6 +159,7 @@ def values(
     neighbours: int,
     delta: float,
     empty: float,
+    rounded: Sequence["InBytes | None"],
 ) -> Tensor:
     """Return what each store says of each query, `[B, S]`, without a gradient; reads are counted.
 
@@ -135,9 +171,10 @@ def values(
         neighbours: K.
         delta: of the inverse-distance kernel; below 0: all neighbours weigh alike.
         empty: what a store without entries says.
+        rounded: keys of each store in bytes, None where they are not kept.
     """
-    parts = zip(columns, sizes, clocks, strict=True)
-    stores = [_store(held, size, clock) for held, size, clock in parts]
+    parts = zip(columns, sizes, clocks, rounded, strict=True)
+    stores = [_store(*part) for part in parts]
     distance_SBK, slot_SBK = _find(stores, query_BD, neighbours)
     value_BS = torch.empty(len(query_BD), len(stores))
     call(
@@ -147,16 +184,19 @@ def values(
     return value_BS
 
 
-def _store(columns: dict[str, Tensor], size: int, clock: int | None) -> _Store:
-    last_use_N = columns["provenance_NC"][:, _LAST_USE]
+def _store(
+    columns: dict[str, Tensor], size: int, clock: int | None, room: "InBytes | None"
+) -> _Store:
+    provenance_NC = columns["provenance_NC"]
     return _Store(
         columns["keys_ND"].data_ptr(),
         columns["filled_N"].data_ptr(),
         size,
         columns["vectors_NV"].data_ptr(),
         columns["uses_N"].data_ptr(),
-        last_use_N.data_ptr(),
-        last_use_N.stride(0),
+        provenance_NC.data_ptr() + _LAST_USE * provenance_NC.element_size(),
+        provenance_NC.stride(0),
         clock or 0,
         clock is not None,
+        *(room.addresses if room else ()),
     )

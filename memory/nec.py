@@ -28,6 +28,7 @@ from stillknows.memory.names import Census, Holding, Name, Names
 from stillknows.memory.offering import features_of
 from stillknows.memory.ordered import Ordered
 from stillknows.memory.refusals import refuse
+from stillknows.memory.rounded import Rounded
 from stillknows.memory.stores.kept import Kept, renewed
 from stillknows.memory.stores.store import COUNTERS, Store, TensorStore, are_alike, holdings
 from stillknows.memory.table import Table
@@ -166,10 +167,12 @@ class NEC(Kept, Ordered):
             raise ValueError("This store has no keys (key_size=0) and is not read: give it some.")
         refuse(query=(query_BD, keys_ND.shape[1]))
         reach = max(1, self.size)
-        length_N = None
-        if keys_ND.is_cpu and not native.searches(query_BD, (keys_ND,)):
+        length_N = rounded = None
+        if native.searches(query_BD, (keys_ND,)):
+            rounded = self.rounded.of(self.columns, reach)
+        elif keys_ND.is_cpu:
             length_N = self._lengths.of(keys_ND, filled_N)[:reach]
-        return nearest(query_BD, keys_ND[:reach], filled_N[:reach], neighbours, length_N)
+        return nearest(query_BD, keys_ND[:reach], filled_N[:reach], neighbours, length_N, rounded)
 
     @property
     def reading(self) -> int | None:
@@ -199,11 +202,7 @@ class NEC(Kept, Ordered):
     def remember(self, candidates: Candidates) -> list[Written]:
         """Offer candidates to the policy and do what it decides, in the order of the rows.
 
-        Returns:
-            What became of each.
-
-        Raises:
-            As `take` does.
+        Returns what became of each; raises what `take` does.
         """
         told = self.take(candidates)
         return [Written(*row) for row in told.T.tolist()] if isinstance(told, Tensor) else told
@@ -219,9 +218,10 @@ class NEC(Kept, Ordered):
         hash_B = self._hashes(candidates)
         while len(hash_B):
             self.store.prepare(self)
-            at_once = self._writes_at_once(candidates)
-            write = self._write_at_once if at_once else self._offer
+            write = self._write_at_once if self._writes_at_once(candidates) else self._offer
+            before = self.columns["keys_ND"]._version
             slots, written = write(candidates, hash_B)
+            self.rounded.note(self.columns["keys_ND"], before, slots)
             if self.store.write(self, "write", slots):
                 return written
             if hasattr(self.policy, "undo_write"):
@@ -387,7 +387,7 @@ class NEC(Kept, Ordered):
         """Note anew who holds what, from the columns alone."""
         filled_N = self.columns["filled_N"]
         self.holes = set((~filled_N[: self.size]).nonzero()[:, 0].tolist())
-        self.departures, self._lengths = Departures(), Lengths()
+        self.departures, self._lengths, self.rounded = Departures(), Lengths(), Rounded()
         self.names: Names | Table
         if Table.holds(self.columns):
             self.names = Table(self.columns)

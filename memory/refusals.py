@@ -3,6 +3,8 @@
 Letters: B rows, X numbers of a vector, T sentences and L tokens of a story.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
                 f"The {name} has {vector_BX.shape[1]} numbers where this store keeps {size}: give "
                 "it vectors of its own width."
             )
-        if size and vector_BX.device.type == "cpu" and not vector_BX.float().isfinite().all():
+        if size and vector_BX.device.type == "cpu" and not _is_finite(vector_BX.detach().float()):
             raise ValueError(
                 f"The {name} is NaN or infinite, and the store is left as it is: look at the "
                 "observation, the reward and the loss that it came from."
@@ -45,3 +47,8 @@ def refuse_tokens(story_BTL: Tensor, kept: torch.dtype) -> None:
             f"The story has a token {most if most > bounds.max else least} where this store keeps "
             f"{bounds.min} to {bounds.max}: make it with more token_bytes."
         )
+
+
+def _is_finite(numbers: Tensor) -> bool:
+    """Return whether all are: if their sum is, they are, and it is told soonest."""
+    return math.isfinite(numbers.sum()) or bool(numbers.isfinite().all())

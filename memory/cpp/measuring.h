@@ -62,15 +62,23 @@ struct Nearest {
     }
 };
 
+// Keys in bytes about a centre, as they are kept between searches, with some rows to spare; null
+// where none are. Of each a bound of |k|^2 less what rounding may hide, twice that, and its step.
+struct Rounded {
+    uint8_t *bytes;
+    float *low, *width, *step, *centre;
+};
+
 // Where keys are, and how far from a query: the squared distance by direct differences.
 struct Space {
     const float *keys;
     const uint8_t *filled;
     int64_t count, size, padded;  // padded: the power of 2 that D is filled up to with zeros
+    Rounded rounded;
     std::vector<float> row, squares;
 
-    Space(const float *keys, const uint8_t *filled, int64_t count, int64_t size)
-        : keys(keys), filled(filled), count(count), size(size), padded(LANES) {
+    Space(const float *keys, const uint8_t *filled, int64_t count, int64_t size, Rounded rounded)
+        : keys(keys), filled(filled), count(count), size(size), padded(LANES), rounded(rounded) {
         while (padded < size) padded *= 2;
         row.resize(padded);
         squares.resize(padded);
@@ -102,7 +110,8 @@ struct Space {
     void measure_each(const float *query, const int32_t *slots, int64_t some, Nearest &nearest) {
         for (int64_t at = 0; at < some; ++at) {
             int64_t slot = slots ? slots[at] : at;
-            if (V <= 8 && !slots) prefetch(slot + 4);  // longer keys the processor foresees itself
+            if (slots) prefetch(slots[std::min(at + 8, some - 1)]);
+            else if (V <= 8) prefetch(slot + 4);  // longer keys the processor foresees itself
             if (filled[slot]) nearest.offer(measure<V>(query, slot), slot);
         }
     }

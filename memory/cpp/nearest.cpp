@@ -30,13 +30,22 @@ __attribute__((noinline)) void search(Space &space, const float *queries, int ro
         nearest[row].begin(neighbours);
         left.push_back(row);
     }
+    int64_t stride = count >= 64 * neighbours ? 16 : 1;
+    const float *centre = space.rounded.centre;
+#if defined(__AVX512VNNI__)
+    if (rows <= FEW && space.rounded.bytes) {
+        for (int row = 0; row < rows; ++row)
+            if (screened<ScreenForOne>(space, centre, asked, {row}, stride, candidates, nearest).empty())
+                left.erase(std::find(left.begin(), left.end(), row));
+    }
+#endif
     if (rows > FEW) {
-        std::vector<float> centre = centre_of(space);
-        int64_t stride = count >= 64 * neighbours ? 16 : 1;
-        auto first = rows > LANES ? screened<Bytes, 2> : screened<Bytes, 1>;
-        if (size <= MOST) left = first(space, centre.data(), asked, left, stride, candidates, nearest);
+        std::vector<float> own;
+        if (!space.rounded.bytes) own = centre_of(space), centre = own.data();
+        auto first = rows > LANES ? screened<Screen<Bytes, 2>> : screened<Screen<Bytes, 1>>;
+        if (size <= MOST) left = first(space, centre, asked, left, stride, candidates, nearest);
         if (left.size() > 2 * FEW)
-            left = screened<Whole, 2>(space, centre.data(), asked, left, 1, candidates, nearest);
+            left = screened<Screen<Whole, 2>>(space, centre, asked, left, 1, candidates, nearest);
     }
     for (int row : left) space.measure(asked[row], nullptr, count, nearest[row]);
     for (int row = 0; row < rows; ++row)
@@ -48,7 +57,8 @@ __attribute__((noinline)) void search(Space &space, const float *queries, int ro
 extern "C" {
 
 // What a look-up needs of a store: keys `[N, D]`, which are there, and, to read values, these and
-// where use is counted: weights of reads, and the clock of the last (0 strides: of no use).
+// where use is counted: weights of reads, and the clock of the last (0 strides: of no use). Keys may
+// be kept in bytes, too.
 struct Store {
     const float *keys;
     const uint8_t *filled;
@@ -57,7 +67,24 @@ struct Store {
     float *uses;
     int64_t *last_use;
     int64_t stride, clock, counts;
+    Rounded rounded;
 };
+
+// Tells whether keys can be kept in bytes here, and how long they may be.
+int64_t rounds() { return Bytes::PER_WORD > 1 ? MOST : 0; }
+
+// Puts keys that are new into bytes: some slots; or, where these are null, all, about a centre of
+// their own. Not to be called where `rounds` tells 0.
+void round_rows(const Store *of, int64_t D, const int64_t *slots, int64_t some) {
+#if defined(__AVX512VNNI__)
+    Space space(of->keys, of->filled, of->count, D, of->rounded);
+    if (!slots) {
+        std::vector<float> centre = centre_of(space);
+        std::copy(centre.begin(), centre.end(), of->rounded.centre);
+    }
+    round_keys(space, slots, slots ? some : of->count);
+#endif
+}
 
 // Finds the nearest keys of B queries in each of S stores: distances and slots `[S, B, K]`.
 void find_nearest(const Store *stores, int64_t S, const float *query_BD, int64_t B, int64_t D,
@@ -72,7 +99,7 @@ void find_nearest(const Store *stores, int64_t S, const float *query_BD, int64_t
             const Store &of = stores[job / panels];
             int64_t first = job % panels * LANES * PANEL, at = (job / panels * B + first) * K;
             int rows = int(std::min<int64_t>(LANES * PANEL, B - first));
-            Space space(of.keys, of.filled, of.count, D);
+            Space space(of.keys, of.filled, of.count, D, of.rounded);
             search(space, query_BD + first * D, rows, K, workspace, distance_SBK + at, slot_SBK + at);
         }
     };

@@ -49,6 +49,17 @@ inline unsigned up_to(Floats x, Floats edge) {
 #endif
 }
 
+// Writes those of sixteen numbers that have a bit, one after the other, and what follows at random.
+template <class Number>
+inline void pack(const Number *from, unsigned bits, Number *to) {
+#if defined(__AVX512F__)
+    __m512i x = _mm512_maskz_compress_epi32(bits, _mm512_loadu_si512(from));
+    _mm512_storeu_si512(to, x);
+#else
+    for (int lane = 0; lane < LANES; ++lane) *to = from[lane], to += bits >> lane & 1;
+#endif
+}
+
 // Sums, the upper half added to the lower until one number is left, as `by_halves` of knn.py does:
 // an order of additions that vectors of any width keep, so that the sum is the same everywhere.
 inline float by_halves(Floats x) {
