@@ -96,7 +96,7 @@ class Dialogue:
                 f"agent.answer_length={self.agent.answer_length} tokens."
             )
         right = float(self._answer == target)
-        step = len(self._state.story[0]) - 1
+        step = len(thought.stories[0]) - 1  # of the question; more may have been heard since
         marked = Marked((target,), (right,), (False,), (self.episode,), (step,), task=-1)
         Remembering(self.agent).mark(thought, marked)
 
@@ -144,10 +144,11 @@ class Dialogue:
         """Stand where a saved dialogue stood."""
         working = as_state(self._state.working, told["working"])
         (story,), (written,) = told["story"], told["written"]
-        if not all(isinstance(line, str) for line in story) or not 0 <= written <= len(story):
+        (items,) = told.get("items", [story[:written]])
+        lines = all(isinstance(line, str) for line in (*story, *items))
+        if not lines or not 0 <= written <= len(story):
             raise ValueError("The story that was kept is broken.")
         self.episode = int(told["episode"])
-        (items,) = told.get("items", [story[:written]])
         self._state = AgentState(working, (tuple(story),), (int(written),), (tuple(items),))
 
     def _step(self, text: str, asked: bool) -> str:

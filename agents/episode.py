@@ -58,7 +58,7 @@ def live(
     horizon = getattr(listener, "horizon", None)
     turn = steps_lived = 0
     while not ended.all():
-        steps_lived += int((~ended).sum())
+        steps_lived += sum(map(bool, observations))  # who waits or has ended says nothing
         asked: list[bool] = asked_of(observations, info).tolist()
         episodes = info.get("episode", numbers_B)
         steps = info.get("step", np.full(envs.num_envs, turn))

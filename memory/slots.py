@@ -202,7 +202,7 @@ class Slots(nn.Module):
         for t, present_B in enumerate(present_BT.unbind(dim=1)):
             features = self._features(state, items_BTW[:, t], pool.similarity(t), policy)
             features = pool.show(features, t)
-            target_BN, merge_B, strength_B = _resolve(decided(policy, features), features)
+            target_BN, merge_B, strength_B = resolve(decided(policy, features), features)
             target_BN = target_BN & present_B[:, None]
             pool.put(t, target_BN, merge_B)
             state = _bookkeeping(state, target_BN, strength_B, present_B)
@@ -324,8 +324,11 @@ def _append(state: SlotsState, items_BTW: Tensor, present_BT: Tensor) -> SlotsSt
     )
 
 
-def _resolve(decision: Decision, features: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn probabilities into the slot that is written (bool `[B, N]`), merge `[B]`, strength."""
+def resolve(decision: Decision, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the slot that is written (bool `[B, N]`), where it merges (0 or 1), and how strongly.
+
+    An add that names no slot takes the first that is free; one that finds no room, the victim's.
+    """
     action_B = decision.action_B4.detach().argmax(dim=1)
     add_B1 = (action_B == ADD)[:, None]
     roomless_B1 = features.filled_BN.all(dim=1, keepdim=True) & add_B1

@@ -9,7 +9,18 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from homes import EARLIER, HERE, HERE_AGAIN, LATER, Homes, oracle, settings, train
+from homes import (
+    EARLIER,
+    HERE,
+    HERE_AGAIN,
+    LATER,
+    PEOPLE,
+    PLACES,
+    Homes,
+    oracle,
+    settings,
+    train,
+)
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.examinations.anatomy import CAUSES, Dissector, cause, dissect
@@ -19,9 +30,9 @@ from stillknows.agents.examinations.trace import Ledger, Share
 from stillknows.agents.reports.log import SCHEMA, LifetimeLog, read
 from stillknows.agents.reports.report import write_report
 from stillknows.envs.tasks import Task
-from stillknows.envs.text import Story
+from stillknows.envs.text import Answer, Story
 from stillknows.memory.interface import ADD, UPDATE, Decision, Features, one_hot
-from stillknows.memory.policies.rules import EvictOldest, WriteNothing
+from stillknows.memory.policies.rules import EvictOldest, EvictUniformly, WriteNothing
 
 HOPELESS = Task("hopeless", "Homes-v0", {}, {"hopeless": True})
 
@@ -272,3 +283,56 @@ def test_an_answer_that_is_as_right_as_the_one_named_mends() -> None:
     assert dissect(dissector, task, **settings(0)).accuracy == 0.0
     assert all(finding.mended for finding in dissector.findings)
     assert examine(agent, task, arm="clairvoyant", **settings(0)).accuracy == 1.0
+
+
+class Uneven(Homes):
+    """Two in three episodes go on: somebody moves, and a second question asks where to."""
+
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        story = super().tell(key, episode, options)
+        if not episode % 3:
+            return story
+        who, where, step = PEOPLE[key % 4], PLACES[key % 5], len(story.sentences)
+        more = (f"{who} went to {where} .", *["now ."] * (episode % 3), f"now where is {who} ?")
+        answers = (*[None] * (len(more) - 1), Answer(where, ((episode, step),)))
+        told = (*story.sentences, *more)
+        return Story(episode, told, told, (*story.answers, *answers))
+
+
+def test_rows_that_ask_at_other_times_than_others_are_followed_apart() -> None:
+    if "Uneven-v0" not in gymnasium.registry:
+        gymnasium.register("Uneven-v0", entry_point=Uneven)
+    task, found = Task("uneven", "Uneven-v0", {}, {}), []
+    for rows in (1, 4, 12):
+        agent = oracle(slots=3, working_policy=EvictUniformly())
+        agent.working_memory.scrambled = True
+        dissector = Dissector(agent, Ledger([]))
+        dissect(dissector, task, **{**settings(0), "rows": rows})
+        shares = {(f.episode, f.step): (round(f.share.got, 4), f.fates) for f in dissector.findings}
+        found.append(shares)
+    assert found[0] == found[1] == found[2]
+    assert {fates for _, fates in found[0].values()} == {"e", "h"}
+    assert len({episode for episode, step in found[0] if step > 6}) > 2  # second questions too
+
+
+class OfManyAnswers(Homes):
+    """One question of the life, whose answer another episode told each time."""
+
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        answer = Answer(PLACES[episode % 6], ((episode, 0),), carried=True)
+        sentences = ("now .", f"where is {PEOPLE[0]} ?")
+        return Story(episode + 100, sentences, sentences, (None, answer))
+
+
+def test_a_question_with_other_answers_beside_it_is_forced_its_own() -> None:
+    if "OfManyAnswers-v0" not in gymnasium.registry:
+        gymnasium.register("OfManyAnswers-v0", entry_point=OfManyAnswers)
+    task = Task("many", "OfManyAnswers-v0", {}, {})
+    for rows in (1, 5, 12):
+        agent = oracle()
+        train(agent, EARLIER, 6)
+        asked = {**settings(0), "rows": rows}
+        dissector = Dissector(agent, Ledger([]))
+        assert sum(dissect(dissector, task, **asked).correct) == 2  # what the store holds
+        assert sum(f.mended for f in dissector.findings) == 10
+        assert examine(agent, task, arm="clairvoyant", **asked).accuracy == 1.0

@@ -1,15 +1,17 @@
 """Arms of an examination say what their change does, on the same episodes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from homes import EARLIER, HERE, HERE_AGAIN, LATER, oracle, settings, train
+from homes import EARLIER, HERE, HERE_AGAIN, LATER, PEOPLE, PLACES, oracle, settings, train
 
 from stillknows.agents.agent import MemoryAgent
 from stillknows.agents.examinations.arms import ARMS, Shuffled, chosen, set_aside
 from stillknows.agents.examinations.examine import examine
 from stillknows.envs.tasks import Task
+from stillknows.memory.names import Census, Holding, Names
 from stillknows.memory.policies.rules import EvictOldest, WriteNothing
 from stillknows.memory.slots import Slots
 
@@ -96,3 +98,38 @@ def test_arms_that_cannot_be_are_left_away_or_refused() -> None:
     assert chosen(names, agent) == ["agent", "clairvoyant"]
     with pytest.raises(ValueError, match="no arm 'no_recal'"):
         chosen(["no_recal"], agent)
+
+
+def test_a_store_that_holds_nothing_misleads_nobody() -> None:
+    assert accuracy(oracle(), LATER, "misleading") == accuracy(oracle(), LATER, "agent") == 0.0
+
+
+def test_misleading_entries_beyond_the_room_count_the_namesakes_of_their_question() -> None:
+    found = []
+    for counted in (False, True):  # as on a GPU, by slots
+        agent = oracle()
+        train(agent, EARLIER, 6)
+        store: Any = agent.episodic_memory
+        if counted:
+            held = enumerate(store.provenance("hash").tolist())
+            holdings = [(name, slot, Holding(slot, ())) for slot, name in held]
+            store.names = Names(holdings, Census(store.capacity, torch.device("cpu")))
+        with ARMS["misleading"].change(agent):
+            assert agent.episodic_memory is not None
+            recall = agent.episodic_memory.recall(store.columns["keys_ND"][:6])
+        assert (recall.slots_BK >= 6).any()
+        found.append(recall.namesakes_BK.tolist())
+    assert found[0] == found[1] == [[1, 1]] * 6
+
+
+def test_a_shuffled_store_tells_no_right_answer_in_the_text_of_a_question() -> None:
+    agent = oracle(retrieve=1)
+    train(agent, EARLIER, 6)
+    for number, who in enumerate(PEOPLE):
+        for arm, right in (("agent", True), ("shuffled_store", False)):
+            with ARMS[arm].change(agent), torch.no_grad():
+                state = agent.initial_state(1)
+                _, _, thought = agent.step([f"where is {who} ?"], [True], state)
+            assert thought is not None
+            told = agent.tokenizer.decode(thought.text_BL[0].tolist())
+            assert (f"where is {who} ? {PLACES[number]}" in told) == right

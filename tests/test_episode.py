@@ -16,6 +16,7 @@ from stillknows.agents.examinations.examine import examine
 from stillknows.agents.learner import QuestionLearner
 from stillknows.envs.side_by_side import TextVectorEnv
 from stillknows.envs.tasks import Task
+from stillknows.envs.text import Answer, Story, StoryTask, StoryVectorEnv
 
 
 class Keys(gymnasium.Env[str, str]):
@@ -110,3 +111,20 @@ def test_a_gradient_that_is_no_number_moves_nothing() -> None:
         learner.update(before_backward=lambda loss: loss * torch.inf)
     for old, new in zip(before, agent.parameters(), strict=True):
         assert torch.equal(old, new)
+
+
+class Waiting(StoryTask):
+    """Every second episode tells a sentence more than the others before it asks."""
+
+    vocabulary = ("one", ".", "which", "?")
+
+    def tell(self, key: int, episode: int, options: dict[str, Any]) -> Story:
+        told = (*["one ."] * (1 + episode % 2), "which ?")
+        return Story(episode, told, told, (*[None] * (len(told) - 1), Answer("one", ())))
+
+
+def test_who_waits_for_the_others_takes_no_step() -> None:
+    agent, learner = lived(8)
+    plain = TextVectorEnv([Waiting() for _ in range(4)])
+    for envs in (plain, StoryVectorEnv(4, Waiting())):
+        assert live(agent, envs, learner, task=0, seed=0, options={"episode": 0}) == 2 + 3 + 2 + 3

@@ -87,6 +87,7 @@ def _dials(config: Any) -> dict[str, Any]:
     [
         ("question=0", "there are"),
         ("question=9999", "there are"),
+        ("question=²", "give TASK:EPISODE:STEP"),
         ("question=where_persn:1:2", "Did you mean 'where_person'"),
         ("question=where_person:1", "give TASK:EPISODE:STEP"),
         ("question=where_person:1:0", "asks no question at step 0"),

@@ -40,6 +40,8 @@ def lived(*options: str) -> tuple[MemoryAgent, Any, list[Task]]:
 @pytest.fixture(scope="module")
 def agent_and_optimizer() -> tuple[MemoryAgent, Any]:
     agent, optimizer, _ = lived()
+    policy = store(agent).policy
+    policy.best, policy.counts, policy.last = float("nan"), {"reads": 0}, [0, 1]
     return agent, optimizer
 
 
@@ -84,6 +86,14 @@ def use_an_entry(agent: MemoryAgent, optimizer: Any) -> None:
     store(agent).touch(torch.tensor([0]), torch.tensor([1.0]))
 
 
+def count_in_the_policy(agent: MemoryAgent, optimizer: Any) -> None:
+    store(agent).policy.counts["reads"] += 1
+
+
+def note_in_the_policy(agent: MemoryAgent, optimizer: Any) -> None:
+    store(agent).policy.last[0] += 1
+
+
 def teach_the_policy(agent: MemoryAgent, optimizer: Any) -> None:
     policy = store(agent).policy
     policy.explore += 0.5
@@ -99,6 +109,8 @@ PLANTED = [
     (count_a_candidate, "the store: seen"),
     (use_an_entry, "the store: columns uses_N"),
     (teach_the_policy, "the store's policy: "),
+    (count_in_the_policy, "the store's policy: counts reads"),
+    (note_in_the_policy, "the store's policy: last"),
     (lambda *_: random.random(), "Python's random state"),
     (lambda *_: np.random.random(), "NumPy's random state"),
     (lambda *_: torch.rand(1), "PyTorch's random state"),

@@ -125,6 +125,8 @@ def test_an_experience_is_of_the_task_that_it_begins_with() -> None:
     seen = [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0)]  # the next task's batches are mixed in
     updates = [{"event": "update", "experience": e, "task": task} for e, task in seen]
     assert own_experiences(updates) == {0: 1, 1: 2}
+    joint = [{"event": "lifetime", "protocol": "joint"}, *updates[:2]]
+    assert own_experiences(joint) == {0: 1, 1: 1}  # which begins with all of them
 
 
 def test_every_wrong_answer_has_a_cause_and_they_add_up(life: Path) -> None:

@@ -152,6 +152,11 @@ def test_what_is_corrected_is_remembered(tmp_path):
     assert agent.tokenizer.decode(store.columns["answers_NA"][newest].tolist()) == "garden"
     story = [row for row in store.columns["story_NTL"][newest].tolist() if row[0] != PAD]
     assert agent.tokenizer.decode(story[-1]) == "where is john ?"
+    dialogue.observe("Mary went to the hall.")
+    dialogue.correct("Hall")  # of the question, which came before
+    newest = int(store.provenance("id").argmax())
+    assert agent.tokenizer.decode(store.columns["answers_NA"][newest].tolist()) == "hall"
+    assert int(store.provenance("step")[newest]) == 0
     with pytest.raises(ValueError, match="holds no words"):
         dialogue.answer(" \t\x00")
     dialogue.observe(" ")
@@ -263,6 +268,7 @@ def test_a_class_of_a_strangers_is_refused_unless_allowed(tmp_path, monkeypatch)
         {"working": "same", "story": [["a"], ["b"]], "written": [0], "episode": 0},
         {"working": "same", "story": [[1]], "written": [0], "episode": 0},
         {"working": "same", "story": [["a"]], "written": [2], "episode": 0},
+        {"working": "same", "story": [["a"]], "written": [1], "items": [[5]], "episode": 0},
         {"working": "same", "story": [["a"]], "written": ["x"], "episode": 0},
         {"working": "same", "story": [["a"]], "written": [0], "episode": "x"},
     ],

@@ -18,7 +18,7 @@ from stillknows.agents.teaching.operations import (
     save_operations,
 )
 from stillknows.agents.teaching.trial import Trial, stories_of
-from stillknows.memory.interface import ADD, MERGE, SKIP
+from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features
 from stillknows.memory.policies.actor import ActorPolicy
 from stillknows.memory.policies.critic import CriticPolicy
 from stillknows.memory.policies.diversity import EvictAlike, MergeAlike
@@ -107,6 +107,22 @@ def test_what_was_never_done_is_a_skip(trial: Trial) -> None:
     merged = record(trial, MergeAlike(), 2)
     assert (merged.action_BT == MERGE).any()
     assert (merged.leaver_BT == -1).all()
+
+
+class NamesNoSlot(EvictOldest):
+    """Leaves it to the memory where there is room."""
+
+    leaves_first = None
+
+    def decide(self, features: Features) -> Decision:
+        decision = super().decide(features)
+        return decision._replace(slot_BN=torch.zeros_like(decision.slot_BN))
+
+
+def test_an_add_that_names_no_slot_is_an_add(trial: Trial) -> None:
+    one, other = (record(trial, policy, 3) for policy in (EvictOldest(), NamesNoSlot()))
+    for name in ("action_BT", "leaver_BT", "read_BQT"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_a_file_holds_it_all(trial: Trial, tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import hydra.utils
 import pytest
 import torch
 
+from stillknows.agents.assembly import build_agent
 from stillknows.agents.commands.cli import main
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.persistence.keeping import save_agent
 from stillknows.agents.teaching.offline_learning import offline_policy, save_policy
-from stillknows.agents.teaching.operations import load_operations
+from stillknows.agents.teaching.operations import load_operations, save_operations
 from stillknows.memory.policies.offline import OfflinePolicy
 
 pytestmark = [
@@ -73,6 +76,23 @@ def test_the_command_compares_policies(life: Path, capsys: pytest.CaptureFixture
     assert lines[3].split("|")[4] == lines[2].split("|")[4]
 
 
+def test_logs_of_several_policies_are_told_each_once(
+    life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = life / "operations" / "0000002.safetensors"
+    one = load_operations(file)
+    save_operations(
+        one._replace(policy="Other", slots=9), tmp_path / "operations" / "1.safetensors"
+    )
+    _, lines, _ = said(capsys, str(life), str(tmp_path), str(file))
+    cells = [cell.strip() for cell in lines[2].split("|")[1:4]]
+    logs = [*map(load_operations, (life / "operations").iterdir()), one]
+    statements = sum(int(log.present_BT.sum()) for log in logs)
+    assert cells == ["EvictRare and Other, as it was", f"{statements:,}", "4, 9"]
+    _, lines, _ = said(capsys, str(life), str(tmp_path), "--slots", "2")
+    assert lines[2].split("|")[3].strip() == "2"
+
+
 def test_a_policy_is_learned_from_the_log_and_kept(
     life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +117,14 @@ def test_mistakes_are_one_sentence(
     broken.write_bytes(b"nothing")
     save_policy(OfflinePolicy(8), tmp_path / "small.safetensors")
     weights = f"working_policy.weights={tmp_path / 'small.safetensors'}"
+    other = compose_config([*TINY, "working_policy=actor", "controller.width=32"])
+    torch.manual_seed(0)
+    wide = build_agent(other, hydra.utils.instantiate(other.stream.tasks, _convert_="all"))
+    save_agent(wide, tmp_path / "wide.safetensors")
     for arguments, words in (
+        ((str(life), f"working_policy={tmp_path / 'wide.safetensors'}"), "vectors of 32 numbers"),
+        ((str(life), str(tmp_path / "nowhere")), "no memory operations in"),
+        (("working_policy=evict_rare",), "Whose memory operations?"),
         ((str(tmp_path / "none"),), "train with operations=N"),
         ((str(life), "working_policy=evict_rar"), "Did you mean 'evict_rare'"),
         ((str(life), "--slots", "0"), "slots=0 should be a whole number, at least 1"),

@@ -1,5 +1,6 @@
 """What became of items, followed from outside, equals what the memories hold."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import hydra.utils
@@ -34,7 +35,7 @@ TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
 
 
 class Anything:
-    """Does anything that can be done, drawn from the noise."""
+    """Does anything that can be done, drawn from the noise; some adds name no slot."""
 
     needs_similarity = False
     needs_noise = True
@@ -48,6 +49,7 @@ class Anything:
         free_B = (~filled_BN).float().argmax(dim=1)
         onto_B = torch.where((noise_BN[:, 0] < 0.3) & filled_BN.any(dim=1), held_B, free_B)
         full_B = filled_BN.all(dim=1)
+        onto_B = torch.where(noise_BN[:, -1] < 0.3, -1, onto_B)  # then the first free is taken
         slot_B = torch.where(action_B == ADD, torch.where(full_B, -1, onto_B), held_B)
         victim_B = torch.where((action_B == ADD) & full_B, held_B, -1)
         return Decision(
@@ -184,6 +186,50 @@ def stepped(agent: MemoryAgent, story: tuple[str, ...]) -> list[np.ndarray]:
             name = next(f for f in state._fields if f.startswith("write_weights"))
             weights.append(getattr(state, name)[0].numpy())
     return weights
+
+
+APART = (  # a row asks while the other still tells, and one tells nothing before it asks again
+    ("mary went to the hall .", "where is mary ?", "john went to the hall .", "where is john ?"),
+    ("john took the ball .", "mary went to the garden .", "", "where is mary ?"),
+    ("where is john ?", "mary took the ball .", "where is john ?", "where is mary ?"),
+)
+
+
+@pytest.mark.parametrize("memory", ["dnc", "ntm", "slots"])
+def test_rows_that_ask_at_different_times_are_followed_as_if_alone(memory: str) -> None:
+    options = [f"working_memory={memory}", "working_memory.slots=2", "working_policy=evict_oldest"]
+    config = compose_config([*TINY, *options])
+    torch.manual_seed(0)
+    tasks = hydra.utils.instantiate(config.stream.tasks, _convert_="all")
+    agent = build_agent(config, tasks).eval()
+    together = followed(agent, APART)
+    for row, story in enumerate(APART):
+        (alone,), (steps,) = followed(agent, [story])
+        beside = together[0][row]
+        assert steps == together[1][row]
+        assert len(steps) == sum(line.endswith(".") for line in story)
+        fates = [[trail.fate(n) for n in range(len(steps))] for trail in (alone, beside)]
+        assert fates[0] == fates[1]
+        if isinstance(alone, Shares):
+            np.testing.assert_allclose(alone.share_NT, beside.share_NT, atol=1e-4)
+        else:
+            assert alone.slots == beside.slots
+
+
+def followed(
+    agent: MemoryAgent, stories: Sequence[tuple[str, ...]]
+) -> tuple[list[Any], list[list[int]]]:
+    """Return what became of the items of each story, told side by side, and their steps."""
+    tracer, rows = Tracer(agent), range(len(stories))
+    state = agent.initial_state(len(stories))
+    with torch.no_grad(), tracer.watching():
+        for heard in zip(*stories, strict=True):
+            asked = [line.endswith("?") for line in heard]
+            _, state, thought = agent.step(heard, asked, state)
+            if thought is not None:
+                tracer.follow(thought, thought.rows)
+    told = [[step for step in range(4) if tracer.item(row, step) is not None] for row in rows]
+    return [tracer.trail(row) for row in rows], told
 
 
 class Restless(EvictUniformly):

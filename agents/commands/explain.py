@@ -339,12 +339,12 @@ def _list(wrong: Sequence[Wrong], tasks: Sequence[Task]) -> str:
 def _asked(question: str, wrong: Sequence[Wrong], tasks: Sequence[Task]) -> tuple[int, int, int]:
     """Return task, episode and step of what was asked for."""
     given = question.removeprefix("question=")
-    if given.isdigit():
+    if given.isdecimal():
         if not 1 <= int(given) <= len(wrong):
             raise ValueError(f"question={given}: there are {len(wrong)} wrong answers.")
         return wrong[int(given) - 1][:3]
     name, *place = given.rsplit(":", 2)
-    if len(place) != 2 or not all(part.isdigit() for part in place):
+    if len(place) != 2 or not all(part.isdecimal() for part in place):
         raise ValueError(f"question={given}: give TASK:EPISODE:STEP, or the number of an answer.")
     names = [task.name for task in tasks]
     if name not in names:

@@ -50,9 +50,8 @@ def replay_runs(
     if len({log.items_BTW.shape[2] for log in logs}) > 1:
         raise ValueError("The logs are of agents of different widths: replay them apart.")
     chosen = [each for each in overrides if each.startswith("working_policy=")]
-    others = [each for each in overrides if each not in chosen]
-    others.append(f"controller.width={logs[0].items_BTW.shape[2]}")
-    policies = {each.partition("=")[2]: _policy(each, others) for each in chosen}
+    others, width = [each for each in overrides if each not in chosen], logs[0].items_BTW.shape[2]
+    policies = {each.partition("=")[2]: _policy(each, others, width) for each in chosen}
     if learn is not None:
         half = len(logs) // 2
         if not half:
@@ -61,7 +60,8 @@ def replay_runs(
         logs = logs[half:]
     elif not policies:
         policies["evict_oldest"] = EvictOldest()
-    rows = [] if slots else [_row(f"{logs[0].policy}, as it was", map(_as_it_was, logs), logs, 0)]
+    wrote = " and ".join(dict.fromkeys(log.policy for log in logs))
+    rows = [] if slots else [_row(f"{wrote}, as it was", map(_as_it_was, logs), logs, None)]
     for name, policy in policies.items():
         kept = [replay(log, policy, slots).kept for log in logs]
         rows.append(_row(name, kept, logs, slots))
@@ -78,14 +78,26 @@ def _learned(logs: Sequence[Operations], slots: int | None, path: Path) -> Offli
     return policy
 
 
-def _policy(chosen: str, others: Sequence[str]) -> Any:
-    """Return the policy that an override names."""
+def _policy(chosen: str, others: Sequence[str], width: int) -> Any:
+    """Return the policy that an override names, for vectors of some width.
+
+    Raises:
+        ValueError: if it cannot be built, or looks at vectors of another width.
+    """
     name = chosen.partition("=")[2]
-    if name.endswith(".safetensors"):
-        policy = load_agent(Path(name)).working_policy
-    else:
-        policy = _build([chosen, *others])
-    return policy.eval() if isinstance(policy, torch.nn.Module) else policy
+    if not name.endswith(".safetensors"):
+        policy = _build([chosen, *others, f"controller.width={width}"])
+        return policy.eval() if isinstance(policy, torch.nn.Module) else policy
+    agent = load_agent(Path(name))
+    policy, own = agent.working_policy, agent.controller.width
+    if not isinstance(policy, torch.nn.Module):
+        return policy
+    if own != width and not isinstance(policy, OfflinePolicy):  # which sees no contents
+        raise ValueError(
+            f"The policy of {name} looks at vectors of {own} numbers, and the logs hold some of "
+            f"{width}: replay what an agent of its own width wrote, or choose a rule."
+        )
+    return policy.eval()
 
 
 def _as_it_was(log: Operations) -> float:
@@ -99,7 +111,8 @@ def _row(
     weights = [float(log.use_BQT.sum()) for log in logs]
     share = sum(k * w for k, w in zip(kept, weights, strict=True)) / max(sum(weights), 1e-9)
     statements = sum(int(log.present_BT.sum()) for log in logs)
-    return [name, f"{statements:,}", str(slots or logs[0].slots), f"{share:.3f}"]
+    budgets = dict.fromkeys([slots] if slots else (log.slots for log in logs))
+    return [name, f"{statements:,}", ", ".join(map(str, budgets)), f"{share:.3f}"]
 
 
 def _build(overrides: Sequence[str]) -> Any:

@@ -120,7 +120,7 @@ class Dissector(Examiner):
     ) -> set[int]:
         """Return which questions are right when their supports are forced into the read."""
         mended: set[int] = set()
-        for kind in kinds(wanted):
+        for kind in kinds(thought, marked, wanted):
             possible = self.agent.working_memory is not None or not kind[0][1].here
             if possible and (self.agent.recall or not kind[0][1].earlier):
                 answers, _ = answer_forced(self.agent, thought, marked, kind)

@@ -8,6 +8,7 @@ nothing into it.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from stillknows.memory import noise
 from stillknows.memory.interface import ADD, SKIP, Decision, Features, Policy, Read, one_hot
 from stillknows.memory.knn import Lengths
 from stillknows.memory.policies.rules import WriteNothing
+from stillknows.memory.rounded import Rounded
 
 Change = Callable[[MemoryAgent], AbstractContextManager[Any]]
 
@@ -115,30 +117,18 @@ class Shuffled(nn.Module):
         return taken
 
 
-@contextmanager
-def _shuffled_store(agent: MemoryAgent) -> Iterator[None]:
+def _shuffled_store(agent: MemoryAgent) -> AbstractContextManager[None]:
     """Let every key of the store stand before the answer and the vector of another entry."""
     store: Any = agent.episodic_memory
-    plain = store.recall
-    successor = _another(store.size)
-
-    def recall(query_BD: Tensor) -> Any:
-        found = plain(query_BD)
-        other_BK = successor.to(found.slots_BK.device)[found.slots_BK.clamp(min=0)]
-        return found._replace(
-            answers_BKA=store.columns["answers_NA"][other_BK].long() * found.present_BK[..., None],
-            vectors_BKV=store.columns["vectors_NV"][other_BK] * found.present_BK[..., None],
-        )
-
-    store.recall = recall
-    try:
-        yield
-    finally:
-        del store.recall
+    copied, order = copy.copy(store), _another(store.size)
+    moved = {name: store.columns[name].clone() for name in ("answers_NA", "vectors_NV")}
+    for name, column in moved.items():
+        column[: store.size] = store.columns[name][order]
+    copied.columns = {**store.columns, **moved}
+    return set_aside(agent, episodic_memory=copied)
 
 
-@contextmanager
-def _misleading(agent: MemoryAgent) -> Iterator[None]:
+def _misleading(agent: MemoryAgent) -> AbstractContextManager[None]:
     """Add to a copy of the store, near every entry, one with the answer and vector of another."""
     store: Any = agent.episodic_memory
     held, order = store.size, _another(store.size)
@@ -150,15 +140,15 @@ def _misleading(agent: MemoryAgent) -> Iterator[None]:
     planted["keys_ND"] = nn.functional.normalize(near_ND, dim=1)
     copied.columns = {name: torch.cat([columns[name], planted[name]]) for name in columns}
     copied.capacity = copied.size = 2 * held
-    copied._lengths = Lengths()
-    with set_aside(agent, episodic_memory=copied):
-        yield
+    copied._lengths, copied.rounded = Lengths(), Rounded()
+    copied.names = SimpleNamespace(count_at=lambda _, names: store.names.count(names))  # no slots
+    return set_aside(agent, episodic_memory=copied)
 
 
 def _another(entries: int) -> Tensor:
     """Return for each of some entries another one (itself if it is alone), int64."""
     key = torch.tensor([0])
-    order = noise.uniform(key, key, max(1, entries))[0].argsort(stable=True)
+    order = noise.uniform(key, key, entries)[0].argsort(stable=True)
     return torch.empty_like(order).scatter(0, order, order.roll(-1))
 
 

@@ -103,7 +103,8 @@ class ToldExaminer(Examiner):
         if alone:
             answers, again = self.agent.again(thought, alone)
             super().mark(again, _picked(marked, alone, answers))
-        for kind in kinds([(n, need) for n, need in needs.items() if need is not None]):
+        told = [(n, need) for n, need in needs.items() if need is not None]
+        for kind in kinds(thought, marked, told):
             answers, again = answer_forced(self.agent, thought, marked, kind)
             super().mark(again, _picked(marked, [n for n, _ in kind], answers))
 

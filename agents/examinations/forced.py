@@ -62,8 +62,8 @@ def answer_forced(
         agent: who answered.
         thought: how.
         marked: what was right.
-        wanted: places in the thought, and what stands there on what; all of one kind: only on
-            their own episodes, only on earlier ones, or on both.
+        wanted: places in the thought, and what stands there on what; all of one kind (`kinds`):
+            only on their own episodes, only on earlier ones, or on both.
 
     Returns:
         The answers, and how they came about.
@@ -84,11 +84,22 @@ def answer_forced(
     return list(answers), again
 
 
-def kinds(wanted: Sequence[tuple[int, Needed]]) -> list[list[tuple[int, Needed]]]:
-    """Return the same in lists of one kind each, as `answer_forced` takes them."""
-    apart: dict[tuple[bool, bool], list[tuple[int, Needed]]] = {}
+def kinds(
+    thought: Thought, marked: Marked, wanted: Sequence[tuple[int, Needed]]
+) -> list[list[tuple[int, Needed]]]:
+    """Return the same in lists of one kind each, as `answer_forced` takes them.
+
+    A question of the life that has several answers stands in as many lists: the store of a list
+    holds one for each question.
+    """
+    apart: dict[tuple[bool, int], list[tuple[int, Needed]]] = {}
+    answers: dict[str, list[str]] = {}
     for number, need in wanted:
-        apart.setdefault((bool(need.here), need.earlier), []).append((number, need))
+        known = answers.setdefault(thought.stories[number][-1], [])
+        target = marked.targets[number]
+        known.extend([target] if target not in known else [])
+        which = 1 + known.index(target) if need.earlier else 0
+        apart.setdefault((bool(need.here), which), []).append((number, need))
     return list(apart.values())
 
 

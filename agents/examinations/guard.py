@@ -25,6 +25,7 @@ _READ = (
     "task it is in."
 )
 _SHOWN = 3  # names in an error
+_PLAIN = int | float | str
 
 
 class TrespassError(ValueError):
@@ -63,7 +64,8 @@ def untouched(agent: MemoryAgent, optimizer: Any = None, whole: bool = False) ->
                 raise TrespassError(_READ) from error
             raise
     after = note(agent, optimizer, exact)
-    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    noted = {name: (before.get(name), after.get(name)) for name in {**before, **after}}
+    changed = [name for name, (one, two) in noted.items() if one is not two and one != two]
     if changed:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise TrespassError(
@@ -101,15 +103,17 @@ def _note_parts(noted: Note, name: str, owner: Any, whole: bool) -> None:
 
 
 def _note_value(noted: Note, name: str, value: Any, whole: bool) -> None:
-    if isinstance(value, Tensor | int | float | str | bool | np.ndarray | torch.Generator):
+    if isinstance(value, Tensor | _PLAIN | np.ndarray | torch.Generator):
         noted[name] = _mark(value, whole)
     elif isinstance(value, Mapping):
         noted[f"{name} (how many)"] = len(value)
         for key, part in value.items():
-            if isinstance(part, Tensor):
+            if isinstance(part, Tensor | _PLAIN):
                 noted[f"{name} {key}"] = _mark(part, whole)
     elif isinstance(value, list | tuple | set):
         noted[f"{name} (how many)"] = len(value)
+        parts = [part for part in value if isinstance(part, _PLAIN)]
+        noted[name] = frozenset(parts) if isinstance(value, set) else parts
 
 
 def _note_optimizer(noted: Note, name: str, optimizer: Any, whole: bool) -> None:

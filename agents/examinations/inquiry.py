@@ -147,12 +147,13 @@ def own_experiences(events: Sequence[Event]) -> dict[int, int]:
     """Return for each task after how many experiences it had first been trained in.
 
     An experience is of the task that it begins with: near its end batches of the next may be mixed
-    in (`stream.blur`).
+    in (`stream.blur`). That of the joint reference is of all its tasks.
     """
+    joint = any(event.get("protocol") == "joint" for event in events[:1])
     tasks: dict[int, int] = {}
     own: dict[int, int] = {}
     for event in events:
-        if event["event"] == "update" and event["experience"] not in tasks:
+        if event["event"] == "update" and (joint or event["experience"] not in tasks):
             tasks[event["experience"]] = event["task"]
             own.setdefault(event["task"], event["experience"] + 1)
     return own

@@ -24,6 +24,7 @@ from stillknows.agents.teaching.trial import Watcher
 from stillknows.agents.thought import Thought, identity
 from stillknows.memory.episodic import Written
 from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features
+from stillknows.memory.slots import resolve
 
 HELD, NEVER, EVICTED, OVERWRITTEN, UNKNOWN = "h", "n", "e", "o", "?"
 LEAST = 0.05  # of a slot: a soft write below it counts as none
@@ -114,8 +115,7 @@ class Shares:
 
     def __init__(self) -> None:
         self.share_NT = np.zeros((0, 0))
-        self._written: list[float] = []
-        self.items = 0  # without the questions, which are taken as well
+        self._written: list[float] = []  # of each item, without the questions
 
     def take(self, weights_JN: np.ndarray, kept: bool) -> None:
         """Follow the write of the next item.
@@ -151,6 +151,13 @@ class Shares:
         return len(self._written)
 
 
+class Told(NamedTuple):
+    """What one row was told: the step of each item, and what became of them."""
+
+    steps: list[int]
+    trail: Holdings | Shares
+
+
 class Tracer:
     """Follows what the working memory of an agent does in the episodes of an examination.
 
@@ -172,6 +179,7 @@ class Tracer:
             self.exact = False if _write_weights(state) is not None else None
         self._watcher = Watcher(agent.working_policy)
         self._states: list[Any] = []
+        self._rows: dict[int, Told] = {}  # of the episodes under way
         self._trails: dict[int, Holdings | Shares] = {}
         self._item: dict[tuple[int, int], int] = {}  # (episode, step) to item
 
@@ -194,18 +202,29 @@ class Tracer:
                 policy.train(training)
 
     def follow(self, thought: Thought, episodes: Sequence[int]) -> None:
-        """Take what happened on the way to a thought, of rows in these episodes."""
-        assert thought.before is not None
-        stories, written = thought.before.story, thought.before.written
-        counts = [len(stories[row]) - 1 - written[row] for row in thought.rows]
-        for row, episode in zip(thought.rows, episodes, strict=True):
-            first = len(thought.before.items[row])
-            steps = range(written[row], len(stories[row]) - 1)
-            self._item.update(((episode, step), first + n) for n, step in enumerate(steps))
-        if self.exact is False:
-            self._follow_states(episodes, counts)
-        elif self.exact:
-            self._follow_decisions(episodes, counts)
+        """Take what happened on the way to a thought, of rows in these episodes.
+
+        A memory that can `write` took what the other rows had heard as well: whose episodes these
+        are is known once they ask.
+        """
+        before, together = thought.before, hasattr(self.agent.working_memory, "write")
+        assert before is not None
+        waiting = before.waiting(thought.rows, everyone=together)
+        rows = range(len(waiting)) if together else thought.rows
+        if self.exact is not None:
+            for row in rows:
+                if not before.items[row]:
+                    self._rows[row] = Told([], Holdings() if self.exact else Shares())
+                first = before.written[row]
+                self._rows[row].steps.extend(range(first, first + len(waiting[row])))
+            counts = list(map(len, waiting))
+            if self.exact:
+                self._follow_decisions(rows, counts)
+            else:
+                self._follow_states(rows, thought.rows, counts)
+            for row, episode in zip(thought.rows, episodes, strict=True):
+                steps, self._trails[episode] = self._rows[row]
+                self._item.update(((episode, step), n) for n, step in enumerate(steps))
         self.forget()
 
     def forget(self) -> None:
@@ -242,40 +261,36 @@ class Tracer:
         looked_at = max(1, trail.looked_at(slots_RK[0]))
         return Share(float(shares_RT[:, items].sum(axis=1).max()), len(items) / looked_at)
 
-    def _follow_decisions(self, episodes: Sequence[int], counts: Sequence[int]) -> None:
+    def _follow_decisions(self, rows: Sequence[int], counts: Sequence[int]) -> None:
         watched = zip(self._watcher.features, self._watcher.decisions, strict=True)
         for turn, (features, decision) in enumerate(watched):
             if turn >= max(counts):
                 break  # an answer that adapts thinks again
             columns = [column.tolist() for column in placed(features, decision)]
-            for row, (episode, count) in enumerate(zip(episodes, counts, strict=True)):
-                if turn < count:
-                    trail = self._trails.setdefault(episode, Holdings())
+            for place, row in enumerate(rows):
+                if turn < counts[row]:
+                    trail = self._rows[row].trail
                     assert isinstance(trail, Holdings)
-                    trail.take(*(column[row] for column in columns))
+                    trail.take(*(column[place] for column in columns))
 
-    def _follow_states(self, episodes: Sequence[int], counts: Sequence[int]) -> None:
+    def _follow_states(
+        self, rows: Sequence[int], asked: Sequence[int], counts: Sequence[int]
+    ) -> None:
         most, think = max(counts), int(getattr(self.agent.working_memory, "think", 0))
         for turn, state in enumerate(self._states[: most + 1 + think]):
             weights_BJN = _write_weights(state).cpu().numpy()  # type: ignore[union-attr]
-            for row, (episode, count) in enumerate(zip(episodes, counts, strict=True)):
-                if turn < count or turn >= most:
-                    trail = self._trails.setdefault(episode, Shares())
+            for place, row in enumerate(rows if turn < most else asked):
+                if turn < counts[row] or turn >= most:
+                    trail = self._rows[row].trail
                     assert isinstance(trail, Shares)
-                    trail.take(weights_BJN[row], turn < count)
+                    trail.take(weights_BJN[place], turn < most)
 
 
 def placed(features: Features, decision: Decision) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what comes of decisions in a memory of slots: action, slot (-1: none), was it full.
-
-    The same as the memory does: an add that finds no room goes where somebody leaves.
-    """
-    action_B = decision.action_B4.argmax(dim=1)
-    full_B = features.filled_BN.all(dim=1)
-    roomless_B = full_B & (action_B == ADD)
-    place_BN = torch.where(roomless_B[:, None], decision.victim_BN, decision.slot_BN)
-    slot_B = place_BN.argmax(dim=1).masked_fill(place_BN.amax(dim=1) <= 0, -1)
-    return action_B, slot_B.masked_fill(action_B == SKIP, -1), full_B
+    """Return what comes of decisions in a memory of slots: action, slot (-1: none), was it full."""
+    target_BN, _, _ = resolve(decision, features)
+    slot_B = target_BN.long().argmax(dim=1).masked_fill(~target_BN.any(dim=1), -1)
+    return decision.action_B4.argmax(dim=1), slot_B, features.filled_BN.all(dim=1)
 
 
 def read_of(thought: Thought, number: int) -> tuple[np.ndarray, np.ndarray]:

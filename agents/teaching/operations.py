@@ -20,8 +20,8 @@ from stillknows.agents.persistence.container import read_tree, write_tree
 from stillknows.agents.teaching.policy_learning import heard
 from stillknows.agents.teaching.trial import Trial, Watcher, between
 from stillknows.envs.text import Story
-from stillknows.memory.interface import ADD, MERGE, SKIP, Decision, Features, Policy, Read
-from stillknows.memory.slots import Slots, SlotsState, counted
+from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read
+from stillknows.memory.slots import Slots, SlotsState, counted, resolve
 from stillknows.memory.stores.store import Through, at_once
 
 SCHEMA = "stillknows operations 1"
@@ -173,19 +173,24 @@ def load_operations(path: Path) -> Operations:
 
 
 def find_operations(runs: Sequence[Path]) -> list[Path]:
-    """Return the logs of operations at or below some folders, in order.
+    """Return the logs of operations at or below some folders, each once, in order.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if a folder has none, or no folder is given.
     """
-    found = [run for run in runs if run.is_file()]
-    found += [file for run in runs for file in sorted(run.rglob(f"{FOLDER}/*.safetensors"))]
+    found: dict[Path, Path] = {}
+    for run in runs:
+        logs = [run] if run.is_file() else sorted(run.rglob(f"{FOLDER}/*.safetensors"))
+        if not logs:
+            raise ValueError(
+                f"There are no memory operations in {run}: train with operations=N to log those of "
+                "every Nth batch."
+            )
+        for log in logs:
+            found.setdefault(log.resolve(), log)
     if not found:
-        raise ValueError(
-            f"There are no memory operations in {', '.join(map(str, runs))}: "
-            "train with operations=N to log those of every Nth batch."
-        )
-    return found
+        raise ValueError("Whose memory operations? Give a run of stillknows train operations=N.")
+    return list(found.values())
 
 
 class OperationsLog:
@@ -276,12 +281,10 @@ def _done(watcher: Watcher, present_BT: Tensor) -> tuple[Tensor, Tensor]:
 def _what(features: Features, decision: Decision) -> tuple[Tensor, Tensor]:
     """Return what comes of a decision: the action, and which item leaves, or -1."""
     action_B = decision.action_B4.argmax(dim=1)
-    full_B1 = features.filled_BN.all(dim=1, keepdim=True) & (action_B == ADD)[:, None]
-    place_BN = torch.where(full_B1, decision.victim_BN, decision.slot_BN)
-    placed_B = (place_BN.amax(dim=1) > 0) & (action_B != SKIP)
-    slot_B1 = place_BN.argmax(dim=1, keepdim=True)
+    target_BN, merge_B, _ = resolve(decision, features)
+    placed_B, slot_B1 = target_BN.any(dim=1), target_BN.long().argmax(dim=1, keepdim=True)
     born_B = features.seen_B - features.age_BN.gather(1, slot_B1)[:, 0].long()
-    leaves_B = placed_B & features.filled_BN.gather(1, slot_B1)[:, 0] & (action_B != MERGE)
+    leaves_B = placed_B & features.filled_BN.gather(1, slot_B1)[:, 0] & (merge_B == 0)
     return torch.where(placed_B, action_B, SKIP), torch.where(leaves_B, born_B, -1)
 
 
