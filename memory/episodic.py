@@ -192,12 +192,11 @@ def wishes(decision: Decision, filled_BN: Tensor) -> list[list[int]]:
 
     The slot is the victim where there is one, -1 for none. A GPU is asked once for all.
     """
-    place_BN = torch.where(
-        decision.victim_BN.any(dim=1, keepdim=True), decision.victim_BN, decision.slot_BN
-    )
-    slot_B = place_BN.argmax(dim=1)
+    surest_B, slot_B = decision.slot_BN.max(dim=1)
+    leaves_B, victim_B = decision.victim_BN.max(dim=1)
+    slot_B = torch.where(leaves_B > 0, victim_B, slot_B)
     filled_B = filled_BN.gather(1, slot_B[:, None])[:, 0]
-    slot_B = slot_B.masked_fill(place_BN.amax(dim=1) <= 0, -1)
+    slot_B = slot_B.masked_fill(torch.maximum(surest_B, leaves_B) <= 0, -1)
     wishes: list[list[int]] = torch.stack(
         [decision.action_B4.argmax(dim=1), slot_B, filled_B.to(slot_B)], dim=1
     ).tolist()

@@ -160,10 +160,9 @@ def _asked(policy: Policy, features: Features) -> Decision:
 def _surely_possible(decision: Decision, empty_BN: Tensor) -> bool:
     """Return whether nothing can be wrong, by a look at the whole: most decisions pass."""
     action_B4, slot_BN, victim_BN, log_prob_B = decision
-    numbers = torch.cat([action_B4, slot_BN, victim_BN, log_prob_B.abs()[:, None]], dim=1)
-    lowest, highest = (float(number) for number in numbers.aminmax())
-    if not (lowest >= 0 and highest < math.inf):  # of NaN neither is true
-        return False
+    for numbers in (action_B4, slot_BN, victim_BN, log_prob_B.abs()):
+        if not (float(numbers.amin()) >= 0 and float(numbers.amax()) < math.inf):  # NaN is neither
+            return False
     if not empty_BN.any():
         return True
     return not (victim_BN * empty_BN).any() and not action_B4[:, UPDATE:].any()
@@ -284,7 +283,9 @@ def placed(numbers: Any, device: torch.device) -> Tensor:
 
 def one_hot(index_B: Tensor, size: int) -> Tensor:
     """Return floats `[B, size]` with a 1 at `index_B`; an index of -1 gives a row of zeros."""
-    return (index_B[:, None] == torch.arange(size, device=index_B.device)).float()
+    row_B = torch.arange(len(index_B), device=index_B.device)
+    nothing_BX = torch.zeros(len(index_B), size, device=index_B.device)
+    return nothing_BX.index_put_((row_B, index_B), (index_B >= 0).float())
 
 
 def written(features: Features, kept_B: Tensor, urgency_BN: Tensor) -> Decision:

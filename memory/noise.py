@@ -18,7 +18,7 @@ _SECOND_32 = 0xC2B2AE35 - 2**32
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Shift right filling with zeros (torch shifts signed integers filling with the sign)."""
-    return (x >> bits) & ((1 << (8 * x.element_size() - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (8 * x.element_size() - bits)) - 1)
 
 
 def mix(x: Tensor) -> Tensor:
@@ -40,6 +40,6 @@ def uniform(key_B: Tensor, step_B: Tensor, size: int) -> Tensor:
     row_B1 = mix(mix(key_B) ^ step_B)[:, None]
     position = mix(torch.arange(size, device=key_B.device))
     x = row_B1.to(torch.int32) ^ position.to(torch.int32)
-    x = (x ^ _shift(x, 16)) * _FIRST_32 ^ _shift(row_B1, 32).to(torch.int32)
-    x = (x ^ _shift(x, 13)) * _SECOND_32
-    return _shift(x ^ _shift(x, 16), 8).float() / float(1 << 24)
+    x.bitwise_xor_(_shift(x, 16)).mul_(_FIRST_32).bitwise_xor_(_shift(row_B1, 32).to(torch.int32))
+    x.bitwise_xor_(_shift(x, 13)).mul_(_SECOND_32)
+    return _shift(x.bitwise_xor_(_shift(x, 16)), 8).float().div_(1 << 24)

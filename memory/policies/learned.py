@@ -228,19 +228,20 @@ class UtilityPolicy(nn.Module):
         self.to(features.filled_BN.device)
         self._left_before_RC = self.left_RC
         slots = features.filled_BN.shape[1]
-        namesakes_RN = _distinct(features.namesakes_BM[:, :-1].to(self.earned_N))
+        namesakes_RN = _distinct(features.namesakes_BM[:, :-1]).to(self.earned_N)
         self.namesakes_N.copy_(namesakes_RN[-1])
         expected_B = self._predict(features.outcome_BF, features.namesakes_BM[:, -1] + 1)
-        known_B, full_B = features.known_B >= 0, features.filled_BN.all(dim=1)
-        rank_BN, plain_BN = self._ranks(self.utility(namesakes_RN), features)
+        filled_RN = once(features.filled_BN)
+        known_B, full_B = features.known_B >= 0, filled_RN.all(dim=1)
+        rank_BN, plain_RN = self._ranks(self.utility(namesakes_RN), features)
         lowest_B, leaver_B = rank_BN.min(dim=1)
-        chance_B = plain_BN.sum(dim=1) / (features.seen_B + 1)
+        chance_B = plain_RN.sum(dim=1) / (features.seen_B + 1)
         chance_B = torch.where(lowest_B > self.floor, self.explore, chance_B)
         wanted_B = (expected_B > self.floor) & (expected_B >= lowest_B)
         wanted_B |= (features.noise_BM[:, -1] < chance_B) & lowest_B.isfinite()
         action_B = torch.where(~full_B | wanted_B, ADD, SKIP)
         action_B = torch.where(known_B, UPDATE, action_B)
-        free_B = (~features.filled_BN).float().argmax(dim=1)
+        free_B = (~filled_RN).float().argmax(dim=1)
         slot_B = torch.where(known_B, features.known_B, torch.where(full_B, -1, free_B))
         victim_B = torch.where(full_B & (action_B == ADD), leaver_B, -1)
         return Decision(
@@ -251,16 +252,17 @@ class UtilityPolicy(nn.Module):
         )
 
     def _ranks(self, utility_RN: Tensor, features: Features) -> tuple[Tensor, Tensor]:
-        """Return who leaves, the lowest first, and which entries are for rehearsal, `[B, N]`.
+        """Return who leaves, the lowest first, `[B, N]`, and which entries are for rehearsal.
 
         Notes whose grace is over.
         """
-        plain_BN = features.filled_BN & (utility_RN <= self.floor)
+        filled_RN, age_RN = once(features.filled_BN), once(features.age_BN)
+        plain_RN = filled_RN & (utility_RN <= self.floor)
         drawn_BN = self.floor - features.noise_BM[:, :-1]
-        rank_BN = torch.where(plain_BN, drawn_BN, utility_RN)
-        young_BN = features.age_BN < min(self.grace, rank_BN.shape[1] // 2)
-        self.settled_N.copy_((features.filled_BN & ~young_BN)[-1])
-        return rank_BN.masked_fill(young_BN, torch.inf), plain_BN
+        young_RN = age_RN < min(self.grace, age_RN.shape[1] // 2)
+        self.settled_N.copy_((filled_RN & ~young_RN)[-1])
+        rank_RN = utility_RN.masked_fill(young_RN, torch.inf)
+        return torch.where(plain_RN & ~young_RN, drawn_BN, rank_RN), plain_RN
 
     @torch.no_grad()
     def observe_write(self, slots: Tensor, outcome_BF: Tensor) -> None:
@@ -350,6 +352,11 @@ class Mean(nn.Module):
     def forward(self, x_XF: Tensor) -> Tensor:
         """Return the number in the place of every vector."""
         return self.mean.expand(*x_XF.shape[:-1], 1)
+
+
+def once(part_BN: Tensor) -> Tensor:
+    """Return one row of what is the same memory for every row, as it is for one store."""
+    return part_BN[:1] if part_BN.stride(0) == 0 else part_BN
 
 
 def _distinct(namesakes_BN: Tensor) -> Tensor:
