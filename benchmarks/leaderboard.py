@@ -107,7 +107,7 @@ def marks(arms: Arms) -> list[list[str]]:
     if not acting:
         found.append(_mark(f"at least {SHARE} of joint", share_of_joint(ours, arms), SHARE))
     for name, lives in rivals(arms).items():
-        found.append(_mark(f"ahead of {name}", paired(ours, lives, "average_accuracy"), 0))
+        found.append(_mark(f"ahead of {_told(name)}", paired(ours, lives, "average_accuracy"), 0))
     if "rehearse" in arms and metric_interval(ours, "carried").n:
         gain = paired(ours, arms["rehearse"], "carried")
         found.append(_mark("recall beyond rehearsal, carried questions", gain, 0))
@@ -163,7 +163,7 @@ def _row(name: str, lives: Sequence[Life], ours: Sequence[Life], arms: Arms) -> 
     cells = [str(metric_interval(lives, metric)) for metric in metrics]
     kept, seconds = (metric_interval(lives, m).mean for m in ("memory_bytes", "seconds"))
     return [
-        name.replace("_", " "),
+        _told(name),
         str(len(lives)),
         str(metric_interval(lives, "average_accuracy")),
         behind,
@@ -173,6 +173,12 @@ def _row(name: str, lives: Sequence[Life], ours: Sequence[Life], arms: Arms) -> 
         f"{kept:,.0f}",
         f"{seconds / 60:.1f}",
     ]
+
+
+def _told(name: str) -> str:
+    """Return an arm's name in words, and its options as they are given."""
+    arm, *options = name.split()
+    return " ".join([arm.replace("_", " "), *(f"`{option}`" for option in options)])
 
 
 def _floors(arms: Arms) -> list[str]:
