@@ -81,6 +81,7 @@ class Ordered:
         while not isinstance(done := table.write(candidates, hash_B, when), Done):
             if done == REFUSED:
                 self.refuse(candidates)
+                raise AssertionError("The native file refuses what Python takes.")
             self.departures.sort(len(hash_B), memory.provenance(rank)[: memory.size])
         memory.clock, memory.size, memory.next_id = when.clock, done.size, done.next_id
         memory.seen += hash_B.shape[0]
