@@ -237,6 +237,8 @@ def _expect_kind(name: str, value: str, usual: Any, given: Any) -> None:
         return
     if OmegaConf.is_list(usual) and not OmegaConf.is_list(given):
         raise ValueError(f"{name}={value} should be a list, such as {name}=[…].")
+    if OmegaConf.is_dict(usual) and given is not None and not OmegaConf.is_dict(given):
+        raise ValueError(f"{name}={value} should be options by name, such as '{name}={{NAME: …}}'.")
     if isinstance(usual, bool):
         if not isinstance(given, bool):
             raise ValueError(f"{name}={value} should be true or false.")

@@ -97,12 +97,17 @@ def microworld_tasks(
         ValueError: if a task or a dial is unknown, or a dial out of range.
     """
     ids = {task: id for id, task in MICROWORLD.items()}
-    for task in (*tasks, *(own or {})):
+    own = {task: {} if given is None else given for task, given in (own or {}).items()}
+    for task in (*tasks, *own):
         if task not in ids:
             raise ValueError(f"The microworld has no task '{task}'. {suggest(task, list(ids))}")
+        if not isinstance(own.get(task, {}), Mapping):
+            raise ValueError(
+                f"own.{task}={own[task]} should be dials by name: {sentences: 12}."
+            )
     made = []
     for task in tasks:
-        train = {**dials, **(own or {}).get(task, {})}
+        train = {**dials, **own.get(task, {})}
         examined = {**train, **(exam or {}), "split": "exam"}
         begin = {make_dials({**each, "task": task}).beginning for each in (train, examined)}
         if len(begin) > 1:
