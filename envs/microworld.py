@@ -102,9 +102,7 @@ def microworld_tasks(
         if task not in ids:
             raise ValueError(f"The microworld has no task '{task}'. {suggest(task, list(ids))}")
         if not isinstance(own.get(task, {}), Mapping):
-            raise ValueError(
-                f"own.{task}={own[task]} should be dials by name: {sentences: 12}."
-            )
+            raise ValueError(f"own.{task}={own[task]} should be dials, as {{sentences: 12}}.")
     made = []
     for task in tasks:
         train = {**dials, **own.get(task, {})}
