@@ -32,6 +32,7 @@ from stillknows.agents.persistence.trouble import through_of
 from stillknows.agents.plugins import opened
 from stillknows.agents.progress import Progress
 from stillknows.agents.reports.log import SCHEMA, LifetimeLog, part_of, versions
+from stillknows.agents.reports.log_parts import size
 from stillknows.agents.reports.protocol import fingerprint, protocol_of, setting_of
 from stillknows.agents.teaching.operations import OperationsLog
 from stillknows.envs.measures.floors import hear, last_mentioned_answer, majority_answer
@@ -184,7 +185,8 @@ def begun(
     through = through_of(config, stop)
     operations = operations_of(config, agent, folder, through)
     inquiry = inquiry_of(config, agent, folder, tasks, through)
-    store = kept_memory(agent.episodic_memory, config, folder, resume, through)
+    cut = resume and size(folder) > 0  # who has written nothing yet begins, though it may go on
+    store = kept_memory(agent.episodic_memory, config, folder, cut, through)
     log = LifetimeLog(folder, resume, part_of(config), through)
     with closing(log), stop, store, opened(config.plugins, folder) as own:
         plugins = [*plugins, *own]
@@ -202,7 +204,7 @@ def begun(
         parts |= {"strategy": strategy, "operations": operations, "log": log}
         checkpoints = Checkpoints(folder, config, parts, stop, through)
         if not (resume and checkpoints.restore_newest()):
-            if resume:
+            if cut:
                 begin_anew(agent.episodic_memory, config)
             log.restore()
             log.append("lifetime", **_describe(config, tasks, agent, plugins))

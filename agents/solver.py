@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from stillknows.agents.optimizer import Optimizers, height
+from stillknows.agents.optimizer import Optimizers, clip_gradient, height
 from stillknows.envs.problems import KEYS, Problem, generate
 from stillknows.memory.gpu.graphed import fastest
 from stillknows.memory.recurrent import Recurrent
@@ -161,6 +161,9 @@ def learn(
         warmup: updates over which the learning rate rises.
         hear: is told of every update.
         spent: says which share of the time there is has passed; at 1 no update begins.
+
+    Raises:
+        ValueError: if a gradient is NaN or infinite.
     """
     device = solver.head.weight.device
     for update in range(updates):
@@ -173,7 +176,7 @@ def learn(
         loss = solver.loss(logits[marked], targets[marked])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(solver.parameters(), clip)
+        clip_gradient(solver.parameters(), clip)
         optimizer.set_height(min(height(update, updates, warmup), height(share, 1, warmup=0)))
         optimizer.step()
         curriculum.mark(

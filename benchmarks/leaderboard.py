@@ -7,7 +7,11 @@ python benchmarks/leaderboard.py runs/microworld runs/babi runs/control --out do
 
 Writes what follows the line `<!-- from logs -->` of `leaderboard.md`, a section a stream with its
 figures, from logs alone; streams without a run here keep their sections. The arm `--ours` is
-compared with all others, paired by seed and order.
+compared with all others, paired by seed and order. A stream with other dials, and the name of
+another one, is given a name of its own:
+
+stillknows train experiment=leaderboard_microworld stream.tasks.lifetime_facts=400 run=runs/facts
+python benchmarks/leaderboard.py runs/facts --name facts
 """
 
 import argparse
@@ -41,10 +45,13 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page")
     parser.add_argument("--ours", default="both", help="the arm that is compared (both)")
+    parser.add_argument("--name", default="", help="of the one stream (as it is called there)")
     given = parser.parse_args()
     try:
         lives, lacks = collect(given.runs)
         groups = {stream_name(arms): _first(arms, given.ours) for arms in groups_of(lives)}
+        if given.name:
+            groups = _named(given.name, groups)
     except ValueError as error:
         sys.exit(f"leaderboard: {error}")
     images = given.out / "images"
@@ -70,6 +77,18 @@ def in_place(old: str, anew: Mapping[str, str]) -> list[str]:
 def _short(name: str) -> str:
     """Return a stream's name without its fingerprint."""
     return name.split()[0]
+
+
+def _named(name: str, groups: Mapping[str, Arms]) -> dict[str, Arms]:
+    """Return the one stream under another name, and its fingerprint.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    if len(groups) > 1:
+        raise ValueError(f"--name {name} is for one stream, and there are {', '.join(groups)}.")
+    ((full, arms),) = groups.items()
+    return {" ".join([name, *full.split()[1:]]): arms}
 
 
 def _first(arms: Arms, ours: str) -> Arms:

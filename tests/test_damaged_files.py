@@ -1,8 +1,10 @@
 """Files of a memory with anything in them: flipped bits, other types, or of earlier versions."""
 
+import json
 import random
 import sqlite3
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from sealed import (
     same,
 )
 
+from stillknows.agents.persistence.memory_lines import export, read_lines
 from stillknows.agents.persistence.memory_places import memory_at
 from stillknows.memory.nec import NEC
 from stillknows.memory.policies.rules import EvictOldest
@@ -206,3 +209,29 @@ def test_sizes_and_types_are_looked_at_where_there_are_no_seals(
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(statement)
     refused(lambda: look(lambda: SQLite(path)), words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda head, entry: entry.update(id=-1), "has an id of its own"),
+        (lambda head, entry: entry.update(id=1), "has an id of its own"),
+        (lambda head, entry: head.update(next_id=1), "below the next_id of line 1"),
+        (lambda head, entry: head.update(seen=2**63), "line 1 is broken: look at seen"),
+        (lambda head, entry: entry["key"].__setitem__(0, 1e39), "line 2 is broken"),
+        (lambda head, entry: entry.update(uses=1e39), "line 2 is broken"),
+        (lambda head, entry: entry["tokens"]["story"][0].__setitem__(0, -1), "line 2 is broken"),
+        (lambda head, entry: entry["tokens"]["answer"].__setitem__(0, -1), "line 2 is broken"),
+    ],
+)
+def test_exported_lines_hold_only_what_a_memory_can(
+    change: Callable[..., None], words: str
+) -> None:
+    memory = NEC(8, 4, 3, EvictOldest(), answer_length=1, story_shape=(2, 3))
+    memory.remember(rows((0, 5), (1, 5)))
+    head, entry, other = map(json.loads, export(memory, None))
+    whole = read_lines(map(json.dumps, (head, entry, other)), "x")
+    assert all(torch.equal(whole.columns[name], part) for name, part in memory.columns.items())
+    change(head, entry)
+    with pytest.raises(ValueError, match=words):
+        read_lines(map(json.dumps, (head, entry, other)), "x")

@@ -3,8 +3,11 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 
 import pytest
 from written import new
+
+from stillknows.memory.stores.sqlite import SQLite
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,3 +84,54 @@ def test_a_server_is_killed_while_four_processes_write_and_nothing_is_lost_or_tw
     benchmark = load_benchmark("store_durability")
     entries, operations = benchmark.kill_server(server, 4, 0.6, random.Random(0))
     assert operations == entries > 12
+
+
+def maker(path: Path) -> sqlite3.Connection:
+    """Return who is about to make something of a file, and holds it."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("CREATE TABLE half (number)")
+    return connection
+
+
+def test_who_opens_a_file_that_another_is_making_waits_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "memory.sqlite"
+    other = maker(path)
+    ends = threading.Thread(target=lambda: (time.sleep(0.2), other.execute("ROLLBACK")))
+    ends.start()
+    memory = new()
+    memory.keep_in(SQLite(path))
+    ends.join()
+    other.close()
+    assert memory.operation == 0
+    memory.store.close()
+
+
+def test_who_may_not_wait_longer_hears_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillknows.memory.stores.sqlite._BUSY", 0.05)
+    other = maker(tmp_path / "memory.sqlite")
+    with pytest.raises(OSError, match=r"held by another program that writes to it: wait until"):
+        SQLite(tmp_path / "memory.sqlite")
+    other.close()
+
+
+def test_a_memory_that_is_made_while_it_is_opened_is_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, query = tmp_path / "memory.sqlite", SQLite._query
+    made = threading.Event()
+
+    def slow(store: SQLite, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        found = query(store, statement, **values)
+        if not made.is_set():  # between the first look and the next
+            made.set()
+            memory = new()
+            memory.keep_in(SQLite(path))
+            memory.store.close()
+        return found
+
+    monkeypatch.setattr(SQLite, "_query", slow)
+    memory = new()
+    memory.keep_in(SQLite(path))
+    assert memory.operation == 0
+    memory.store.close()

@@ -318,8 +318,10 @@ def test_a_life_without_a_checkpoint_begins_anew_where_it_may(tmp_path: Path) ->
     life = live(tmp_path / "life", *none)
     with memory_at(str(life / FILE), read_only=True) as memory:
         before = memory.fork()
-    for file in (log.FILE, AGENT):
-        (life / file).unlink()
+    begun = (life / log.FILE).read_bytes().splitlines(keepends=True)[0]
+    for folder in (life, tmp_path / "other"):
+        folder.mkdir(exist_ok=True)
+        (folder / log.FILE).write_bytes(begun)
     live_lifetime(compose_config([*TINY, *none]), life, lambda *_: None, resume=True)
     with memory_at(str(life / FILE), read_only=True) as memory:
         same(memory, before)

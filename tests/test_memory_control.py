@@ -115,3 +115,11 @@ def test_what_cannot_be_is_said_at_once() -> None:
         MemoryControl(WHERE, slots=0)
     with pytest.raises(ValueError, match="tells no stories"):
         MemoryControl("CartPole-v1")
+
+
+def test_a_story_that_is_told_has_no_next_statement() -> None:
+    env = MemoryControl(WHERE, slots=3, **DIALS)
+    played(env, oldest, 0)
+    with pytest.raises(ValueError, match=r"This story is told: reset\(\) begins another\."):
+        env.step(np.array((ADD, 0)))
+    assert played(env, lambda _: (SKIP, 0), 1)[0] == 0.0

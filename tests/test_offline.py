@@ -1,9 +1,18 @@
 """A policy learned from a log of operations alone: examples by hand, and what it keeps."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from stillknows.agents.teaching.offline_learning import examples_of, learn_offline
+from stillknows.agents.persistence.container import write_tree
+from stillknows.agents.teaching.offline_learning import (
+    SCHEMA,
+    examples_of,
+    learn_offline,
+    offline_policy,
+)
 from stillknows.agents.teaching.operations import Operations, replay
 from stillknows.memory.policies.offline import OfflinePolicy
 from stillknows.memory.policies.rules import EvictOldest, EvictUniformly
@@ -68,3 +77,10 @@ def test_learning_is_the_same_for_the_same_seed() -> None:
         torch.manual_seed(0)
         losses.append(learn_offline(OfflinePolicy(), [log_of(20, 6, seed=1)], epochs=2, batch=64))
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("tree", [[1], {"network.0.weight": 3}, None, {1: 2}])
+def test_a_file_without_the_weights_of_a_policy_is_refused(tree: Any, tmp_path: Path) -> None:
+    write_tree(tmp_path / "policy.safetensors", tree, SCHEMA)
+    with pytest.raises(ValueError, match="holds the weights of another network"):
+        offline_policy(str(tmp_path / "policy.safetensors"))

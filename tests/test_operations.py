@@ -138,3 +138,33 @@ def test_a_file_holds_it_all(trial: Trial, tmp_path: Path) -> None:
             assert part == before
     with pytest.raises(ValueError, match="train with operations=N"):
         find_operations([tmp_path / "elsewhere"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda whole: {"slots": 0},
+        lambda whole: {"slots": 10**13},
+        lambda whole: {"slots": "3"},
+        lambda whole: {"policy": 3},
+        lambda whole: {"after_BQ": whole.after_BQ + 10},
+        lambda whole: {"after_BQ": whole.after_BQ.float()},
+        lambda whole: {"after_BQ": whole.after_BQ[0]},
+        lambda whole: {"leaver_BT": whole.leaver_BT - 1},
+        lambda whole: {"action_BT": whole.action_BT + 3},
+        lambda whole: {"present_BT": whole.present_BT.float()},
+        lambda whole: {"items_BTW": whole.items_BTW.long()},
+        lambda whole: {"key_B": whole.key_B.tolist()},
+        lambda whole: {
+            name: part[:, :0] for name, part in whole._asdict().items() if "_BQ" in name
+        },
+    ],
+)
+def test_what_cannot_have_been_written_is_refused(
+    change: Any, trial: Trial, tmp_path: Path
+) -> None:
+    operations = record(trial, Reservoir(), 3)
+    path = tmp_path / "0000010.safetensors"
+    save_operations(operations._replace(**change(operations)), path)
+    with pytest.raises(ValueError, match="holds no operations as they should be"):
+        load_operations(path)

@@ -130,6 +130,10 @@ def test_a_plan_that_is_not_there_or_foreign_is_refused(
             {"stream": {**life["stream"], "ids": ["evil_module:X-v0"]}},
             "allow its module ('evil_module')",
         ),
+        (
+            {"stream": {**life["stream"], "train": {"stories": "evil_module:X-v0"}}},
+            "allow its module ('evil_module')",
+        ),
     ):
         changed = {**plan, "lives": {"none-seed0": {**life, **change}}}
         (run / "run.json").write_text(json.dumps(changed))

@@ -122,6 +122,18 @@ def test_a_solver_learns_to_copy_lesson_by_lesson():
     assert told[-1][1] == 1
 
 
+def test_a_gradient_that_is_no_number_moves_no_weight():
+    lesson = Copy(bits=3, max_length=1)
+    solver = solver_of(lesson)
+    before = {name: part.clone() for name, part in solver.state_dict().items()}
+    solver.head.weight.register_hook(lambda gradient: gradient * torch.nan)
+    optimizer = build_optimizer(solver, 4e-3, 0.02, 0.0)
+    curriculum = Curriculum([lesson], 0.9, 0.1, seed=0)
+    with pytest.raises(ValueError, match="NaN or infinite, and no weight was moved by it"):
+        learn(solver, curriculum, optimizer, updates=1, batch=2, clip=10.0)
+    assert all(torch.equal(part, before[name]) for name, part in solver.state_dict().items())
+
+
 def test_where_time_is_scarce_the_rate_falls_with_it_and_learning_ends():
     lesson = Copy(bits=3, max_length=1)
     solver = Solver(DNC(lesson.input_size, 4, 8, 1, hidden_size=8), lesson)
@@ -257,6 +269,8 @@ def test_a_report_is_of_one_task_of_any_memories_and_of_what_has_ended(tmp_path,
         (["solve", "seeds=3"], "seeds=3 should be a list"),
         (["solve", "learner.minutes=0"], "learner.minutes=0 should be a number above 0"),
         (["solve", "learner.minutes=x"], "learner.minutes=x should be a number above 0"),
+        (["solve", "learner.clip=-1"], "learner.clip=-1 should be a number above 0"),
+        (["solve", "learner.earlier=2"], "learner.earlier=2 should be a number from 0 to 1"),
         (["solve", "learner.updates=0"], "learner.updates=0 should be a whole number"),
         (["solve", "learner.bacth=3"], "Did you mean 'batch'"),
         (["solve", "device=cuda:99"], "device=cuda:99 is not there"),

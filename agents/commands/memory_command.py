@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from stillknows.agents.persistence.keeping import tokenizer_of
 from stillknows.agents.persistence.memory_erasing import erase, report_of
-from stillknows.agents.persistence.memory_files import SUFFIX, memory_in
+from stillknows.agents.persistence.memory_files import AGENT, SUFFIX, memory_in
 from stillknows.agents.persistence.memory_lines import Decode, entry_lines, export, read_lines
 from stillknows.agents.persistence.memory_places import FILE, POSTGRES, live_in, memory_at
+from stillknows.memory import expect
 from stillknows.memory.nec import NEC
 from stillknows.memory.stores.database import Database
 from stillknows.memory.stores.merging import merge
 
-AGENT = "agent.safetensors"
 _COLUMNS = ("task", "episode", "step", "birth", "last_use")
 
 
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    expect.whole(0, limit=options.limit)
     with _opened(options.memory, options.agent) as opened:
         lines = [
             line
@@ -134,9 +135,10 @@ def _diff(options: argparse.Namespace) -> None:
 def _delete(options: argparse.Namespace) -> None:
     if options.episode is None and not options.entry:
         raise ValueError("Nothing is named: delete --entry ID … or --episode N.")
-    place = _place(options.memory)
-    if "@" in options.memory and place != _place(options.memory.rpartition("@")[0]):
+    name, operation = _at(options.memory)
+    if operation is not None:
         raise ValueError("The past cannot be deleted alone: leave the @ away.")
+    place = _place(name)
     done = erase(place, options.entry, options.episode, options.task, options.also)
     print(report_of(done))
 

@@ -36,6 +36,7 @@ from stillknows.agents.solver import Curriculum, Report, Solver, examine, learn
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.measures.intervals import interval
 from stillknows.envs.problems import Problem
+from stillknows.memory import expect
 from stillknows.memory.recurrent import Recurrent
 
 SCHEMA = "stillknows solver 1"
@@ -61,7 +62,7 @@ def solve(overrides: Sequence[str]) -> Path:
     if not OmegaConf.is_dict(config.exams):
         raise ValueError(f"exams={config.exams} should name problems: exams.NAME=….")
     expect_whole(config, "seed", "exam_episodes", "learner.updates", "learner.batch")
-    _expect_minutes(config.learner.minutes)
+    _expect_numbers(config.learner)
     if not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):
         raise ValueError(f"seeds={config.seeds} should be whole numbers from 0, such as [0,1,2].")
     expect_device(config)
@@ -75,7 +76,11 @@ def solve(overrides: Sequence[str]) -> Path:
     return run
 
 
-def _expect_minutes(minutes: Any) -> None:
+def _expect_numbers(learner: DictConfig) -> None:
+    """Raise a ValueError if how a solver learns is no number that can be."""
+    minutes = learner.minutes
+    expect.above(0, **{"learner.clip": learner.clip})
+    expect.number(0, 1, **{"learner.earlier": learner.earlier})
     if minutes is not None and not (isinstance(minutes, int | float) and minutes > 0):
         raise ValueError(
             f"learner.minutes={minutes} should be a number above 0, or null for no limit."

@@ -15,6 +15,7 @@ from stillknows.agents.commands.processes import run_all
 from stillknows.agents.commands.train import check_life, live_on, plan_lives
 from stillknows.agents.configuration import compose_config, expect_lists, new_folder
 from stillknows.agents.persistence.checkpoint import HARMLESS
+from stillknows.agents.persistence.memory_places import expect_apart
 from stillknows.agents.persistence.moved import as_now
 from stillknows.agents.persistence.resuming import has_ended, slug, write_order
 from stillknows.agents.persistence.stopping import Stopped
@@ -88,6 +89,7 @@ def plan_sweep(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
             raise ValueError(f"streams={config.streams} names a stream twice.")
         lives = plan_lives(config, [*shared, f"stream={name}", *options])
         plan |= {f"{slug(stream)}/{folder}": each for folder, each in lives.items()}
+    expect_apart(plan)
     return plan
 
 

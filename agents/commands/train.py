@@ -89,6 +89,7 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
     """
     from stillknows.agents.acting.control_life import is_acting
     from stillknows.agents.lifetime import episodes_of
+    from stillknows.agents.persistence.memory_places import expect_apart
 
     expect_lists(config, "arms", "seeds", "orders")
     expect_workers(config)
@@ -111,6 +112,7 @@ def plan_lives(config: DictConfig, overrides: Sequence[str]) -> dict[str, DictCo
             f"arms={config.arms} with seeds={config.seeds} and orders={config.orders} name a life "
             "twice."
         )
+    expect_apart(named)
     return named
 
 

@@ -55,9 +55,10 @@ def verify_resume(overrides: Sequence[str], cuts: int = 3, seed: int = 0) -> int
         raise ValueError("checkpoint.every=0 writes no checkpoints: give an interval to verify.")
     context, draw, equal = multiprocessing.get_context("spawn"), random.Random(seed), True
     with tempfile.TemporaryDirectory() as folder:
+        own = Path(folder).name  # which a memory on a server is named after as well
         for name, config in lives.items():
             moments = [Cut(draw.random(), draw.random()) for _ in range(cuts)]
-            straight, cut = Path(folder) / "straight" / name, Path(folder) / "cut" / name
+            straight, cut = (Path(f"{folder}/{own}-{each}") / name for each in ("straight", "cut"))
             live_straight(config, straight, context)
             done = live_with_cuts(config, cut, straight, moments, context)
             found = list(differences(straight, cut))

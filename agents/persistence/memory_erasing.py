@@ -5,10 +5,12 @@ learned from it do not forget; the report says so.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from stillknows.agents.persistence.memory_files import (
+    AGENT,
     SUFFIX,
     Names,
     erase_in,
@@ -35,7 +37,7 @@ class Erasure(NamedTuple):
         read: with which weight those that were there until now had been read.
         agents: files of agents whose weights lived with them.
         vectors: files of memory operations that hold vectors of statements.
-        broken: files that are only half there, and may hold anything.
+        unread: files that are broken, only half there, or of something else, and were left.
     """
 
     ids: list[int]
@@ -44,7 +46,7 @@ class Erasure(NamedTuple):
     read: dict[int, float]
     agents: list[str]
     vectors: list[str]
-    broken: list[str]
+    unread: list[str]
 
 
 def erase(
@@ -70,32 +72,28 @@ def erase(
     folders = list(also)
     if not place.startswith(POSTGRES):
         folders.append(Path(place).parent)
-    files: dict[str, list[int]] = {}
-    operation = None
-    if place.endswith(SUFFIX):
-        names, read = _wanted(memory_in(Path(place)), ids, episode, task)
-    else:
-        with memory_at(place) as memory:
-            names, read = _wanted(memory, ids, episode, task)
-            for kept in _older(place):  # that the past of the memory no longer reaches
-                for entry, held in _wanted(kept, ids, episode, task)[0].items():
-                    names.setdefault(entry, set()).update(held)
-            if names:
-                memory.delete(sorted(names))
-            elif isinstance(memory.store, Database):
-                memory.store.scrub()  # if the last deletion could not
-            _expect_some(names, place)
+    with _opened(place) as memory:
+        names, read = _wanted(memory, ids, episode, task)
+        for kept in _older(place):  # what the past of the memory does not reach
+            for entry, held in _wanted(kept, ids, episode, task)[0].items():
+                names.setdefault(entry, set()).update(held)
+        if not names and isinstance(memory.store, Database):
+            memory.store.scrub()  # if the last deletion could not
+        _expect_some(names, place)
+        copies = sorted({path for folder in folders for path in _copies(folder, place)})
+        files, unread = _erase_copies(copies, names)  # before the memory, which knows the names
+        if place.endswith(SUFFIX):
+            operation, gone = None, erase_in(Path(place), names)
+        else:
+            gone = sorted(names)
+            memory.delete(gone)
             operation = memory.operation
-        files[place] = sorted(names)
-    _expect_some(names, place)
-    for path in sorted({path for folder in folders for path in _copies(folder, place)}):
-        gone = erase_in(path, names) if path.suffix == SUFFIX else _erase_from(path, names)
-        if gone:
-            files[str(path)] = gone
-    agents = [str(path) for path in _files(folders, SUFFIX) if _has_weights(path)]
+    files = {place: gone, **files} if gone else files
+    agents = [str(path) for path in _files(folders, SUFFIX) if path not in unread]
+    agents = [path for path in agents if _has_weights(Path(path))]
     vectors = [str(path) for path in _files(folders, SUFFIX) if path.parent.name == OPERATIONS]
-    halves = [str(path) for end in _HALVES for path in _files(folders, end)]
-    return Erasure(sorted(names), operation, files, read, agents, vectors, halves)
+    unread += [path for end in _HALVES for path in _files(folders, end)]
+    return Erasure(sorted(names), operation, files, read, agents, vectors, list(map(str, unread)))
 
 
 def report_of(done: Erasure) -> str:
@@ -117,9 +115,9 @@ def report_of(done: Erasure) -> str:
             "- logs of memory operations, which hold vectors of statements (but no words): "
             f"{Path(done.vectors[0]).parent}. Remove the folder if these must go too."
         )
-    if done.broken:
-        lines.append("Broken files may hold them still; remove:")
-        lines += [f"- {path}" for path in done.broken]
+    if done.unread:
+        lines.append("Broken or foreign files may hold them still; where they are copies, remove:")
+        lines += [f"- {path}" for path in done.unread]
     lines.append(
         "Their ids stay, in the operations of the memory and in logs. Copies elsewhere, backups "
         "and free blocks of the disk are out of reach."
@@ -153,11 +151,22 @@ def _wanted(
     return names, {row[0]: row[4] for row in held if row[0] in wanted}
 
 
+@contextmanager
+def _opened(place: str) -> Iterator[NEC]:
+    """Open a memory, in a database or in a kept agent."""
+    if place.endswith(SUFFIX):
+        yield memory_in(Path(place))
+        return
+    with memory_at(place) as memory:
+        yield memory
+
+
 def _older(place: str) -> Iterator[NEC]:
     """Yield what checkpoints and agents hold of a memory that lies in the folder of its life."""
-    if not place.startswith(POSTGRES) and Path(place).name == FILE:
+    if not place.startswith(POSTGRES) and Path(place).name in (FILE, AGENT):
         for path in _files([Path(place).parent], SUFFIX):
-            yield from memories_in(path)
+            with suppress(ValueError):  # it is broken or foreign
+                yield from memories_in(path)
 
 
 def _expect_some(names: Names, place: str) -> None:
@@ -170,8 +179,22 @@ def _copies(folder: Path, place: str) -> Iterable[Path]:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     for path in (*folder.rglob(f"*{SUFFIX}"), *folder.rglob(f"*{Path(FILE).suffix}")):
-        if path.absolute() != Path(place).absolute() or path.suffix == SUFFIX:
+        if path.absolute() != Path(place).absolute():
             yield path
+
+
+def _erase_copies(copies: Sequence[Path], names: Names) -> tuple[dict[str, list[int]], list[Path]]:
+    """Erase entries from files; return the ids in each, and the files that cannot be read."""
+    files, unread = dict[str, list[int]](), list[Path]()
+    for path in copies:
+        try:
+            gone = erase_in(path, names) if path.suffix == SUFFIX else _erase_from(path, names)
+        except ValueError:
+            unread.append(path)
+            continue
+        if gone:
+            files[str(path)] = gone
+    return files, unread
 
 
 def _erase_from(path: Path, names: Names) -> list[int]:

@@ -14,7 +14,7 @@ from stillknows.agents.persistence.memory_places import memory_like
 from stillknows.memory.nec import NEC
 from stillknows.memory.stores.store import COUNTERS
 
-SUFFIX = ".safetensors"
+AGENT, SUFFIX = "agent.safetensors", ".safetensors"
 Names = Mapping[int, Set[int]]  # ids of entries, and the names of their questions
 
 
@@ -28,9 +28,11 @@ def read_any(path: Path) -> tuple[str, Any]:
         raise ValueError(f"There is no file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            schema = str((file.metadata() or {}).get("schema"))
+            schema = (file.metadata() or {}).get("schema")
     except SafetensorError as error:
         raise ValueError(f"{path} is broken or no safetensors file ({error}).") from None
+    if schema is None:
+        raise ValueError(f"{path} holds something foreign: it is no file of this project.")
     return schema, read_tree(path, schema)
 
 

@@ -4,7 +4,6 @@ Numbers come back exactly. Texts are there for people; tokens, key and vector ar
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,8 @@ from stillknows.memory.stores.store import COUNTERS, Rows, accounts_of, describe
 
 SCHEMA = "stillknows memory 1"
 Decode = Callable[[Sequence[int]], str]
+_WHOLE = range(-(2**63), 2**63)  # numbers that a memory can hold
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def entry_lines(memory: NEC, decode: Decode | None) -> Iterator[dict[str, Any]]:
@@ -82,8 +83,14 @@ def read_lines(lines: Iterable[str], name: str) -> NEC:
     if entries:
         put(memory, _stacked(memory, entries))
     counters = {counter: head.get(counter) for counter in COUNTERS}
-    if not all(type(value) is int and value >= 0 for value in counters.values()):
+    if not all(type(value) is int and 0 <= value < 2**63 for value in counters.values()):
         raise ValueError(f"{name}, line 1 is broken: look at {', '.join(COUNTERS)}.")
+    ids = {entry["provenance_NC"][0] for entry in entries}
+    if len(ids) < len(entries) or not all(0 <= each < head["next_id"] for each in ids):
+        raise ValueError(
+            f"{name} is broken: each entry has an id of its own, from 0 and below the next_id of "
+            "line 1."
+        )
     for counter, value in {**counters, "size": len(entries)}.items():
         setattr(memory, counter, value)
     return memory
@@ -107,17 +114,18 @@ def _entry(memory: NEC, line: dict[str, Any], where: str) -> dict[str, Any]:
     """
     columns = memory.columns
     steps, length = memory.story_shape
+    tokens = range(torch.iinfo(columns["story_NTL"].dtype).max + 1)
     try:
         story = [[*row, *[0] * (length - len(row))] for row in line["tokens"]["story"]]
         entry = {
             "keys_ND": _numbers(line["key"], columns["keys_ND"].shape[1]),
             "vectors_NV": _numbers(line["vector"], columns["vectors_NV"].shape[1]),
-            "answers_NA": _numbers(line["tokens"]["answer"], memory.answer_length, 2**31),
+            "answers_NA": _numbers(line["tokens"]["answer"], memory.answer_length, range(2**31)),
             "story_NTL": [
-                _numbers(row, length, torch.iinfo(columns["story_NTL"].dtype).max)
+                _numbers(row, length, tokens)
                 for row in [*story, *[[0] * length] * (steps - len(story))]
             ],
-            "provenance_NC": _numbers([line[name] for name in PROVENANCE], len(PROVENANCE), 2**63),
+            "provenance_NC": _numbers([line[name] for name in PROVENANCE], len(PROVENANCE), _WHOLE),
             "uses_N": _numbers([line["uses"]], 1)[0],
         }
         accounts = [line["accounts"][name] for name in accounts_of(memory)]
@@ -129,15 +137,14 @@ def _entry(memory: NEC, line: dict[str, Any], where: str) -> dict[str, Any]:
     return entry
 
 
-def _numbers(numbers: list[Any], length: int, below: int = 0) -> list[Any]:
-    """Return numbers that are as many as they should be, finite, and whole ones below a limit."""
-    kinds = (int,) if below else (int, float)
-    fits = len(numbers) == length and all(type(one) in kinds for one in numbers)
-    if not fits or not all(
-        math.isfinite(one) and (not below or abs(one) < below) for one in numbers
-    ):
+def _numbers(numbers: list[Any], length: int, among: range | None = None) -> list[Any]:
+    """Return numbers that are as many as they should be: whole ones among some, or real ones."""
+    kinds = (int, float) if among is None else (int,)
+    if len(numbers) != length or not all(type(one) in kinds for one in numbers):
         raise ValueError
-    return numbers
+    if not all(abs(one) <= _LARGEST if among is None else one in among for one in numbers):
+        raise ValueError
+    return list(map(float, numbers)) if among is None else numbers
 
 
 def _stacked(memory: NEC, entries: list[dict[str, Any]]) -> Rows:

@@ -4,6 +4,7 @@ A place is a file of SQLite (any path), or `postgres:NAME`, a memory on a server
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,14 +94,27 @@ def expect_place(config: DictConfig) -> None:
         store_at(place).close()
 
 
+def expect_apart(lives: Mapping[str, DictConfig]) -> None:
+    """Raise a ValueError if two lives, by their folders' names, would be kept in one file."""
+    places = Counter(place_of(config, Path(name)) for name, config in lives.items())
+    for place, count in places.items():
+        if place is not None and count > 1 and not place.startswith(POSTGRES):
+            raise ValueError(
+                f"episodic_memory.place={place} would hold the memories of {count} lives: leave it "
+                "away, and each has a file in its own folder."
+            )
+
+
 def begin_anew(memory: Any, config: DictConfig) -> None:
-    """Take a memory back to the beginning of a life that left no checkpoint.
+    """Take a memory back to the beginning of a life that was cut and left no checkpoint.
+
+    One that is shared stays as it is, since others have lived on.
 
     Raises:
         ValueError: if the place is not the life's own.
     """
     store = getattr(memory, "store", None)
-    if not isinstance(store, Database) or not store.operation:
+    if not isinstance(store, Database) or not store.operation or store.shared:
         return
     if config.episodic_memory.place is not None:
         raise ValueError(
@@ -121,7 +135,7 @@ def kept_memory(
     """Keep an episodic memory where a configuration asks for, until the end.
 
     Without a place of its own, it begins there: what has its name already is left as it is, unless
-    a life resumes. Once it has begun, `through` says how it is read and written.
+    a life that was cut resumes. Once it has begun, `through` says how it is read and written.
 
     Raises:
         ValueError: if the memory cannot be kept, or what is there is another's.
@@ -140,12 +154,12 @@ def kept_memory(
         memory.keep_in(store)
         chosen = config.episodic_memory.place is not None
         store.shared = chosen and place.startswith(POSTGRES)
-        store.reach(past_of(config))
         if (memory.seen or len(memory)) and not chosen and not resume:
             raise ValueError(
                 f"{place} holds a memory already and is left as it is: name a place of your own to "
-                "go on with it, or another run=…."
+                "go on with it, or another run=…; or remove it, if its life shall begin again."
             )
+        store.reach(past_of(config))
         store.through = through
         yield
         memory.flush()

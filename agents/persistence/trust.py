@@ -37,6 +37,7 @@ def refuse_foreign(config: Any, allow: Sequence[str] = (), run: bool = False) ->
         if "_target_" in config:
             _refuse_target(str(config["_target_"]), allow, run)
         _refuse_modules(config.get("ids"), allow)
+        _refuse_modules([config.get("stories")], allow)  # that `MemoryControl` is about
     parts = config.values() if isinstance(config, dict) else config
     for part in parts if isinstance(config, dict | list | tuple) else ():
         refuse_foreign(part, allow, run)

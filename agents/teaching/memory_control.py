@@ -96,7 +96,13 @@ class MemoryControl(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
     def step(
         self, action: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Do with the statement what is decided, and answer what is asked before the next."""
+        """Do with the statement what is decided, and answer what is asked before the next.
+
+        Raises:
+            ValueError: if all statements were told.
+        """
+        if self._told == self._trace.items:
+            raise ValueError("This story is told: reset() begins another.")
         hand = Hand(int(action[0]), int(action[1]))
         here = torch.ones(1, 1, dtype=torch.bool)
         with torch.no_grad():

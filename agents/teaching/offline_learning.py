@@ -76,7 +76,7 @@ def offline_policy(weights: str | None = None) -> OfflinePolicy:
     if weights is not None:
         try:
             policy.load_state_dict(read_tree(Path(weights), SCHEMA))
-        except RuntimeError:
+        except (RuntimeError, TypeError, AttributeError):
             raise ValueError(f"{weights} holds the weights of another network.") from None
     return policy
 

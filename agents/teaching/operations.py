@@ -20,12 +20,13 @@ from stillknows.agents.persistence.container import read_tree, write_tree
 from stillknows.agents.teaching.policy_learning import heard
 from stillknows.agents.teaching.trial import Trial, Watcher, between
 from stillknows.envs.text import Story
-from stillknows.memory.interface import SKIP, Decision, Features, Policy, Read
+from stillknows.memory.interface import MERGE, SKIP, Decision, Features, Policy, Read
 from stillknows.memory.slots import Slots, SlotsState, counted, resolve
 from stillknows.memory.stores.store import Through, at_once
 
 SCHEMA = "stillknows operations 1"
 FOLDER = "operations"
+_FREE = 1 << 28  # bytes that any file may ask for
 
 
 class Operations(NamedTuple):
@@ -158,18 +159,39 @@ def load_operations(path: Path) -> Operations:
     Raises:
         ValueError: with one sentence, if it is not there, broken, or something else.
     """
+    tree = read_tree(path, SCHEMA)
     try:
-        operations = Operations(**read_tree(path, SCHEMA))
-        rows, steps = operations.present_BT.shape
-        questions = operations.after_BQ.shape[1]
-        wanted = {"B": rows, "T": steps, "Q": questions, "W": operations.items_BTW.shape[-1]}
-        for name, part in operations._asdict().items():
-            letters = name.rpartition("_")[2] if "_" in name else ""
-            if letters and part.shape != tuple(wanted[letter] for letter in letters):
-                raise LookupError(name)
-    except (TypeError, AttributeError, LookupError) as error:
-        raise ValueError(f"{path} holds no operations as they should be.") from error
+        operations = Operations(**tree)
+        sound = _are_sound(operations, path.stat().st_size)
+    except (TypeError, AttributeError, LookupError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path} holds no operations as they should be.")
     return operations
+
+
+def _are_sound(operations: Operations, size: int) -> bool:
+    """Return whether operations could have been written, and ask for little more than a file has.
+
+    Args:
+        operations: that were read.
+        size: of the file, in bytes.
+    """
+    rows, steps, width = operations.items_BTW.shape
+    wanted = {"B": rows, "T": steps, "W": width, "Q": operations.after_BQ.shape[1]}
+    bounds = {"after_BQ": (0, steps), "action_BT": (SKIP, MERGE), "leaver_BT": (-1, steps - 1)}
+    kinds = {"present_BT": torch.bool, **dict.fromkeys(("key_B", *bounds), torch.int64)}
+    for name, part in operations._asdict().items():
+        if name in ("policy", "slots"):
+            continue
+        fits = part.dtype == kinds[name] if name in kinds else part.is_floating_point()
+        if not fits or part.shape != tuple(wanted[letter] for letter in name.rpartition("_")[2]):
+            return False
+    numbers = [(getattr(operations, name), *bound) for name, bound in bounds.items()]
+    inside = all(bool(((part >= low) & (part <= high)).all()) for part, low, high in numbers)
+    told = isinstance(operations.policy, str) and type(operations.slots) is int
+    held = 4 * rows * operations.slots * width  # bytes
+    return inside and told and wanted["Q"] > 0 and 0 < held <= 4 * size + _FREE
 
 
 def find_operations(runs: Sequence[Path]) -> list[Path]:

@@ -7,6 +7,7 @@ a local disk. Deleted content is overwritten with zeros, then the file is writte
 
 import copy
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from stillknows.memory.stores.schema import COLUMNS
 
 APPLICATION = 0x534B4E57  # marks our files, in the header
 _VERSION = 1
-_BUSY = 5.0  # seconds that another writer is waited for
+_BUSY, _PAUSE = 5.0, 0.01  # seconds that another writer is waited for, and between two tries
 _LOG = 1 << 23  # bytes that the write-ahead log keeps when it is folded in
 
 
@@ -104,10 +105,10 @@ class SQLite(Database):
 
     def _prepare(self) -> None:
         """Look whose file it is before anything is written to it."""
+        tables = self._tables()  # first: who is making them marks the file at the same time
         (application,), (version,) = (
             self._query(f"PRAGMA {name}")[0] for name in ("application_id", "user_version")
         )
-        tables = self._tables()
         if tables and application != APPLICATION:
             raise ValueError(f"{self.name} is a database of something else: choose another file.")
         if version > _VERSION:
@@ -118,11 +119,24 @@ class SQLite(Database):
         for setting in ("trusted_schema = OFF", "secure_delete = ON", "temp_store = MEMORY"):
             self._query(f"PRAGMA {setting}")
         if not self.read_only:
-            self._query("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             self._query(f"PRAGMA journal_size_limit = {_LOG}")
             self._query("PRAGMA synchronous = NORMAL")
         elif not tables:
             raise ValueError(f"{self.name} holds no memory.")
+
+    def _write_ahead(self) -> None:
+        """Switch to WAL mode; SQLite itself does not wait there for one who makes the file."""
+        until = time.monotonic() + _BUSY
+        while True:
+            try:
+                self._query("PRAGMA journal_mode = WAL")
+                return
+            except OSError as error:
+                code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
+                if code != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE)
 
     def _tables(self) -> int:
         """Return how many tables, indexes and views there are."""
@@ -203,6 +217,8 @@ class SQLite(Database):
             said = str(error).splitlines()[0][:200]
             raise ValueError(f"{self.name} is broken or no memory ({said}).") from error
         except OSError as error:
+            if error.strerror is None:  # it says it already
+                raise
             raise OSError(f"{self.name} cannot be opened: {error.strerror}.") from error
 
 
