@@ -25,6 +25,7 @@ from stillknows.agents.examinations.plasticity import reference_sentences
 from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.persistence.checkpoint import Checkpoints
 from stillknows.agents.persistence.keeping import KeptAgent, save_agent
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.persistence.memory_places import begin_anew, kept_memory
 from stillknows.agents.persistence.state import Resumable, seed_all
 from stillknows.agents.persistence.stopping import Stop
@@ -44,8 +45,6 @@ from stillknows.memory.stores.store import Through, at_once
 
 if TYPE_CHECKING:
     from stillknows.agents.strategy import Lifetime
-
-AGENT = "agent.safetensors"
 
 
 def episodes_of(config: DictConfig) -> list[int]:

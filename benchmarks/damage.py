@@ -39,10 +39,11 @@ from safetensors.torch import save_file
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.commands.verify import _differing
 from stillknows.agents.configuration import compose_config
-from stillknows.agents.lifetime import AGENT, inquiry_of, live_lifetime
+from stillknows.agents.lifetime import inquiry_of, live_lifetime
 from stillknows.agents.persistence.checkpoint import FOLDER, Checkpoints, numbered, read_checkpoint
 from stillknows.agents.persistence.container import write_tree
 from stillknows.agents.persistence.keeping import CHECKPOINT, SCHEMA, KeptAgent, load_agent
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.persistence.resuming import PLAN, read_plan, write_plan
 from stillknows.agents.persistence.stopping import Stop
 from stillknows.agents.reports import log as logs

@@ -20,8 +20,8 @@ from stillknows.agents.commands.explain import _stands, explain, wrong_answers
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.examinations.anatomy import Finding, Share
 from stillknows.agents.examinations.trace import HELD, UNKNOWN, Ledger, short
-from stillknows.agents.lifetime import AGENT
 from stillknows.agents.persistence.keeping import load_agent
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.reports.log import _sealed, read
 from stillknows.envs.microworld import microworld_tasks
 

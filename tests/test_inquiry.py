@@ -23,9 +23,10 @@ from stillknows.agents.examinations.arms import ARMS
 from stillknows.agents.examinations.guard import note
 from stillknows.agents.examinations.inquiry import own_experiences
 from stillknows.agents.examinations.swaps import CELLS, NOW, THEN, TIMES, Snapshots, parts_of
-from stillknows.agents.lifetime import AGENT, live_lifetime
+from stillknows.agents.lifetime import live_lifetime
 from stillknows.agents.persistence.container import read_tree
 from stillknows.agents.persistence.keeping import SCHEMA as KEPT
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.reports import events as of_logs
 from stillknows.agents.reports.anatomy_report import FATES, account, right_then
 from stillknows.agents.reports.lives import summarise

@@ -22,9 +22,10 @@ from stillknows.agents.configuration import compose_config
 from stillknows.agents.controllers.tokenizer import PAD
 from stillknows.agents.dialogue import Dialogue, talk
 from stillknows.agents.episode import live
-from stillknows.agents.lifetime import AGENT, live_lifetime
+from stillknows.agents.lifetime import live_lifetime
 from stillknows.agents.persistence.container import as_tree, read_tree, write_tree
 from stillknows.agents.persistence.keeping import SCHEMA, load_agent, save_agent, write_agent
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.reports import log
 from stillknows.envs.tasks import make
 

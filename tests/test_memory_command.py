@@ -14,10 +14,10 @@ from stillknows.agents.commands.cli import main
 from stillknows.agents.commands.memory_arguments import add_parser
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.dialogue import talk
-from stillknows.agents.lifetime import AGENT, live_lifetime
+from stillknows.agents.lifetime import live_lifetime
 from stillknows.agents.persistence.container import read_tree, write_tree
 from stillknows.agents.persistence.keeping import SCHEMA, load_agent
-from stillknows.agents.persistence.memory_files import memory_in
+from stillknows.agents.persistence.memory_files import AGENT, memory_in
 from stillknows.agents.persistence.memory_places import FILE, memory_at
 from stillknows.agents.reports import log
 from stillknows.memory.nec import NEC

@@ -21,6 +21,7 @@ from stillknows.agents.learner import QuestionLearner
 from stillknows.agents.persistence.checkpoint import Checkpoints
 from stillknows.agents.persistence.container import write_tree
 from stillknows.agents.persistence.keeping import KeptAgent
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.persistence.state import seed_all
 from stillknows.agents.persistence.stopping import Stop
 from stillknows.agents.persistence.trouble import through_of
@@ -33,7 +34,6 @@ from stillknows.envs.order import places
 from stillknows.envs.tasks import Task
 from stillknows.memory import expect
 
-AGENT = "agent.safetensors"
 KEPT = "stillknows control 1"
 
 # Plugins that learn from questions that were asked, or tell who is asked.

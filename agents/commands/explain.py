@@ -24,13 +24,13 @@ from stillknows.agents.examinations.trace import (
     read_of,
 )
 from stillknows.agents.lifetime import (
-    AGENT,
     episodes_of,
     exam_episodes_of,
     tasks_of,
     whole_batches,
 )
 from stillknows.agents.persistence.keeping import load_agent
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.persistence.moved import as_now
 from stillknows.agents.persistence.trust import refuse_foreign
 from stillknows.agents.remembering import Marked
