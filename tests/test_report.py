@@ -145,6 +145,20 @@ def test_an_arm_has_fresh_agents_of_its_own_kind(tmp_path: Path) -> None:
     assert np.isnan(gains[1])  # its seed has no fresh agent of this kind
 
 
+def test_an_arm_has_the_references_with_its_own_options(tmp_path: Path) -> None:
+    for number, options in enumerate((" learner.clip=2", "")):
+        own = [[1, 2], [3 + number, 0], [0, 5]]
+        write_life(tmp_path / f"s{number}", f"scratch{options}", own, setting=SCRATCH)
+        write_life(tmp_path / f"b{number}", f"both{options}", [[1, 2], [8, 3], [6, 9]])
+    write_life(tmp_path / "other", "ewc ewc_lambda=2", [[1, 2], [8, 3], [6, 9]])
+    compared = with_references({life.name: [life] for life in collect([tmp_path])[0]})
+    gains = {name: lives[0].metrics["scratch_gain"] for name, lives in compared.items()}
+    with_clip, without = (0.8 - 0.3 + 0.9 - 0.5) / 2, (0.8 - 0.4 + 0.9 - 0.5) / 2
+    assert gains["both learner.clip=2"] == pytest.approx(with_clip)
+    assert gains["both"] == pytest.approx(without)
+    assert gains["ewc ewc_lambda=2"] in (pytest.approx(with_clip), pytest.approx(without))
+
+
 def test_examinations_during_training_make_the_curves(tmp_path: Path) -> None:
     interim = [(0, 1, 8), (1, 1, 5)]
     write_life(tmp_path / "x", "both", [[1, 2], [6, 3], [4, 9]], interim=interim)

@@ -20,18 +20,31 @@ Arms = Mapping[str, Sequence[Life]]
 def with_references(arms: Arms) -> dict[str, list[Life]]:
     """Return the arms with the metrics `NAMES` added; NaN where there is no reference.
 
-    The joint reference is the first arm of the protocol `joint`; fresh agents are those of the arm
-    `NAME protocol=scratch`, or of the first arm of the protocol `scratch`.
+    The references of an arm are those of the protocols `joint` and `scratch` with the same options
+    in their names, or the first of each; fresh agents are those of `NAME protocol=scratch` where
+    there are any.
     """
-    joint = next((lives for lives in arms.values() if lives[0].protocol == "joint"), ())
-    fresh = {name: lives for name, lives in arms.items() if lives[0].protocol == "scratch"}
-    first: Sequence[Life] = next(iter(fresh.values()), ())
+    joint, fresh = (
+        {name: lives for name, lives in arms.items() if lives[0].protocol == protocol}
+        for protocol in ("joint", "scratch")
+    )
     return {
         name: [
-            _compared(life, joint, fresh.get(f"{name} protocol=scratch", first)) for life in lives
+            _compared(
+                life,
+                _with_options_of(name, joint),
+                fresh.get(f"{name} protocol=scratch", _with_options_of(name, fresh)),
+            )
+            for life in lives
         ]
         for name, lives in arms.items()
     }
+
+
+def _with_options_of(name: str, references: Arms) -> Sequence[Life]:
+    """Return the reference whose name has the options that an arm's has, or the first."""
+    alike = [n for n in references if n.partition(" ")[2] == name.partition(" ")[2]]
+    return references[(alike or list(references))[0]] if references else ()
 
 
 def _compared(life: Life, joint: Sequence[Life], fresh: Sequence[Life]) -> Life:
