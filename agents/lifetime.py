@@ -166,8 +166,7 @@ def begun(
     Args:
         config: composed from `stillknows.configs`.
         folder: as in `live_lifetime`, like the next two.
-        progress: hears how far the life is.
-        resume: whether to go on.
+        progress, resume: how far the life is, and whether it goes on.
         plugins: Avalanche's, besides those of the configuration.
 
     Yields:
