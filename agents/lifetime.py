@@ -166,7 +166,8 @@ def begun(
     Args:
         config: composed from `stillknows.configs`.
         folder: as in `live_lifetime`, like the next two.
-        progress, resume: how far the life is, and whether it goes on.
+        progress: hears how far the life is.
+        resume: whether to go on.
         plugins: Avalanche's, besides those of the configuration.
 
     Yields:
@@ -211,9 +212,14 @@ def begun(
         yield strategy, _benchmark(config, tasks)
         _write_floors(log, tasks, config)
         log.append("end", **_account(agent, plugins, strategy.clock.train_iterations))
-        if config.keep and strategy.fresh is None:
-            through(lambda: save_agent(agent, folder / AGENT))
+        through(lambda: _keep(config, strategy, folder / AGENT))
         log.append("clock", seconds=checkpoints.lived)
+
+
+def _keep(config: DictConfig, strategy: "Lifetime", path: Path) -> None:
+    """Keep the agent, where that is wished and one agent has lived all tasks."""
+    if config.keep and strategy.fresh is None:
+        save_agent(strategy.agent, path)
 
 
 def _benchmark(config: DictConfig, tasks: Sequence[Task]) -> Any:
