@@ -200,15 +200,14 @@ class NEC(Kept, Ordered):
         return self.names.newest(hash_B)
 
     def remember(self, candidates: Candidates) -> list[Written]:
-        """Offer candidates to the policy and do what it decides, in the order of the rows.
-
-        Returns what became of each; raises what `take` does.
-        """
+        """Do as `take` does, and return what became of each row."""
         told = self.take(candidates)
         return [Written(*row) for row in told.T.tolist()] if isinstance(told, Tensor) else told
 
     def take(self, candidates: Candidates) -> list[Written] | Tensor:
-        """Do as `remember`, and tell what became of each as it is at hand, int64 `[3, B]`.
+        """Offer candidates to the policy and do what it decides, in the order of the rows.
+
+        Returns what became of each as it is at hand: as `Written`, or so in int64 `[3, B]`.
 
         Raises:
             RuntimeError: if the store is frozen.
