@@ -73,6 +73,19 @@ def test_a_free_slot_is_taken_and_what_is_known_refreshed() -> None:
     assert decision.victim_BN.sum() == 0
 
 
+def test_rows_of_other_stores_are_decided_as_alone() -> None:
+    policy = utility(grace=2)
+    worth(policy, -9.0, -8.0, -7.0, -6.0)
+    filled_BN = torch.tensor([[True] * 4, [True, False, True, True], [True] * 4])
+    age_BN = torch.tensor([[9.0, 9, 9, 9], [9, 0, 9, 9], [0, 9, 9, 9]])
+    asked = features(filled_BN, age_BN=age_BN, outcome_BF=torch.ones(3, 3))
+    together = policy.decide(asked)
+    assert together.victim_BN.tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+    assert together.slot_BN.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    shared = asked._replace(filled_BN=filled_BN[:1].expand(3, -1), age_BN=age_BN[:1].expand(3, -1))
+    assert policy.decide(shared).victim_BN.tolist() == [[1, 0, 0, 0]] * 3
+
+
 def test_the_young_are_protected_even_from_exploration() -> None:
     policy = utility(grace=2)
     worth(policy, -9.0, -5.0, -7.0, -6.0)
