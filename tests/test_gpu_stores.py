@@ -64,7 +64,16 @@ def brute(query: Tensor, keys: Tensor, filled: Tensor, neighbours: int) -> tuple
 
 @pytest.mark.parametrize(
     ("queries", "entries", "size", "neighbours"),
-    [(32, 60_000, 64, 50), (1, 100_000, 128, 50), (70, 5000, 3, 11), (3, 40, 20, 60), (2, 1, 4, 3)],
+    [
+        (32, 60_000, 64, 50),
+        (1, 100_000, 128, 50),
+        (33, 20_000, 256, 20),
+        (40, 30_000, 100, 50),
+        (4, 9000, 300, 9),
+        (70, 5000, 3, 11),
+        (3, 40, 20, 60),
+        (2, 1, 4, 3),
+    ],
 )
 def test_neighbours_are_exact(queries: int, entries: int, size: int, neighbours: int) -> None:
     keys = torch.randn(entries, size, device="cuda")

@@ -41,7 +41,7 @@ def brute(query: Tensor, keys: Tensor, filled: Tensor, neighbours: int) -> tuple
 @inside
 @pytest.mark.parametrize(
     ("queries", "entries", "size", "neighbours"),
-    [(3, 700, 5, 4), (17, 600, 70, 2), (1, 40, 4, 7), (2, 5, 3, 8)],
+    [(3, 700, 5, 4), (17, 600, 70, 2), (2, 300, 270, 3), (1, 40, 4, 7), (2, 5, 3, 8)],
 )
 def test_neighbours_are_exact(queries: int, entries: int, size: int, neighbours: int) -> None:
     from stillknows.memory.gpu.knn_kernels import nearest_of_each
@@ -61,6 +61,28 @@ def test_neighbours_are_exact(queries: int, entries: int, size: int, neighbours:
         assert (slot[:, kept:] == -1).all()
         assert distance[:, kept:].isinf().all()
     assert float(distances[1][-1, 0]) == 0
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+@pytest.mark.parametrize(
+    ("capability", "shared"), [(80, 163 << 10), (90, 227 << 10), (120, 99 << 10)]
+)
+@pytest.mark.parametrize(("size", "queries"), [(3, 1), (64, 32), (100, 33), (128, 9), (300, 200)])
+def test_the_screening_fits_a_chip(capability: int, shared: int, size: int, queries: int) -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from stillknows.memory.gpu import knn_kernels
+
+    kinds = {name: "*fp32" for name in ("query_ptr", "lowest_ptr", "coarse_ptr")}
+    kinds |= {"table_ptr": "*i64", "queries": "i32", "groups": "i32", "tiles": "i32"}
+    chosen = knn_kernels._tiling(size, queries, shared)
+    fixed = {"D": size, "GROUP": 16, "SPAN": 8, "PRECISION": "tf32", **chosen}
+    kinds |= dict.fromkeys(fixed, "constexpr")
+    source = ASTSource(knn_kernels._lowest_scores_kernel, kinds, fixed)
+    made = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
+    assert made.metadata.shared <= shared
+    assert ("wgmma" in made.asm["ptx"]) == (capability == 90)
 
 
 class Again:

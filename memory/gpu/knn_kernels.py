@@ -24,8 +24,7 @@ from torch import Tensor
 from stillknows.memory.interface import placed
 
 _GROUP = 16  # keys of which the lowest score is kept
-_TILE = 64  # keys that are multiplied at once
-_SPAN = 16  # tiles of one program
+_SPAN = 8  # tiles of one program
 _MOST_NEIGHBOURS = 1024  # that one program keeps in order
 
 
@@ -63,13 +62,13 @@ def nearest_of_each(
         (key.data_ptr(), fill.data_ptr(), len(key)) for key, fill in zip(keys, held, strict=True)
     )
     table_S3 = _table(places, query_BD.device)
-    tiles = triton.cdiv(max(len(each) for each in keys), _TILE)
-    count = 2 * neighbours
-    if count < tiles * (_TILE // _GROUP):
-        lowest_RJ, coarse_RT = _lowest_scores(query_BD, table_S3, tiles, precision)
+    most, count = max(len(each) for each in keys), 2 * neighbours
+    groups = triton.cdiv(most, _GROUP)
+    if count < groups:
+        lowest_RJ, coarse_RT = _lowest_scores(query_BD, table_S3, most, precision)
         bound_R, group_RM = _chosen(lowest_RJ, coarse_RT, count)
     else:
-        group_J = torch.arange(tiles * (_TILE // _GROUP), device=query_BD.device)
+        group_J = torch.arange(groups, device=query_BD.device)
         group_RM = group_J.expand(len(keys) * len(query_BD), -1).contiguous()
         bound_R = query_BD.new_full((len(group_RM),), torch.inf)
     distance_RK, slot_RK = _measured(query_BD, table_S3, group_RM, neighbours)
@@ -86,15 +85,19 @@ def _table(places: tuple[tuple[int, int, int], ...], device: torch.device) -> Te
 
 
 def _lowest_scores(
-    query_BD: Tensor, table_S3: Tensor, tiles: int, precision: str
+    query_BD: Tensor, table_S3: Tensor, most: int, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the lowest score of each group and of each tile, infinite for none, `[R, J]`."""
+    """Return the lowest score of each group (`[R, J]`) and of each tile (`[R, T]`) of the keys.
+
+    It is infinite for none. The largest store has `most` keys, and all have as many tiles.
+    """
     queries, size = query_BD.shape
-    rows, groups = len(table_S3) * queries, tiles * (_TILE // _GROUP)
+    chosen = _tiling(size, queries, _shared_memory(query_BD.device))
+    tiles = triton.cdiv(most, chosen["TILE"])
+    rows, groups = len(table_S3) * queries, tiles * (chosen["TILE"] // _GROUP)
     lowest_RJ, coarse_RT = (query_BD.new_empty(rows, many) for many in (groups, tiles))
-    block = min(64, max(16, triton.next_power_of_2(queries)))
-    spans, few = triton.cdiv(tiles, _SPAN), block <= 32 and size <= 64
-    _lowest_scores_kernel[(spans, triton.cdiv(queries, block), len(table_S3))](
+    blocks = triton.cdiv(queries, chosen["QUERIES"])
+    _lowest_scores_kernel[(triton.cdiv(tiles, _SPAN), blocks, len(table_S3))](
         query_BD,
         table_S3,
         lowest_RJ,
@@ -103,16 +106,39 @@ def _lowest_scores(
         groups,
         tiles,
         D=size,
-        WIDTH=_width(size),
-        QUERIES=block,
-        TILE=_TILE,
         GROUP=_GROUP,
         SPAN=_SPAN,
-        STAGES=3 if size <= 64 else 1,  # tiles under way at once: they must fit
         PRECISION=precision,
-        num_warps=2 if few else 4,
+        **chosen,
+        num_warps=4,
     )
     return lowest_RJ, coarse_RT
+
+
+def _tiling(size: int, queries: int, shared: int) -> dict[str, int]:
+    """Return what is multiplied at once, and how many tiles are under way: they must fit.
+
+    The keys stand first in the product, so that a Hopper chip multiplies them where they arrive.
+
+    Args:
+        size: D.
+        queries: B.
+        shared: bytes that one program has on the chip.
+    """
+    width = min(128, max(16, triton.next_power_of_2(size)))
+    block = min(64, max(16, triton.next_power_of_2(queries)))
+    tile = 128 if width <= 64 else 64
+    room = shared - (1 << 13) - 4 * width * block  # the compiler needs some besides
+    stages = max(1, min(3, room // (4 * width * tile))) if size <= width else 1
+    return {"WIDTH": width, "QUERIES": block, "TILE": tile, "STAGES": stages}
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Return how many bytes one program has on the chip."""
+    if device.type != "cuda":
+        return 1 << 16
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 def _chosen(lowest_RJ: Tensor, coarse_RT: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -124,8 +150,8 @@ def _chosen(lowest_RJ: Tensor, coarse_RT: Tensor, count: int) -> tuple[Tensor, T
         score_RM, group_RM = lowest_RJ.topk(count, dim=1, largest=False)
     else:
         tile_RM = coarse_RT.topk(count, dim=1, largest=False, sorted=False).indices
-        of_tile = torch.arange(_TILE // _GROUP, device=tile_RM.device)
-        group_RC = (tile_RM[:, :, None] * (_TILE // _GROUP) + of_tile).flatten(1)
+        of_tile = torch.arange(lowest_RJ.shape[1] // coarse_RT.shape[1], device=tile_RM.device)
+        group_RC = (tile_RM[:, :, None] * len(of_tile) + of_tile).flatten(1)
         score_RM, at_RM = lowest_RJ.gather(1, group_RC).topk(count, dim=1, largest=False)
         group_RM = group_RC.gather(1, at_RM)
     return score_RM[:, -1], group_RM.sort(dim=1).values
@@ -233,38 +259,43 @@ def _lowest_scores_kernel(
     entries = tl.load(table_ptr + 3 * store + 2)
     asks = query < queries
     rows = store.to(tl.int64) * queries + query
+    number = tl.arange(0, WIDTH)
+    asked = tl.load(
+        query_ptr + query[:, None] * D + number[None, :],
+        mask=asks[:, None] & (number < D)[None, :],
+        other=0.0,
+    )
     for tile in tl.range(
         tl.program_id(0) * SPAN, min(tl.program_id(0) * SPAN + SPAN, tiles), num_stages=STAGES
     ):
         row = tile * TILE + tl.arange(0, TILE)
         here = row < entries
-        product = tl.zeros((QUERIES, TILE), tl.float32)
+        product = tl.zeros((TILE, QUERIES), tl.float32)
         length = tl.zeros((TILE,), tl.float32)
         for begin in tl.static_range(0, D, WIDTH):
-            number = begin + tl.arange(0, WIDTH)
-            inside = number < D
-            asked = tl.load(
-                query_ptr + query[:, None] * D + number[None, :],
-                mask=asks[:, None] & inside[None, :],
-                other=0.0,
-            )
+            inside = begin + number < D
+            if D > WIDTH:  # else it stays where it is
+                asked = tl.load(
+                    query_ptr + query[:, None] * D + begin + number[None, :],
+                    mask=asks[:, None] & inside[None, :],
+                    other=0.0,
+                )
+            wanted = here[:, None]
+            if D % WIDTH != 0:
+                wanted = wanted & inside[None, :]
             keys = tl.load(
-                keys_ptr + row[:, None].to(tl.int64) * D + number[None, :],
-                mask=here[:, None] & inside[None, :],
+                keys_ptr + row[:, None].to(tl.int64) * D + begin + number[None, :],
+                mask=wanted,
                 other=0.0,
             )
-            product = tl.dot(asked, tl.trans(keys), product, input_precision=PRECISION)
+            product = tl.dot(keys, tl.trans(asked), product, input_precision=PRECISION)
             length += tl.sum(keys * keys, axis=1)
         held = tl.load(held_ptr + row, mask=here, other=0)
-        score = tl.where((held != 0)[None, :], length[None, :] - 2 * product, float("inf"))
-        lowest = tl.min(tl.reshape(score, (QUERIES, TILE // GROUP, GROUP)), axis=2)
+        score = tl.where((held != 0)[:, None], length[:, None] - 2 * product, float("inf"))
+        lowest = tl.min(tl.reshape(score, (TILE // GROUP, GROUP, QUERIES)), axis=1)
         group = tile * (TILE // GROUP) + tl.arange(0, TILE // GROUP)
-        tl.store(
-            lowest_ptr + rows[:, None] * groups + group[None, :],
-            lowest,
-            mask=asks[:, None] & (group < groups)[None, :],
-        )
-        tl.store(coarse_ptr + rows * tiles + tile, tl.min(lowest, axis=1), mask=asks)
+        tl.store(lowest_ptr + rows[None, :] * groups + group[:, None], lowest, mask=asks[None, :])
+        tl.store(coarse_ptr + rows * tiles + tile, tl.min(lowest, axis=0), mask=asks)
 
 
 @triton.jit
