@@ -87,7 +87,7 @@ def test_a_guess_that_lets_in_just_as_many_as_are_wanted_is_not_trusted():
         query = torch.nn.functional.normalize(torch.randn(64, generator=random), dim=0)
         keys = 0.1 * noise - 3 * query  # far, so that the centre is
         keys[sampled[:6]] = query + 0.01 * noise[:6]
-        distance = 0.4 + 0.2 * torch.rand(8, 1, generator=random)
+        distance = 0.83 + 0.1 * torch.rand(8, 1, generator=random)
         keys[others[:8]] = query + distance.sqrt() * noise[16:24]
         asked = query.expand(3, -1).contiguous()
         search_alike(asked, keys, everywhere, 10)

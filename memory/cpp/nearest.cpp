@@ -30,7 +30,7 @@ __attribute__((noinline)) void search(Space &space, const float *queries, int ro
         nearest[row].begin(neighbours);
         left.push_back(row);
     }
-    int64_t stride = count >= 64 * neighbours ? 16 : 1;
+    int64_t stride = count >= 64 * neighbours ? std::max<int64_t>(16, count / 2048) : 1;
     const float *centre = space.rounded.centre;
 #if defined(__AVX512VNNI__)
     if (rows <= FEW && space.rounded.bytes) {

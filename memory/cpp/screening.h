@@ -7,12 +7,19 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int TILE = 8, TOGETHER = 4;  // keys: their scores for 32 queries fill 16 registers
+constexpr int TILE = 8;  // keys: their scores for 32 queries fill 16 registers
 #else
-constexpr int TILE = 2, TOGETHER = 2;
+constexpr int TILE = 2;
 #endif
-constexpr int PANEL = 2;  // vectors of queries
-constexpr int FEW = 2;    // queries that are measured against every key
+constexpr int BLOCK = 32;  // keys that are looked at before those near enough are taken
+struct Places {            // of a key and a query in a block
+    int32_t of[BLOCK * LANES];
+    Places() {
+        for (int place = 0; place < BLOCK * LANES; ++place) of[place] = place;
+    }
+} const PLACES;
+constexpr int PANEL = 2;   // vectors of queries
+constexpr int FEW = 2;     // queries that are measured against every key
 
 // What one query may still be near to. Where its true score (the squared distance less |q|^2) lies
 // is known up to margins: from `low` less the query's own to `high` and the query's own.
@@ -76,6 +83,38 @@ struct Candidates {
     // Returns whether all that may be among the K nearest are here.
     bool complete() const { return !crowded && (count >= wanted ? edge <= limit : limit == FLT_MAX); }
 };
+
+typedef int32_t Wholes __attribute__((vector_size(4 * LANES)));
+
+// Counts in each lane the numbers up to an edge.
+inline Wholes count_up_to(const Floats *numbers, int64_t size, int64_t stride, Floats edge) {
+    Wholes found{};
+    for (int64_t at = 0; at < size; at += stride) found -= numbers[at] <= edge;  // true is -1
+    return found;
+}
+
+// Returns in each lane a number with `least` of some up to it, not far above the lowest; FLT_MAX
+// where as many are not below their mean.
+inline Floats with_below(const Floats *numbers, int64_t size, int64_t stride, int least) {
+    Floats below = spread(INFINITY), sum{};
+    Wholes some{};
+    for (int64_t at = 0; at < size; at += stride) {
+        Floats x = numbers[at];
+        Wholes finite = x < spread(INFINITY);
+        below = x < below ? x : below;
+        sum += finite ? x : Floats{};
+        some -= finite;
+    }
+    Floats enough = sum / __builtin_convertvector(some, Floats);
+    Wholes held = count_up_to(numbers, size, stride, enough) >= least;
+    for (int step = 0; step < 6; ++step) {
+        Floats middle = below + (enough - below) / 2;
+        Wholes many = count_up_to(numbers, size, stride, middle) >= least;
+        enough = many ? middle : enough;
+        below = many ? below : middle;
+    }
+    return held ? enough : spread(FLT_MAX);
+}
 
 // Screens all keys for up to 32 queries: one product of rounded numbers, about a centre, so that
 // what rounding may hide is as small as the keys' spread. A score begins at the key's |k|^2 less
@@ -143,28 +182,55 @@ struct Screen {
         return kept ? reinterpret_cast<const float *>(kept->bytes + first * padded) : tile.data();
     }
 
-    // Looks at one tile of keys out of `stride`.
-    void run(int64_t stride, Candidates *of, int rows) {
-        std::fill(edges, edges + LANES * V, -INFINITY);
-        for (int query = 0; query < rows; ++query) edges[query] = of[query].edge;
+    // Scores a tile of keys for all queries.
+    void scores_of(int64_t first, int64_t next, float *width, Floats (*score)[V]) {
+        float begin[TILE], step[TILE];
+        const float *keys = keys_of(first, next, begin, width, step);
+        multiply(keys, begin, step, score);
+    }
+
+    // Guesses first edges: of one tile of keys out of `stride` so many are below.
+    void guess(int64_t stride, int among, float *edge) {
+        std::vector<Floats> seen;
+        seen.reserve((space.count / (TILE * stride) + 1) * TILE * V);
         for (int64_t first = 0; first < space.count; first += TILE * stride) {
-            float begin[TILE], width[TILE], step[TILE];
-            const float *keys = keys_of(first, TILE * stride, begin, width, step);
+            float width[TILE];
             Floats score[TILE][V];
-            multiply(keys, begin, step, score);
-            for (int v = 0; v < V; ++v)
-                for (int part = 0; part < TILE; part += TOGETHER) {
-                    uint64_t bits = 0;
-                    Floats edge = load(edges + v * LANES);
-                    for (int key = 0; key < TOGETHER; ++key)
-                        bits |= uint64_t(up_to(score[part + key][v], edge)) << (LANES * key);
-                    for (; bits; bits &= bits - 1) {
-                        int at = __builtin_ctzll(bits), key = part + at / LANES, lane = at % LANES;
-                        Candidates &own = of[v * LANES + lane];
-                        own.add(score[key][v][lane], width[key], first + key);
-                        edges[v * LANES + lane] = own.edge;
-                    }
+            scores_of(first, TILE * stride, width, score);
+            for (int key = 0; key < TILE; ++key)
+                for (int v = 0; v < V; ++v) seen.push_back(score[key][v] + spread(width[key]));
+        }
+        for (int v = 0; v < V; ++v) {
+            Floats enough = with_below(seen.data() + v, int64_t(seen.size()), V, among);
+            for (int lane = 0; lane < LANES; ++lane, ++edge)
+                *edge = std::min(FLT_MAX, enough[lane] + 2 * margins[v * LANES + lane]);
+        }
+    }
+
+    // Looks at all keys: first a block of scores, and then, without a branch, who is near enough.
+    void run(Candidates *of, int rows) {
+        std::fill(edges, edges + LANES * V, -INFINITY);
+        Floats score[BLOCK][V];
+        float width[BLOCK];
+        int32_t hits[BLOCK * LANES + LANES];
+        for (int64_t first = 0; first < space.count; first += BLOCK) {
+            for (int query = 0; query < rows; ++query) edges[query] = of[query].edge;
+            int keys = int(std::min<int64_t>(BLOCK, space.count - first));
+            for (int key = 0; key < keys; key += TILE) scores_of(first + key, TILE, width + key, score + key);
+            for (int v = 0; v < V; ++v) {
+                int found = 0;
+                Floats edge = load(edges + v * LANES);
+                for (int key = 0; key < keys; ++key) {
+                    unsigned bits = up_to(score[key][v], edge);
+                    if (!PACKS && !bits) continue;
+                    pack(PLACES.of + key * LANES, bits, hits + found);
+                    found += __builtin_popcount(bits);
                 }
+                for (int hit = 0; hit < found; ++hit) {
+                    int key = hits[hit] / LANES, lane = hits[hit] % LANES;
+                    of[v * LANES + lane].add(score[key][v][lane], width[key], first + key);
+                }
+            }
         }
     }
 };
@@ -199,18 +265,29 @@ struct ScreenForOne {
         return begin + _mm512_reduce_add_epi32(sum);
     }
 
-    void run(int64_t stride, Candidates *of, int) {
+    void guess(int64_t stride, int among, float *edge) {
+        Candidates few;
+        few.begin(among, margins[0], FLT_MAX);
+        look(stride, few);
+        few.prune();
+        *edge = few.edge;
+    }
+
+    void run(Candidates *of, int) { look(1, *of); }
+
+    // Looks at one sixteen of keys out of `stride`.
+    void look(int64_t stride, Candidates &of) {
         const Rounded &kept = space.rounded;
         for (int64_t first = 0; first < space.count; first += LANES * stride) {
             Bytes::Sum sums;
             for (int key = 0; key < LANES; ++key) sums[key] = product(kept.bytes + (first + key) * padded);
             Floats moved = Bytes::in_steps(sums) * load(kept.step + first);
             Floats score = multiply_add(moved, spread(step), load(kept.low + first));
-            for (unsigned bits = up_to(score, spread(of->edge)); bits; bits &= bits - 1) {
+            for (unsigned bits = up_to(score, spread(of.edge)); bits; bits &= bits - 1) {
                 int key = __builtin_ctz(bits);
                 int64_t slot = first + key;
                 if (slot < space.count && space.filled[slot])
-                    of->add(score[key], kept.width[slot], slot);
+                    of.add(score[key], kept.width[slot], slot);
             }
         }
     }
@@ -228,16 +305,12 @@ std::vector<int> screened(Space &space, const float *centre, const float *const 
     Screen screen(space, centre, asked, count);
     size_t wanted = nearest[0].wanted;
     float share = float(wanted) / stride;
-    size_t among = stride > 1 ? size_t(share + 4 * std::sqrt(share) + 3) : wanted;  // seldom too few
-    for (int at = 0; at < count; ++at) of[at].begin(among, screen.margins[at], FLT_MAX);
-    screen.run(stride, of, count);
-    if (stride > 1) {
-        for (int at = 0; at < count; ++at) {
-            of[at].prune();
-            of[at].begin(wanted, screen.margins[at], of[at].edge);
-        }
-        screen.run(1, of, count);
-    }
+    int among = int(share + 4 * std::sqrt(share) + 3);  // seldom too few
+    float edges[LANES * PANEL];
+    std::fill(edges, edges + LANES * PANEL, FLT_MAX);
+    if (stride > 1) screen.guess(stride, among, edges);
+    for (int at = 0; at < count; ++at) of[at].begin(wanted, screen.margins[at], edges[at]);
+    screen.run(of, count);
     std::vector<int> left;
     for (int at = 0; at < count; ++at) {
         of[at].prune();

@@ -49,6 +49,12 @@ inline unsigned up_to(Floats x, Floats edge) {
 #endif
 }
 
+#if defined(__AVX512F__)
+constexpr bool PACKS = true;  // at once, and so sooner than it is seen whether there are any
+#else
+constexpr bool PACKS = false;
+#endif
+
 // Writes those of sixteen numbers that have a bit, one after the other, and what follows at random.
 template <class Number>
 inline void pack(const Number *from, unsigned bits, Number *to) {
