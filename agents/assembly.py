@@ -14,6 +14,7 @@ from stillknows.agents.controllers.tokenizer import Tokenizer
 from stillknows.agents.persistence.memory_places import OPTIONS
 from stillknows.envs.examples import QUESTION, Palette, palette_of
 from stillknows.envs.tasks import Task, vocabulary
+from stillknows.memory.checks.stateless import expect_stateless
 from stillknows.memory.slots import Slots
 
 PARTS = (
@@ -27,6 +28,7 @@ PARTS = (
     "adaptation",
     "seed",
 )
+DOORS = ("word_size", "reads", "initial_state", "step", "sequence")  # of every working memory
 
 
 def build_agent(config: DictConfig, tasks: Sequence[Task]) -> MemoryAgent:
@@ -69,7 +71,7 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     """
     new = hydra.utils.instantiate
     controller = new(config.controller, vocabulary=len(tokenizer))
-    working = new(config.working_memory) if _chosen(config, "working_memory") else None
+    working = _working_of(config) if _chosen(config, "working_memory") else None
     episodic = None
     if _chosen(config, "episodic_memory"):
         episodic = episodic_of(config)
@@ -100,6 +102,33 @@ def assemble(config: DictConfig, tokenizer: Tokenizer) -> MemoryAgent:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     agent.settings = {part: settings[part] for part in PARTS}
     return agent.to(config.device)
+
+
+def expect_stateless_policy(config: DictConfig) -> None:
+    """Raise a ValueError if the working policy of a configuration keeps something when it decides.
+
+    Lives of questions would stop at an examination; those of acting would go on as if they had
+    lived their examinations.
+    """
+    if _chosen(config, "working_memory"):
+        policy = hydra.utils.instantiate(config.working_policy)
+        expect_stateless(_working_of(config), policy, config.controller.width)
+
+
+def _working_of(config: DictConfig) -> Any:
+    """Return the working memory of a configuration.
+
+    Raises:
+        ValueError: if it lacks something that every working memory offers.
+    """
+    working = hydra.utils.instantiate(config.working_memory)
+    lacking = [door for door in DOORS if not hasattr(working, door)]
+    if lacking:
+        raise ValueError(
+            f"working_memory: {type(working).__name__} has no {' and no '.join(lacking)}: what a "
+            "working memory offers is in docs/memories.md, and `stillknows check` looks at it."
+        )
+    return working
 
 
 def _recalled(memory: Any, width: int) -> int:

@@ -51,6 +51,7 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
     for override in overrides:
         if override.startswith("="):
             raise ValueError(f"'{override}' cannot be read: an option is NAME=VALUE.")
+        _expect_name(override)
     _expect_command(overrides, "train" if command == "sweep" else command)
     if command != "solve":  # where no policy can be chosen
         overrides = _plugged(overrides)
@@ -79,8 +80,10 @@ def compose_config(overrides: Sequence[str], command: str = "train") -> DictConf
 def expect_lists(config: DictConfig, *names: str) -> None:
     """Raise a ValueError if an option is not a list with something in it."""
     for name in names:
-        if not OmegaConf.is_list(config[name]) or not len(config[name]):
+        if not OmegaConf.is_list(config[name]):
             raise ValueError(f"{name}={config[name]} should be a list, such as {name}=[…].")
+        if not len(config[name]):
+            raise ValueError(f"{name}=[] is empty: name at least one.")
 
 
 def expect_whole(config: DictConfig, *names: str) -> None:
@@ -213,6 +216,16 @@ def _groups(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that choose a part, without those that set its options."""
     folder = files("stillknows.configs")
     return [each for each in overrides if (folder / each.partition("=")[0]).is_dir()]
+
+
+def _expect_name(override: str) -> None:
+    """Raise a ValueError if what chooses a part is no name: a number, nothing, a dictionary."""
+    group, given, value = override.partition("=")
+    name = value.strip(" '\"[]")
+    if not given or group not in groups() or "${" in value:
+        return
+    if not re.fullmatch(r"[a-zA-Z_][\w.-]*", name) or name.lower() in ("null", "true", "false"):
+        raise ValueError(f"{override} should be a name. Known: {', '.join(choices(group))}.")
 
 
 def _expect_command(overrides: Sequence[str], command: str) -> None:

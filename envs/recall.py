@@ -182,7 +182,7 @@ class KeyValueRecall(RowsTask):
         people_BF = draws.order(len(PEOPLE))[:, : dials.facts]
         codes_BC = draws.order(len(CODES))
         again_BU = draws.order(dials.facts)[:, : dials.updates]
-        others_BU = codes_BC[:, np.arange(dials.facts, dials.facts + dials.updates) % len(CODES)]
+        others_BU = codes_BC[:, dials.facts : dials.facts + dials.updates]
         first_BF = codes_BC[:, : dials.facts].copy()
         today_BF = np.broadcast_to(np.arange(dials.facts) < dials.expiring, first_BF.shape).copy()
         lines = [people_BF * len(CODES) + first_BF + _TODAY * today_BF]
@@ -211,7 +211,6 @@ class KeyValueRecall(RowsTask):
         taken_BC[rows_B1, known.codes_BF] = True
         free_BC = np.argsort(draws.uniform(len(CODES)) + taken_BC, axis=1)  # the others come last
         free_B1 = len(CODES) - taken_BC.sum(axis=1, keepdims=True)
-        free_B1[free_B1 == 0] = len(CODES)
         false_BR = free_BC[rows_B1, np.arange(dials.rumours) % free_B1]
         about_BR = people_BF[rows_B1, draws.order(dials.facts)[:, : dials.rumours]]
         forget_BO = draws.order(dials.facts)[:, : dials.forgotten]

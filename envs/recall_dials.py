@@ -27,13 +27,13 @@ class Dials:
 
     Attributes:
         facts: people whose code is told, 1 to 20.
-        updates: how many of them are told a new code, right after all have one; at most `facts`.
-            Where `facts` and `updates` are more than 20, it may be the one they had.
+        updates: how many of them are told a new code, right after all have one; at most `facts`,
+            and with them at most 20, as many as there are codes.
         expiring: how many of the codes told first are for today only; a new day then begins after
             all was told.
         forgotten: how many codes are to be forgotten, after all was told.
-        rumours: of how many people something false is said, after all was told; it may be true
-            where all 20 codes are taken.
+        rumours: of how many people something false is said, after all was told: a code that nobody
+            has, so `facts` is at most 19 then.
         distance: sentences from the last code to the first question, 0 or more.
         shortest: the least distance; below `distance`, each story draws one of either, every
             order of magnitude as likely.
@@ -69,6 +69,7 @@ class Dials:
         for name in ("updates", "expiring", "forgotten", "rumours"):
             if not 0 <= getattr(self, name) <= self.facts:
                 raise ValueError(f"{name}={getattr(self, name)}: choose 0 to facts={self.facts}.")
+        self._check_codes()
         least = self.distance if self.shortest is None else self.shortest
         if not 0 <= least <= self.distance:
             raise ValueError(
@@ -76,6 +77,18 @@ class Dials:
                 "shortest is not the longer."
             )
         self._check_life()
+
+    def _check_codes(self) -> None:
+        if self.facts + self.updates > len(CODES):
+            raise ValueError(
+                f"facts={self.facts} and updates={self.updates}: there are {len(CODES)} codes, and "
+                f"none is told twice; choose at most updates={len(CODES) - self.facts}."
+            )
+        if self.rumours and self.facts == len(CODES):
+            raise ValueError(
+                f"rumours={self.rumours} with facts={self.facts}: a rumour tells a code that "
+                f"nobody has; choose at most facts={len(CODES) - 1}."
+            )
 
     def _check_life(self) -> None:
         if self.split not in ("train", "exam"):

@@ -45,6 +45,18 @@ class EpisodeExperience(CLExperience):  # type: ignore[misc]
         self.task_labels = list(numbers)
 
     @property
+    def dataset(self) -> Any:
+        """Nothing: who asks for it is told so.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "A plugin asks for the dataset of an experience, and episodes have none: choose one of "
+            "the baselines (arms=[replay,lwf,…]) in its place."
+        )
+
+    @property
     def episodes(self) -> int:
         """How many episodes it lasts."""
         return sum(self.budgets)

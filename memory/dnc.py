@@ -196,9 +196,9 @@ class DNC(Recurrent):
         """Take one item: control, write, read, in the order of the paper.
 
         Raises:
-            ValueError: if the item has another width.
+            ValueError: if the item has another width, or there are more or fewer than rows.
         """
-        self._check_width(item_BI)
+        self._check_item(state, item_BI)
         seen_BI = torch.cat([item_BI, state.reads_BRW.flatten(1)], dim=1)  # chi_t
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         interface = self._parse(self.interface(hidden_BH))

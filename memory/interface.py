@@ -15,6 +15,7 @@ from stillknows.memory import noise
 
 SKIP, ADD, UPDATE, MERGE = range(4)
 ACTIONS = ("skip", "add", "update", "merge")
+STUMBLES = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 S = TypeVar("S")
 
 
@@ -147,11 +148,12 @@ def _asked(policy: Policy, features: Features) -> Decision:
     name = type(policy).__name__
     try:
         decision: Any = policy.decide(features)
-    except (TypeError, AttributeError) as error:
+    except STUMBLES as error:
         if type(policy).__module__.startswith("stillknows."):
             raise
         absent = ", ".join(name for name, part in features._asdict().items() if part is None)
-        raise ValueError(f"{name} raised {error}; of the features, None are: {absent}.") from error
+        told = str(error) if isinstance(error, (TypeError, AttributeError)) else repr(error)
+        raise ValueError(f"{name} raised {told}; of the features, None are: {absent}.") from error
     if not isinstance(decision, Decision):
         raise ValueError(f"{name} decides {decision!r}, which is no Decision: return one.")
     return decision

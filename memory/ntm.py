@@ -224,9 +224,9 @@ class NTM(Recurrent):
             The new state, and the reads with their weights on all N slots (K = N).
 
         Raises:
-            ValueError: if the item has another width.
+            ValueError: if the item has another width, or there are more or fewer than rows.
         """
-        self._check_width(item_BI)
+        self._check_item(state, item_BI)
         seen_BI = torch.cat([item_BI, state.reads_BRW.flatten(1)], dim=1)
         hidden_BH, controller = self.controller(seen_BI, state.controller)
         state = self._write(state._replace(controller=controller), hidden_BH, policy)

@@ -185,10 +185,9 @@ class Recurrent(nn.Module):
             policy: as in `step`.
 
         Raises:
-            ValueError: if there is no item.
+            ValueError: if there is no item, or items have other dimensions.
         """
-        if not items_BTI.shape[1]:
-            raise ValueError("A sequence of no items has no read: give at least one.")
+        _expect_items(items_BTI)
         state = self.write(state, items_BTI[:, :-1], present_BT[:, :-1], policy)
         asked = policy if self.query_writes else WriteNothing()
         state, read = self.step(state, items_BTI[:, -1], asked)
@@ -226,7 +225,11 @@ class Recurrent(nn.Module):
 
         Returns:
             The state after the last, and `[B, T, W]`.
+
+        Raises:
+            ValueError: if there is no item, or items have other dimensions.
         """
+        _expect_items(items_BTI)
 
         def take(state: Any, items: Sequence[Tensor]) -> tuple[Any, Tensor]:
             values = []
@@ -274,12 +277,15 @@ class Recurrent(nn.Module):
             content_BNW=memory_BNW if needs_content(policy) else None,
         )
 
-    def _check_width(self, item_BI: Tensor) -> None:
+    def _check_item(self, state: Any, item_BI: Tensor) -> None:
         if item_BI.shape[1] != self.input_size:
             raise ValueError(
                 f"An item of {item_BI.shape[1]} numbers for a memory ({type(self).__name__}) with "
                 f"input_size={self.input_size}: make them the same."
             )
+        rows = len(state.reads_BRW)
+        if len(item_BI) != rows:
+            raise ValueError(f"{len(item_BI)} items for a state of {rows} rows: give one a row.")
 
     def _as_read(self, state: Any, output_BW: Tensor) -> Read:
         """Return the reads and the output; the output's weights are the mean of the heads'."""
@@ -288,6 +294,16 @@ class Recurrent(nn.Module):
         slots = torch.arange(self.slots, device=output_BW.device).expand_as(weights_BRN)
         values_BRW = torch.cat([state.reads_BRW, output_BW[:, None]], dim=1)
         return Read(values_BRW, slots, weights_BRN)
+
+
+def _expect_items(items_BTI: Tensor) -> None:
+    """Raise a ValueError if items are not `[B, T, input_size]`, T at least 1."""
+    if items_BTI.ndim != 3:
+        raise ValueError(
+            f"Items of the shape {list(items_BTI.shape)}: give them as [batch, steps, input_size]."
+        )
+    if not items_BTI.shape[1]:
+        raise ValueError("A sequence of no items has no read: give at least one.")
 
 
 def _everywhere(present_BT: Tensor) -> list[bool]:

@@ -133,6 +133,43 @@ class Counting(Sound):
         return decision._replace(log_prob_B=decision.log_prob_B - self.asked)
 
 
+class Keeping(Sound):
+    """Keeps how many candidates it was shown, and decides by nothing of it; not while `resting`."""
+
+    def __init__(self, resting: bool = False) -> None:
+        super().__init__()
+        self.counts: list[dict[str, int]] = [{"shown": 0}]
+        self.resting = resting
+
+    def decide(self, features: Features) -> Decision:
+        self.counts[0]["shown"] += not self.resting
+        return super().decide(features)
+
+
+class Drawing(Sound):
+    """Draws a number that it does not use."""
+
+    def decide(self, features: Features) -> Decision:
+        torch.rand(1)
+        return super().decide(features)
+
+
+class Learning(torch.nn.Module):
+    """Keeps how many candidates it was shown, in training alone."""
+
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.rule = Sound()
+
+    def decide(self, features: Features) -> Decision:
+        if self.training:
+            self.seen += 1
+        return self.rule.decide(features)
+
+
 class Alike(Sound):
     """Says that it needs no similarity, and looks at it."""
 
@@ -170,6 +207,8 @@ class Tired(Sound):
         (Unsaved(), "save"),
         (Unregistered(), "save"),
         (Counting(), "repeat"),
+        (Keeping(), "state"),
+        (Drawing(), "state"),
         (Alike(), "similarity"),
         (Tired(), "long"),
     ],
@@ -178,6 +217,22 @@ def test_a_fault_is_found_by_its_check(fault: Any, name: str) -> None:
     check_policy(Sound(), 8, steps=120)
     with pytest.raises(MemoryFault, match=f"^{name}: "):
         check_policy(fault, 8, steps=120)
+
+
+def test_what_a_policy_keeps_is_named_unless_it_is_kept_in_training() -> None:
+    with pytest.raises(MemoryFault, match="Keeping keeps 'counts' from one decision to the next"):
+        check_policy(Keeping(), 8, steps=120)
+    with pytest.raises(MemoryFault, match="Drawing changes PyTorch's random state when it decides"):
+        check_policy(Drawing(), 8, steps=120)
+    policy = Learning()
+    policy.train = lambda mode=True: policy  # type: ignore[method-assign]
+    with pytest.raises(MemoryFault, match="Learning keeps 'seen' from"):
+        check_policy(policy, 8, steps=120)
+    policy = Learning()
+    for able in (Keeping(resting=True), policy):
+        assert check_policy(able, 8, steps=120) == list(CHECKS)
+    assert policy.training
+    check_policy(Keeping(), 8, lifelong=True, steps=120)  # an examination asks it nothing
 
 
 def test_what_a_policy_says_of_its_order_in_a_store_is_looked_at() -> None:

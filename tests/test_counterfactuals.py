@@ -89,6 +89,27 @@ def test_misleading_entries_are_near_and_believed_where_the_right_one_is_away() 
     assert all(torch.equal(column, before[name]) for name, column in store.columns.items())
 
 
+@pytest.mark.parametrize("deleted", [[0], [1, 4], [0, 1, 2, 3, 4]])
+def test_what_was_deleted_is_no_other_entry(deleted: list[int]) -> None:
+    agent = oracle(entries=12)
+    train(agent, EARLIER, 6)
+    store: Any = agent.episodic_memory
+    store.delete(deleted)
+    held = store.columns["filled_N"].nonzero()[:, 0]
+    alone = len(held) == 1
+    keys, answers = store.columns["keys_ND"][held], store.columns["answers_NA"][held]
+    for arm in ("shuffled_store", "misleading"):
+        with ARMS[arm].change(agent):
+            changed: Any = agent.episodic_memory
+            assert len(changed) == len(held) * (1 + (arm == "misleading"))
+            near = changed.columns["filled_N"].nonzero()[:, 0][-len(held) :]
+            others = changed.columns["answers_NA"][near]
+            assert (changed.columns["keys_ND"][near] * keys).sum(dim=1).min() > 0.9
+            assert sorted(others.tolist()) == sorted(answers.tolist())
+            assert (others == answers).all(dim=1).any() == alone
+        assert agent.episodic_memory is store
+
+
 def test_arms_that_cannot_be_are_left_away_or_refused() -> None:
     agent = oracle()
     names = ["no_recall", "agent", "clairvoyant", "no_recall", "empty_working"]

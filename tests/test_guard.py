@@ -1,6 +1,7 @@
 """Examinations leave no trace, and every trespass is named."""
 
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,9 @@ def agent_and_optimizer() -> tuple[MemoryAgent, Any]:
     agent, optimizer, _ = lived()
     policy = store(agent).policy
     policy.best, policy.counts, policy.last = float("nan"), {"reads": 0}, [0, 1]
+    policy.inside = {"counts": [{"reads": 0}], "sums": {"both": [torch.zeros(2), np.zeros(2)]}}
+    policy.inside["itself"] = policy.inside
+    policy.recent, policy.pairs = deque([1, 2], maxlen=2), {(1, 2)}
     return agent, optimizer
 
 
@@ -94,6 +98,27 @@ def note_in_the_policy(agent: MemoryAgent, optimizer: Any) -> None:
     store(agent).policy.last[0] += 1
 
 
+def count_inside(agent: MemoryAgent, optimizer: Any) -> None:
+    store(agent).policy.inside["counts"][0]["reads"] += 1
+
+
+def add_inside(agent: MemoryAgent, optimizer: Any) -> None:
+    store(agent).policy.inside["sums"]["both"][0].add_(1)
+
+
+def add_to_an_array_inside(agent: MemoryAgent, optimizer: Any) -> None:
+    store(agent).policy.inside["sums"]["both"][1][0] += 1
+
+
+def go_on_in_the_policy(agent: MemoryAgent, optimizer: Any) -> None:
+    store(agent).policy.recent.append(store(agent).policy.recent[-1] + 1)
+
+
+def replace_a_pair(agent: MemoryAgent, optimizer: Any) -> None:
+    first, second = store(agent).policy.pairs.pop()
+    store(agent).policy.pairs.add((second, first))
+
+
 def teach_the_policy(agent: MemoryAgent, optimizer: Any) -> None:
     policy = store(agent).policy
     policy.explore += 0.5
@@ -111,6 +136,11 @@ PLANTED = [
     (teach_the_policy, "the store's policy: "),
     (count_in_the_policy, "the store's policy: counts reads"),
     (note_in_the_policy, "the store's policy: last"),
+    (count_inside, "the store's policy: inside counts 0 reads"),
+    (add_inside, "the store's policy: inside sums both 0"),
+    (add_to_an_array_inside, "the store's policy: inside sums both 1"),
+    (go_on_in_the_policy, "the store's policy: recent"),
+    (replace_a_pair, "the store's policy: pairs"),
     (lambda *_: random.random(), "Python's random state"),
     (lambda *_: np.random.random(), "NumPy's random state"),
     (lambda *_: torch.rand(1), "PyTorch's random state"),
@@ -126,6 +156,22 @@ def test_a_trespass_is_named(
             plant(*agent_and_optimizer)
     with untouched(*agent_and_optimizer, whole=True):
         pass
+
+
+def add_anew(policy: Any, times: int) -> None:
+    for _ in range(times):
+        policy.sums = policy.sums + 1
+
+
+def test_a_tensor_that_takes_the_place_of_one_that_was_let_go_is_seen(
+    agent_and_optimizer: tuple[MemoryAgent, Any],
+) -> None:
+    agent, _ = agent_and_optimizer
+    policy = store(agent).policy
+    for times in range(1, 13):  # every third or so had the address of the first
+        policy.sums = torch.zeros(1000)
+        with pytest.raises(TrespassError, match="the store's policy: sums"), untouched(agent):
+            add_anew(policy, times)
 
 
 def test_what_is_written_past_the_counters_is_seen_in_the_whole(

@@ -195,3 +195,18 @@ def test_what_a_policy_stumbles_over_is_one_sentence(policy, says):
     items, here = torch.randn(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match=says):
         memory.write(memory.initial_state(2), items, here, policy)
+
+
+@pytest.mark.parametrize("name", ["ntm", "dnc"])
+def test_items_of_other_shapes_are_refused_at_the_door(name: str) -> None:
+    memory = MEMORIES[name]()
+    state = memory.initial_state(2)
+    for items, words in (
+        (torch.ones(3, 8), r"the shape \[3, 8\]: give them as \[batch, steps, input_size\]"),
+        (torch.ones(2, 0, 8), "A sequence of no items has no read"),
+        (torch.ones(3, 4, 8), "3 items for a state of 2 rows"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            memory.outputs(state, items)
+        with pytest.raises(ValueError, match=words):
+            memory.sequence(state, items, torch.ones(items.shape[:2], dtype=torch.bool))

@@ -1,13 +1,23 @@
 """Mistakes on the command line: one sentence that says what was wrong, and the way out."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from stillknows.agents.assembly import assemble
 from stillknows.agents.choices import arms_with, choices
 from stillknows.agents.commands.cli import main
 from stillknows.agents.commands.solve import build
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.controllers.tokenizer import WordTokenizer
+from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.reports.log import SCHEMA, LifetimeLog
+from stillknows.memory.interface import Decision, Features
+from stillknows.memory.slots import Slots
 
 RULES = "stillknows.memory.policies.rules"
 BUDGETS = "should be a number for all tasks"
@@ -38,6 +48,10 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["patterns=8"], "'arms=[\"agem patterns=8\"]' or 'arms=[\"gem patterns=8\"]'."),
         (["learner.clip=${nowhere}"], "Interpolation key 'nowhere' not found"),
         (["sic=0.1"], "Did you mean 'si_c'?"),
+        (["learner=3"], "learner=3 should be a name. Known: nec, pretrained, questions"),
+        (["learner=null"], "learner=null should be a name. Known: nec"),
+        (["fuse={a: 1}"], "fuse={a: 1} should be a name. Known: concatenation"),
+        (["arms=[3]"], "arm=3 should be a name. Known: agem"),
         (
             [f"working_policy._target_={RULES}.EvictOldst"],
             f"There is no {RULES}.EvictOldst. Did you mean '{RULES}.EvictOldest'?",
@@ -89,6 +103,32 @@ def test_a_module_that_fails_is_not_said_to_be_missing(
     assert "dividing.Mine cannot be imported: division by zero; mend" in said[1]
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [["debug=tiny"], ["stream=control", "stream.tasks.ids=[CartPole-v1]", "stream.steps=64"]],
+)
+def test_a_policy_that_keeps_something_is_refused_before_anything_is_lived(
+    stream: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "keeping.py").write_text(
+        f"from {RULES} import EvictOldest\n"
+        "class Mine(EvictOldest):\n"
+        "    fills_room, left = True, 0  # changes late, once the slots are full\n"
+        "    def decide(self, features):\n"
+        "        self.left += 1\n"
+        "        return super().decide(features)\n"
+    )
+    own = ["working_memory=slots", "working_policy._target_=keeping.Mine"]
+    said = told(capsys, "train", f"run={tmp_path / 'run'}", *stream, *own)
+    assert "Mine keeps 'left' from one decision to the next, and an examination may change" in said
+    assert "let it decide from its features alone" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_memory_of_solve_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, "solve", "working_memory._target_=stillknows.memory.dnc.DNK")
     assert "There is no stillknows.memory.dnc.DNK. Did you mean 'stillknows.memory.dnc.DNC" in said
@@ -129,3 +169,74 @@ def test_options_that_only_some_arms_have() -> None:
     assert arms_with("si_c") == ["si"]
     assert arms_with("patterns") == ["agem", "gem"]
     assert arms_with("episodic_memory") == arms_with("protocol") == []  # every life has them
+
+
+def test_nobody_reads_on() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does when it has enough
+    command = [sys.executable, "-m", "stillknows.agents.commands.cli", "check", "--steps=10"]
+    ended = subprocess.run(
+        [*command, "working_policy=evict_oldest"], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert ended.stderr == ""
+    assert ended.returncode == 141
+
+
+@pytest.mark.parametrize("name", ["arms", "seeds", "orders"])
+def test_a_list_with_nothing_in_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "train", f"{name}=[]") == (
+        f"stillknows: {name}=[] is empty: name at least one.\n"
+    )
+
+
+def test_lines_of_a_memory_that_are_not_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = told(capsys, "memory", "import", str(tmp_path / "new.sqlite"), str(tmp_path / "none"))
+    assert said.endswith(f"There is no file {tmp_path / 'none'}: give one that `export` wrote.\n")
+    assert not (tmp_path / "new.sqlite").exists()
+
+
+def test_what_lacks_the_doors_of_a_working_memory() -> None:
+    config = compose_config(
+        ["debug=tiny", "working_memory=none", "+working_memory={_target_: torch.nn.Identity}"]
+    )
+    with pytest.raises(ValueError, match="working_memory: Identity has no word_size and no reads"):
+        assemble(config, WordTokenizer(["john"]))
+
+
+class Stumbling:
+    """A policy with a mistake in it."""
+
+    def decide(self, features: Features) -> Decision:
+        raise KeyError("colour")
+
+
+def test_a_policy_that_stumbles_is_named() -> None:
+    ring = Slots(slots=4, word_size=16)
+    items, here = torch.ones(2, 3, 16), torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"Stumbling raised KeyError\('colour'\)"):
+        ring.sequence(ring.initial_state(2), items, here, Stumbling())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::SyntaxWarning")
+def test_a_plugin_that_asks_for_a_dataset_is_told_of_the_baselines(tmp_path: Path) -> None:
+    plugin = "plugins=[{_target_: avalanche.training.plugins.ReplayPlugin}]"
+    small = ["debug=tiny", "arm=none", "stream.episodes=8", "stream.exam_episodes=8"]
+    config = compose_config([*small, plugin, "checkpoint.every=0"])
+    with pytest.raises(ValueError, match="episodes have none: choose one of the baselines"):
+        live_lifetime(config, tmp_path, lambda *_: None)
+
+
+def test_logs_of_train_and_of_solve_are_not_reported_together(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, begins in (("a", "solving"), ("b", "lifetime")):
+        (tmp_path / name).mkdir()
+        log = LifetimeLog(tmp_path / name)
+        log.append(begins, schema=SCHEMA)
+        log.close()
+    said = told(capsys, "report", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "is of `stillknows train`, not of solve: report on the runs of each alone." in said

@@ -92,6 +92,24 @@ def rekeyed(memory: NEC, seed: int) -> None:
     memory.rekey(lambda story_BTL: keys[: len(story_BTL)])
 
 
+def test_the_first_moment_can_be_asked_for_however_much_was_used_since(database: Opener) -> None:
+    for past in (0, 6):
+        memory = bounded(database(), past)
+        live(memory, range(12))
+        first, last = memory.store.first, memory.operation
+        then = memory.at(first)
+        memory.touch(torch.tensor([0]), torch.tensor([1.0]))
+        now = memory.fork()
+        same(memory.at(first), then)
+        assert (memory.store.first, memory.operation) == (first, last)
+        same(memory, now)
+        memory.flush()
+        assert memory.store.first > first
+        same(memory.at(memory.operation), now)
+        memory.rewind(0)
+        memory.store.close()
+
+
 def test_a_bounded_past_is_as_it_was_and_ends_in_a_sentence(database: Opener) -> None:
     torch.manual_seed(0)
     memory = bounded(database(), 6, UtilityPolicy())

@@ -8,6 +8,8 @@ from candidates import rows
 from stillknows.agents.commands.cli import main
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.lifetime import live_lifetime
+from stillknows.agents.persistence.container import write_tree
+from stillknows.agents.persistence.memory_files import AGENT
 from stillknows.agents.persistence.memory_places import FILE, begin_anew, kept_memory, memory_at
 from stillknows.memory.nec import NEC
 from stillknows.memory.policies.rules import EvictOldest
@@ -88,3 +90,21 @@ def test_several_lives_in_one_file_are_refused_before_any_is_lived(
     assert "would hold the memories of 2 lives" in capsys.readouterr().err
     assert not place.exists()
     assert not run.exists()
+
+
+def test_a_kept_agent_has_no_past_and_says_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = NEC(8, 4, 3, EvictOldest(), answer_length=1, story_shape=(2, 3))
+    memory.remember(rows((0, 5)))
+    agent, file = tmp_path / AGENT, tmp_path / FILE
+    write_tree(agent, {"memory": memory.snapshot()}, "stillknows test 1")
+    for named in (f"{agent}@0", f"{agent}@1", f"{tmp_path}@0"):
+        assert main(["memory", "ls", named]) == 2
+        assert f"leave {named[-2:]} away, or live with" in capsys.readouterr().err
+    of_another(file)
+    assert main(["memory", "ls", f"{agent}@0"]) == 2
+    assert f"without its past, which is in {file}@0." in capsys.readouterr().err
+    agent.unlink()
+    assert main(["memory", "ls", f"{file}@0"]) == 0
+    assert "0 of 0 entries" in capsys.readouterr().out

@@ -1,10 +1,13 @@
 """How stable rankings are, against rankings worked out by hand."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from stillknows.agents.reports.comparisons import stability
 from stillknows.envs.measures.ranks import kendall, rank_stability, score_at
 
 Life = tuple[np.ndarray, list[int]]
@@ -50,3 +53,10 @@ def test_methods_are_ranked_by_the_mean_over_their_lifetimes() -> None:
     swing = [life([0.0, 0.0, 0.0]), life([1.0, 0.2, 0.2])]
     steady = [life([0.4, 0.4, 0.4])] * 2
     assert rank_stability({"swing": swing, "steady": steady}, cuts=(1, 2)) == {1: -1.0, 2: 1.0}
+
+
+def test_a_tau_of_arms_that_are_all_equal_is_left_open() -> None:
+    matrix, trained = life([0.5] * 6)
+    one: Any = SimpleNamespace(matrix=matrix, trained=trained, protocol="identity hidden")
+    table = stability({"both": [one], "none": [one]})
+    assert table == (["after tasks", "5"], [["Kendall's tau with the whole", "–"]])

@@ -26,7 +26,7 @@ from stillknows.envs.text import story_of
 STORIES = st.builds(
     lambda key, facts, share, distance: (
         key,
-        {"facts": facts, "updates": int(share * facts), "distance": distance},
+        {"facts": facts, "updates": int(share * min(facts, 20 - facts)), "distance": distance},
     ),
     st.integers(0, 2**62),
     st.integers(1, 20),
@@ -41,12 +41,14 @@ def test_the_last_code_told_is_the_answer_and_the_distance_holds(drawn):
     key, dials = drawn
     task = KeyValueRecall(**dials)
     story = task.tell(key, 7, {})
-    codes, where, questions, last_fact = {}, {}, 0, 0
+    codes, where, told, questions, last_fact = {}, {}, set(), 0, 0
     for step, (sentence, answer) in enumerate(zip(story.sentences, story.answers, strict=True)):
         words = sentence.split()
         assert set(words) <= set(task.vocabulary)
         if words[:3] == ["the", "code", "of"]:
             assert answer is None
+            assert words[5] not in told  # no code twice
+            told.add(words[5])
             codes[words[3]], where[words[3]], last_fact = words[5], step, step
         elif words[-1] == "?":
             if not questions:
@@ -151,6 +153,8 @@ def test_it_is_an_environment_and_a_batch_tells_the_same():
         ({"facts": 0}, "choose 1 to 20"),
         ({"updates": 5}, "choose 0 to facts=4"),
         ({"rumours": 5}, "rumours=5: choose 0 to facts=4"),
+        ({"facts": 18, "updates": 3}, "none is told twice; choose at most updates=2"),
+        ({"facts": 20, "rumours": 1}, "that nobody has; choose at most facts=19"),
         ({"distance": 3, "shortest": 4}, "shortest is not the longer"),
         ({"distanz": 3}, "Did you mean 'distance'"),
         ({"lasting": 5}, "lasting=5: choose 0 to facts=4"),

@@ -76,6 +76,34 @@ def test_the_command_compares_policies(life: Path, capsys: pytest.CaptureFixture
     assert lines[3].split("|")[4] == lines[2].split("|")[4]
 
 
+def test_policies_of_ones_own_are_built_and_loaded_if_their_module_is_allowed(
+    life: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rules = "stillknows.memory.policies.rules"
+    (tmp_path / "ours.py").write_text(
+        f"from {rules} import WriteNothing\nclass Mine(WriteNothing): ..."
+    )
+    own = "working_policy._target_=ours.Mine"
+    status, lines, err = said(capsys, str(life), own, "working_policy=evict_rare")
+    assert (status, err) == (0, "")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert [row[0] for row in cells] == ["EvictRare, as it was", "ours.Mine", "evict_rare"]
+    assert [float(row[3]) > 0 for row in cells] == [True, False, True]
+    config = compose_config([*TINY[:3], own])
+    agent = build_agent(config, hydra.utils.instantiate(config.stream.tasks, _convert_="all"))
+    save_agent(agent, tmp_path / "mine.safetensors")
+    kept = f"working_policy={tmp_path / 'mine.safetensors'}"
+    status, lines, err = said(capsys, str(life), kept)
+    assert (status, lines) == (2, [])
+    assert "if you trust it, allow its module ('ours')" in err
+    status, lines, _ = said(capsys, str(life), kept, "--allow", "ours")
+    assert (status, lines[3].split("|")[4].strip()) == (0, "0.000")
+
+
 def test_logs_of_several_policies_are_told_each_once(
     life: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

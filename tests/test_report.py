@@ -14,7 +14,7 @@ from stillknows.agents.commands.cli import main
 from stillknows.agents.persistence.resuming import write_order
 from stillknows.agents.reports import log as logs
 from stillknows.agents.reports.comparisons import COSTS, SCORES
-from stillknows.agents.reports.figures import limits
+from stillknows.agents.reports.figures import LINE, in_lines, limits
 from stillknows.agents.reports.lives import collect, summarise
 from stillknows.agents.reports.protocol import fingerprint
 from stillknows.agents.reports.references import with_references
@@ -387,3 +387,11 @@ def test_a_first_log_that_is_broken_is_named_and_the_others_are_reported(
     told = capsys.readouterr().out
     assert "| both | identity hidden | 1 |" in told
     assert str(log) in told
+
+
+def test_the_title_of_a_panel_stays_above_it() -> None:
+    title = "both episodic_memory.store=sqlite episodic_policy=keep_facts (n = 2)"
+    lines = in_lines(title).split("\n")
+    assert " ".join(lines) == title
+    assert max(map(len, lines)) <= LINE
+    assert in_lines("both (n = 2)") == "both (n = 2)"

@@ -21,6 +21,7 @@ from sealed import (
     same,
 )
 
+from stillknows.memory.episodic import PROVENANCE
 from stillknows.memory.stores.database import Database
 from stillknows.memory.stores.schema import COLUMNS
 
@@ -209,15 +210,16 @@ def expect_sums(open_it: Opener) -> None:
         if number < first:
             assert operation["whole"] is None  # nothing of what was let go is left
             continue
-        then = memory.at(number)
+        then = store.at(number)  # as the tables have it, use of what was deleted as well
+        last_S = then.columns["provenance_NC"][:, PROVENANCE.index("last_use")]
         newest = {row["slot"]: row for row in tables["entries"] if row["operation"] <= number}
         key = {row["slot"]: row["seal"] for row in tables["keys"] if row["operation"] <= number}
         whole = sum(row["seal"] for row in newest.values())
         whole += sum(key[slot] for slot, row in newest.items() if row["story"] is not None)
-        for slot in range(then.capacity):
-            use = (then.columns["uses_N"][slot].item(), then.provenance("last_use")[slot].item())
-            accounts = getattr(then.policy, "accounts", {}).values()
-            own = b"".join(account[slot].numpy().astype("<f4").tobytes() for account in accounts)
+        for place, slot in enumerate(then.slots_S.tolist()):
+            use = (then.columns["uses_N"][place].item(), last_S[place].item())
+            accounts = then.accounts.values()
+            own = b"".join(account[place].numpy().astype("<f4").tobytes() for account in accounts)
             if use != (0, -1) or any(own):
                 whole += checksum((slot, *use, own))
         assert operation["whole"] == whole, number

@@ -108,6 +108,40 @@ def test_what_is_deleted_is_gone_from_now_and_from_the_past(database: Opener) ->
         each.store.close()
 
 
+def use(memory: NEC, slot: int) -> list[float]:
+    """Return the use of a slot, and what its policy keeps about it."""
+    accounts = getattr(memory.policy, "accounts", {}).values()
+    parts = (memory.columns["uses_N"], memory.provenance("last_use"), *accounts)
+    return [float(part[slot]) for part in parts]
+
+
+def test_of_what_was_deleted_no_use_comes_back_with_the_past(database: Opener) -> None:
+    memory = new(UtilityPolicy())
+    memory.keep_in(database())
+    live(memory, range(6))
+    then, entry = memory.flush(), int(memory.provenance("id")[1])
+    nothing = [0.0, -1.0, *[0.0] * len(memory.policy.accounts)]
+    assert use(memory, 1) != nothing
+    memory.delete([entry])
+    assert use(memory, 1) == use(memory.at(then), 1) == nothing
+    memory.rewind(then)
+    assert memory.holes == {1}
+    assert use(memory, 1) == nothing
+    other = new(UtilityPolicy())
+    other.keep_in(database())  # before it is kept, and after
+    assert use(other, 1) == nothing
+    memory.touch(torch.tensor([0]), torch.tensor([1.0]))
+    memory.flush()
+    other.follow()
+    same(memory, other)
+    for operation in (then, memory.operation):
+        assert use(memory.at(operation), 1) == nothing
+    live(memory, range(6, 7))
+    assert 1 not in memory.holes
+    for each in (memory, other):
+        each.store.close()
+
+
 def test_to_delete_nothing_leaves_all_as_it_is(database: Opener) -> None:
     memory = new()
     memory.keep_in(database())

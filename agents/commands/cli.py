@@ -16,6 +16,8 @@ stillknows explain LIFE question=N      what was read for an answer, and why it 
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user's is one sentence and status 2."""
     options = _parser().parse_args(arguments)
     try:
-        return _run(options)
+        status = _run(options)
+        sys.stdout.flush()  # here, where it is told that nobody reads on
+        return status
+    except BrokenPipeError:
+        return _unread()
     except EXPECTED as error:
         print(f"stillknows: {error}", file=sys.stderr)
         return 2
@@ -103,7 +109,7 @@ def _run(options: argparse.Namespace) -> int:
         given = options.given
         runs = [Path(each) for each in given if "=" not in each]
         overrides = [each for each in given if "=" in each]
-        print(replay_runs(runs, overrides, options.slots, options.learn))
+        print(replay_runs(runs, overrides, options.slots, options.learn, options.allow))
     elif options.command == "explain":
         from stillknows.agents.commands.explain import explain
 
@@ -111,6 +117,12 @@ def _run(options: argparse.Namespace) -> int:
     else:
         _report(options.runs, options.out or options.runs[0], options.apart)
     return 0
+
+
+def _unread() -> int:
+    """Let go of what nobody reads any more, as of a pipe into `head`; return the status."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
+    return 128 + signal.SIGPIPE
 
 
 def _file_of(agent: Path) -> Path:
@@ -185,8 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     replay = commands.add_parser("replay", help="drive memory policies over logged operations")
     replay.description = (
         "Tells what share of the use to come each policy keeps: working_policy=NAME, as often as "
-        "there are policies, or working_policy=RUN/…/agent.safetensors for one that has learned. "
-        "Logs are written by stillknows train operations=N."
+        "there are policies, or working_policy=RUN/…/agent.safetensors for one that has learned, "
+        "or working_policy._target_=MODULE.CLASS for one of your own. Logs are "
+        "written by stillknows train operations=N."
     )
     replay.add_argument("given", nargs="+", metavar="RUN|name=value")
     replay.add_argument("--slots", type=int, help="the budget (as it was)")
@@ -197,9 +210,21 @@ def _parser() -> argparse.ArgumentParser:
         help="learn a small policy from the first half of the logs, compare all on the second, and "
         "keep it for working_policy=offline working_policy.weights=FILE",
     )
+    _add_allow(replay)
     _add_tellers(commands)
     add_memory_parser(commands)
     return parser
+
+
+def _add_allow(command: _Parser) -> None:
+    """Let a command that loads an agent be told what it may import for it."""
+    command.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="one of your own, or that you trust, whose classes the file may name",
+    )
 
 
 def _add_tellers(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -225,13 +250,7 @@ def _add_tellers(commands: "argparse._SubParsersAction[_Parser]") -> None:
     talk.add_argument("agent", type=Path, metavar="AGENT", help="RUN/ARM-seedN/agent.safetensors")
     talk.add_argument("--memory", metavar="PLACE", help="a database in which it lives on")
     for command in (explain, talk):
-        command.add_argument(
-            "--allow",
-            action="append",
-            default=[],
-            metavar="MODULE",
-            help="one of your own, or that you trust, whose classes the file may name",
-        )
+        _add_allow(command)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def _import(options: argparse.Namespace) -> None:
     if str(options.lines) == "-":
         other = read_lines(sys.stdin, "the input")
     else:
+        if not options.lines.is_file():
+            raise ValueError(f"There is no file {options.lines}: give one that `export` wrote.")
         with options.lines.open(encoding="utf-8") as lines:
             other = read_lines(lines, str(options.lines))
     place = _place(options.memory)
@@ -148,10 +150,11 @@ def _opened(named: str, agent: Path | None) -> Iterator[Opened]:
     """Open a memory to look at it."""
     name, operation = _at(named)
     place = _place(name)
+    if place.endswith(SUFFIX) and operation is not None:
+        raise ValueError(_without_past(Path(place), operation))
     decode = _decoder(place, agent)
     if place.endswith(SUFFIX):
-        memory = memory_in(Path(place))
-        yield Opened(memory if operation is None else memory.at(operation), place, decode, {}, [])
+        yield Opened(memory_in(Path(place)), place, decode, {}, [])
         return
     with memory_at(place, read_only=True) as memory:
         store = memory.store
@@ -163,6 +166,17 @@ def _opened(named: str, agent: Path | None) -> Iterator[Opened]:
         at = memory.operation if operation is None else operation
         seen = memory if operation is None else memory.at(operation)
         yield Opened(seen, place, decode, written, store.gaps(at))
+
+
+def _without_past(agent: Path, operation: int) -> str:
+    """Return what there is to look at instead of the past of a kept agent."""
+    told, database = f"{agent} holds a memory as it was once, without its past", agent.parent / FILE
+    if database.is_file():
+        return f"{told}, which is in {database}@{operation}."
+    return (
+        f"{told}: leave @{operation} away, or live with episodic_memory.store=sqlite, which keeps "
+        "the past."
+    )
 
 
 def _at(named: str) -> tuple[str, int | None]:

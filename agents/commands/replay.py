@@ -24,22 +24,27 @@ from stillknows.memory import expect
 from stillknows.memory.policies.offline import OfflinePolicy
 from stillknows.memory.policies.rules import EvictOldest
 
+_POLICIES = ("working_policy=", "working_policy._target_=")  # overrides that choose one
+
 
 def replay_runs(
     runs: Sequence[Path],
     overrides: Sequence[str],
     slots: int | None = None,
     learn: Path | None = None,
+    allow: Sequence[str] = (),
 ) -> str:
     """Return a table of what each policy keeps of the use that is to come.
 
     Args:
         runs: folders with logs of operations at or below them, or such files.
-        overrides: `working_policy=NAME` (or the file of a kept agent, for its own), any number of
-            them, each a policy of its own; all other overrides are for all of them.
+        overrides: `working_policy=NAME` (or the file of a kept agent, for its own) or
+            `working_policy._target_=MODULE.CLASS`, any number of them, each a policy of its own;
+            all other overrides are for all of them.
         slots: the budget; None: as it was.
         learn: a file for a small policy that learns from the first half of the logs; all are then
             compared on the second.
+        allow: modules besides this project's whose classes the file of an agent may name.
 
     Raises:
         ValueError: with one sentence, if there are no logs, or a policy cannot be built or driven.
@@ -49,9 +54,9 @@ def replay_runs(
     logs = [load_operations(path) for path in find_operations(runs)]
     if len({log.items_BTW.shape[2] for log in logs}) > 1:
         raise ValueError("The logs are of agents of different widths: replay them apart.")
-    chosen = [each for each in overrides if each.startswith("working_policy=")]
+    chosen = [each for each in overrides if each.startswith(_POLICIES)]
     others, width = [each for each in overrides if each not in chosen], logs[0].items_BTW.shape[2]
-    policies = {each.partition("=")[2]: _policy(each, others, width) for each in chosen}
+    policies = {each.partition("=")[2]: _policy(each, others, width, allow) for each in chosen}
     if learn is not None:
         half = len(logs) // 2
         if not half:
@@ -78,7 +83,7 @@ def _learned(logs: Sequence[Operations], slots: int | None, path: Path) -> Offli
     return policy
 
 
-def _policy(chosen: str, others: Sequence[str], width: int) -> Any:
+def _policy(chosen: str, others: Sequence[str], width: int, allow: Sequence[str]) -> Any:
     """Return the policy that an override names, for vectors of some width.
 
     Raises:
@@ -88,7 +93,7 @@ def _policy(chosen: str, others: Sequence[str], width: int) -> Any:
     if not name.endswith(".safetensors"):
         policy = _build([chosen, *others, f"controller.width={width}"])
         return policy.eval() if isinstance(policy, torch.nn.Module) else policy
-    agent = load_agent(Path(name))
+    agent = load_agent(Path(name), allow=allow)
     policy, own = agent.working_policy, agent.controller.width
     if not isinstance(policy, torch.nn.Module):
         return policy

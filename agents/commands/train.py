@@ -150,7 +150,7 @@ def check_life(config: DictConfig) -> None:
         ValueError: with one sentence, if something cannot be.
     """
     from stillknows.agents.acting.control_life import acting_tasks, check_acting, is_acting
-    from stillknows.agents.assembly import build_agent
+    from stillknows.agents.assembly import build_agent, expect_stateless_policy
     from stillknows.agents.lifetime import (
         exam_episodes_of,
         inquiry_of,
@@ -175,6 +175,7 @@ def check_life(config: DictConfig) -> None:
         expect_targets(config)
         if is_acting(config):
             check_acting(config, acting_tasks(config))
+            expect_stateless_policy(config)
             return
         if "text" in config.learner:
             raise ValueError(f"stream={config.stream.name} asks questions: learner=questions.")
@@ -184,6 +185,7 @@ def check_life(config: DictConfig) -> None:
             make(task, 1, task.train).close()
         exam_episodes_of(config, tasks)
         agent = build_agent(config, tasks)
+        expect_stateless_policy(config)
         learner = hydra.utils.instantiate(config.learner, agent, seed=config.seed)
         operations_of(config, agent, Path())
         inquiry_of(config, agent, Path(), tasks)

@@ -179,8 +179,9 @@ def _told(straight: Path, cut: Path, killed: int) -> str:
     agent = tree.get("agent", {"weights": None, "store": None})
     learners = count_tensors([tree[part] for part in ("learner", "control") if part in tree])
     return (
-        f"killed {killed} times, {again} of {len(logs.read(straight))} events lived again; "
-        f"compared the log, weights ({count_tensors(agent['weights'])} tensors), store "
+        f"killed {'once' if killed == 1 else f'{killed} times'}, "
+        f"{again} of {len(logs.read(straight))} events lived again; compared the log, "
+        f"weights ({count_tensors(agent['weights'])} tensors), store "
         f"({count_tensors(agent['store'])}), learner ({learners}), plugins, position and random "
         "states"
     )

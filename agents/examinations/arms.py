@@ -120,10 +120,10 @@ class Shuffled(nn.Module):
 def _shuffled_store(agent: MemoryAgent) -> AbstractContextManager[None]:
     """Let every key of the store stand before the answer and the vector of another entry."""
     store: Any = agent.episodic_memory
-    copied, order = copy.copy(store), _another(store.size)
+    copied, (slots_S, others_S) = copy.copy(store), _others(store)
     moved = {name: store.columns[name].clone() for name in ("answers_NA", "vectors_NV")}
     for name, column in moved.items():
-        column[: store.size] = store.columns[name][order]
+        column[slots_S] = store.columns[name][others_S]
     copied.columns = {**store.columns, **moved}
     return set_aside(agent, episodic_memory=copied)
 
@@ -131,25 +131,26 @@ def _shuffled_store(agent: MemoryAgent) -> AbstractContextManager[None]:
 def _misleading(agent: MemoryAgent) -> AbstractContextManager[None]:
     """Add to a copy of the store, near every entry, one with the answer and vector of another."""
     store: Any = agent.episodic_memory
-    held, order = store.size, _another(store.size)
-    copied = copy.copy(store)
+    copied, (slots_S, others_S) = copy.copy(store), _others(store)
     vars(copied).pop("provenance", None)  # the guard's, of the store itself
-    columns = {name: column[:held] for name, column in store.columns.items()}
-    planted = {name: column[order] for name, column in columns.items()}
-    near_ND = torch.lerp(columns["keys_ND"], planted["keys_ND"], NEAR)
-    planted["keys_ND"] = nn.functional.normalize(near_ND, dim=1)
+    columns = {name: column[: store.size] for name, column in store.columns.items()}
+    planted = {name: column[others_S] for name, column in columns.items()}
+    near_SD = torch.lerp(columns["keys_ND"][slots_S], planted["keys_ND"], NEAR)
+    planted["keys_ND"] = nn.functional.normalize(near_SD, dim=1)
     copied.columns = {name: torch.cat([columns[name], planted[name]]) for name in columns}
-    copied.capacity = copied.size = 2 * held
+    copied.capacity = copied.size = store.size + len(slots_S)
     copied._lengths, copied.rounded = Lengths(), Rounded()
     copied.names = SimpleNamespace(count_at=lambda _, names: store.names.count(names))  # no slots
     return set_aside(agent, episodic_memory=copied)
 
 
-def _another(entries: int) -> Tensor:
-    """Return for each of some entries another one (itself if it is alone), int64."""
+def _others(store: Any) -> tuple[Tensor, Tensor]:
+    """Return the slots of all entries, and for each that of another (its own if it is alone)."""
+    slots_S = store.columns["filled_N"].nonzero()[:, 0]
     key = torch.tensor([0])
-    order = noise.uniform(key, key, entries)[0].argsort(stable=True)
-    return torch.empty_like(order).scatter(0, order, order.roll(-1))
+    order_S = noise.uniform(key, key, len(slots_S))[0].argsort(stable=True)
+    another_S = torch.empty_like(order_S).scatter(0, order_S, order_S.roll(-1))
+    return slots_S, slots_S[another_S.to(slots_S.device)]
 
 
 def _no_recall(agent: MemoryAgent) -> AbstractContextManager[None]:

@@ -52,7 +52,8 @@ def entry_lines(memory: NEC, decode: Decode | None) -> Iterator[dict[str, Any]]:
 def export(memory: NEC, decode: Decode | None) -> Iterator[str]:
     """Yield the lines of a memory."""
     counters = {name: getattr(memory, name) for name in COUNTERS}
-    yield json.dumps({"schema": SCHEMA, **describe(memory), **counters})
+    whole = {"schema": SCHEMA, **describe(memory), **counters, "entries": len(memory)}
+    yield json.dumps(whole)
     for line in entry_lines(memory, decode):
         yield json.dumps(line)
 
@@ -78,6 +79,7 @@ def read_lines(lines: Iterable[str], name: str) -> NEC:
         for number, line in numbered
         for where in (f"{name}, line {number}",)
     ]
+    _expect_all(head.get("entries", len(entries)), len(entries), name)
     if len(entries) > memory.capacity:
         raise ValueError(f"{name} holds {len(entries)} entries for {memory.capacity} places.")
     if entries:
@@ -94,6 +96,15 @@ def read_lines(lines: Iterable[str], name: str) -> NEC:
     for counter, value in {**counters, "size": len(entries)}.items():
         setattr(memory, counter, value)
     return memory
+
+
+def _expect_all(told: Any, found: int, name: str) -> None:
+    """Raise a ValueError if there are not as many entries as line 1 tells of."""
+    if told != found:
+        raise ValueError(
+            f"{name} holds {found} entries, and line 1 tells of {told}: it was cut; export it "
+            "again, or correct 'entries' in line 1 if that is meant."
+        )
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

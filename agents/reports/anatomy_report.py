@@ -163,11 +163,13 @@ def draw(arms: Mapping[str, Sequence[Account]], path: Path) -> None:
     """Draw what became of the questions of each task, a panel an arm, mean shares stacked."""
     from matplotlib.figure import Figure  # takes a second to import
 
+    from stillknows.agents.reports.figures import in_lines
+
     figure = Figure(figsize=(3.2 + 3.2 * len(arms), 3.8), layout="constrained")
     grid = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
     for axis, (name, lives) in zip(grid, arms.items(), strict=True):
         _stack(axis, lives, _shown(arms))
-        axis.set_title(f"{name} (n = {len(lives)})")
+        axis.set_title(in_lines(f"{name} (n = {len(lives)})"))
     grid[0].set_ylabel("share of the questions")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right center", fontsize=8)

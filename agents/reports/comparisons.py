@@ -3,6 +3,7 @@
 A table is a head and its rows. Lifetimes are paired by seed and order.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from stillknows.agents.reports.lives import Life
@@ -80,7 +81,10 @@ def stability(arms: Arms) -> Table | None:
     if not found:
         return None
     return ["after tasks", *map(str, found)], [
-        ["Kendall's tau with the whole", *(f"{tau:.3f}" for tau in found.values())]
+        [
+            "Kendall's tau with the whole",
+            *("–" if math.isnan(tau) else f"{tau:.3f}" for tau in found.values()),
+        ]
     ]
 
 

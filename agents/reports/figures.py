@@ -1,5 +1,6 @@
 """Figures of a report: accuracy matrices and accuracy over a life. Importing takes a second."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from stillknows.agents.reports.lives import Life
 
 matplotlib.use("Agg")
+LINE = 32  # letters of a title that a panel is wide
 FEW = 12  # tasks; where there are more, scores are colours alone and tasks have no legend
 
 
@@ -23,7 +25,7 @@ def accuracy_matrices(arms: Mapping[str, Sequence["Life"]], path: Path) -> None:
     image: Any = None
     for axis, (name, lives) in zip(grid, arms.items(), strict=True):
         image = draw_matrix(axis, _mean_matrix(lives), _labels(lives))
-        axis.set_title(f"{name} (n = {len(lives)})")
+        axis.set_title(in_lines(f"{name} (n = {len(lives)})"))
         if axis is not grid[0]:
             axis.set_yticklabels([])
     grid[0].set_ylabel("examined after training on")
@@ -69,7 +71,7 @@ def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None
                 axis.plot(life.matrix[:, task], color=colour, alpha=0.25, linewidth=1)
             mean = _mean_matrix(lives)[:, task]
             axis.plot(mean, color=colour, label=label.replace("_", " "), marker="o", markersize=3)
-        axis.set(title=name, xlabel="tasks lived", ylim=limits(arms))
+        axis.set(title=in_lines(name), xlabel="tasks lived", ylim=limits(arms))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     grid[0].set_ylabel("accuracy in examinations")
@@ -77,6 +79,11 @@ def accuracy_over_life(arms: Mapping[str, Sequence["Life"]], path: Path) -> None
     if len(labels) <= FEW:
         figure.legend(handles, labels, loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def in_lines(title: str) -> str:
+    """Return the title of a panel in lines that do not reach into the next."""
+    return "\n".join(textwrap.wrap(title, LINE))
 
 
 def _labels(lives: Sequence["Life"]) -> list[str]:

@@ -73,6 +73,7 @@ from stillknows.agents.reports.log_parts import (
 from stillknows.memory.stores.store import Through, at_once
 
 SCHEMA = 1
+COMMANDS = {"lifetime": "train", "solving": "solve"}  # whose logs begin so
 CUT = "cut.jsonl"
 _BEGINNING = {"events": 0, "bytes": 0, "checksum": 0}
 _LONGEST = 1 << 26  # bytes of a line
@@ -255,6 +256,11 @@ def read(folder: Path, begins: str = "lifetime") -> list[Event]:
     events = list(_parse(folder))
     if not events:
         raise ValueError(f"{path} is empty: the life stopped before it began.")
+    if events[0]["event"] in COMMANDS and events[0]["event"] != begins:
+        theirs, ours = COMMANDS[events[0]["event"]], COMMANDS[begins]
+        raise ValueError(
+            f"{path} is of `stillknows {theirs}`, not of {ours}: report on the runs of each alone."
+        )
     if events[0]["event"] != begins:
         raise ValueError(f"{path} does not begin with a {begins}: the file is broken or foreign.")
     if events[0].get("schema") != SCHEMA:

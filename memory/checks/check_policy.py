@@ -20,6 +20,7 @@ from stillknows.memory.checks.check_bench import (
     held_beside,
     tensors_in,
 )
+from stillknows.memory.checks.stateless import expect_stateless
 from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import (
     ADD,
@@ -116,6 +117,12 @@ def check_input(bench: PolicyBench) -> None:
         expect(same, f"{name} of the features was changed: make a copy.")
 
 
+def check_state(bench: PolicyBench) -> None:
+    """A working policy is as it was after it has decided: an examination may change nothing."""
+    if not bench.lifelong:
+        expect_stateless(_slots(bench), bench.policy, bench.width)
+
+
 def check_rows(bench: PolicyBench) -> None:
     """Each row is decided alone, whatever stands beside it."""
     for filled in (_SLOTS - 1, _SLOTS):
@@ -180,7 +187,7 @@ def check_long(bench: PolicyBench) -> None:
     if bench.lifelong:
         _live_with_store(bench)
         return
-    memory = Slots(_SLOTS, bench.width, hops=1, heads=1, recency=(0.0,))
+    memory = _slots(bench)
     state = memory.initial_state(2)
     source = torch.Generator().manual_seed(0)
     for first in range(0, bench.steps, 50):
@@ -195,6 +202,7 @@ CHECKS: dict[str, Callable[[PolicyBench], None]] = {
     "decision": check_decision,
     "repeat": check_repeat,
     "input": check_input,
+    "state": check_state,
     "rows": check_rows,
     "noise": check_noise,
     "similarity": check_similarity,
@@ -265,6 +273,10 @@ def _expect_order(bench: PolicyBench) -> None:
 def _leaves(bench: PolicyBench, features: Features) -> dict[str, Tensor]:
     decision: Decision = decided(copy.deepcopy(bench.policy), features)
     return decision._asdict()
+
+
+def _slots(bench: PolicyBench) -> Slots:
+    return Slots(_SLOTS, bench.width, hops=1, heads=1, recency=(0.0,))
 
 
 def _live_with_store(bench: PolicyBench) -> None:

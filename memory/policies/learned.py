@@ -328,7 +328,8 @@ class UtilityPolicy(nn.Module):
     def _account(self, slots: Tensor | slice) -> Tensor:
         """Return of some entries outcome, namesakes, gain a use, and whether they count, `[B, C]`.
 
-        Those that were never used gained nothing; those in their grace do not count.
+        Those that were never used gained nothing, and a weight of use below 1 counts as 1, so that
+        who was hardly used gained little; those in their grace do not count.
         """
         gain_B = self.earned_N[slots] / self.uses_N[slots].clamp(min=1)
         told_3B = (self.namesakes_N[slots], gain_B, self.settled_N[slots])

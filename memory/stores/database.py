@@ -321,6 +321,7 @@ class Database(Compacted):
         clear(memory, range(memory.capacity))
         put(memory, rows)
         self._usage.load(memory)
+        clear(memory, sorted(memory.holes))  # of their use, too: so the next operation keeps it
         self.operation, self._generation, self._base = head
         self._doubtful = None
 

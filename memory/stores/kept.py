@@ -68,17 +68,20 @@ class Kept:
     def at(self, operation: int) -> "NEC":
         """Return a copy, in tensors, of the memory as it was after an operation.
 
-        What was deleted since is not in it; `store.gaps` tells what that was.
+        What was deleted since is not in it; `store.gaps` tells what that was. Nothing is written
+        for it, use that is not kept yet least of all: with that the past might be folded, and
+        `store.first` lie behind the operation that was asked for.
 
         Raises:
             ValueError: if there was no such operation, or the store keeps no past.
         """
-        if operation == self.flush():
+        if operation == self.operation and not self.store.keeps_past:
             return self.fork()
         twin = self.blank()
         for account in accounts_of(twin).values():
             account.zero_()
         put(twin, self.store.at(operation))
+        clear(twin, sorted(twin.holes))  # the past tells of their use
         twin.store = TensorStore(operation)
         return twin
 
