@@ -44,17 +44,19 @@ class EpisodeExperience(CLExperience):  # type: ignore[misc]
         self.first_episodes, self.budgets = tuple(first_episodes), tuple(budgets)
         self.task_labels = list(numbers)
 
-    @property
-    def dataset(self) -> Any:
-        """Nothing: who asks for it is told so.
+    def __getattr__(self, name: str) -> Any:
+        """Refuse what an experience of episodes has not.
 
         Raises:
-            ValueError: always.
+            ValueError: where a dataset is asked for.
+            AttributeError: where anything else is.
         """
-        raise ValueError(
-            "A plugin asks for the dataset of an experience, and episodes have none: choose one of "
-            "the baselines (arms=[replay,lwf,…]) in its place."
-        )
+        if name == "dataset":
+            raise ValueError(
+                "A plugin asks for the dataset of an experience, and episodes have none: choose "
+                "one of the baselines (arms=[replay,lwf,…]) in its place."
+            )
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
 
     @property
     def episodes(self) -> int:
