@@ -75,10 +75,12 @@ def test_an_agent_learns_and_answers_with_any_controller(
         dict(zip(zip(r.episodes, r.steps, strict=True), r.correct, strict=True))
         for r in (result, again)
     ]
-    assert result.loss == pytest.approx(again.loss, rel=1e-4)
+    # What a random pretrained model chooses may hang on the last bit of a sum.
+    slack = 0.02 if name == "huggingface" else 1e-4
+    assert result.loss == pytest.approx(again.loss, rel=slack)
     assert marks[0].keys() == marks[1].keys()
     apart = sum(marks[0][place] != mark for place, mark in marks[1].items())
-    assert apart <= len(marks[0]) // 4  # what is hardly learned may hang on the last bit of a sum
+    assert apart <= (len(marks[0]) // 4 if name == "huggingface" else 0)
 
 
 @pytest.mark.parametrize("memory", sorted(p.stem for p in MEMORIES.glob("*.yaml")))
