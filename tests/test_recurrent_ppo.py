@@ -272,19 +272,48 @@ def test_a_learner_goes_on_from_a_file_as_if_it_had_not_stopped(core, tmp_path):
 def test_rewards_are_divided_by_the_deviation_of_returns_so_far():
     spread = Spread()
     random = np.random.default_rng(0)
-    seen, carried = [], np.zeros(2)
-    for begun in ([True, True], [False, False], [True, False]):  # row 0 was left in the middle
-        reward, ended = random.normal(3, 5, (6, 2)), random.random((6, 2)) < 0.3
-        ended[-1] = False
-        carried = np.where(begun, 0.0, carried)
+    seen, returns = [], [torch.zeros(2, dtype=torch.float64)] * 2
+    sums = np.zeros((2, 2))
+    for stage in (0, 1, 1, 0, 1, 0):  # two tasks take turns in the middle of their episodes
+        reward, ended = random.normal(3 - 9 * stage, 5, (6, 2)), random.random((6, 2)) < 0.2
         for t in range(6):
-            carried = carried * 0.9 + reward[t]
-            seen.append(carried.copy())
-            carried = np.where(ended[t], 0.0, carried)
-        started = torch.tensor(begun)
-        scaled = spread.scale(torch.from_numpy(reward), started, torch.from_numpy(ended), 0.9)
+            sums[stage] = sums[stage] * 0.9 + reward[t]
+            seen.append(sums[stage].copy())
+            sums[stage] = np.where(ended[t], 0.0, sums[stage])
+        told = torch.from_numpy(reward), torch.from_numpy(ended)
+        scaled, returns[stage] = spread.scale(*told, returns[stage], 0.9)
         assert np.allclose(scaled.numpy(), reward / np.std(np.array(seen)))
+        assert np.allclose(returns[stage].numpy(), sums[stage])
     assert Spread().deviation == 1.0
+
+
+class Paid(Stage):
+    """A stage of which every step gives its rows the same."""
+
+    def __init__(self, task: ControlTask, gives: np.ndarray) -> None:
+        super().__init__(task, len(gives), seed=0)
+        self.gives = gives
+
+    def step(self, actions):
+        return super().step(actions)._replace(reward_B=self.gives)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_tasks_that_take_turns_do_not_add_to_each_others_returns(turns):
+    task = task_of("Cue", length=40)
+    learner, signature = learner_for(task, horizon=8)
+    stages = [Paid(task, gives) for gives in np.random.default_rng(0).normal(size=(turns, 2)) * 5]
+    for _ in range(3):
+        for stage in stages:
+            learner.update(signature, stage)
+    seen = []
+    for stage in stages:
+        sums = [0 * stage.gives]
+        for _ in range(24):
+            sums.append(sums[-1] * learner.discount + stage.gives)
+        seen += sums[1:]
+        assert np.allclose(stage.return_B.numpy(), sums[-1], rtol=1e-5)
+    assert learner.spreads[signature].deviation == pytest.approx(np.std(seen), rel=1e-5)
 
 
 def test_of_one_step_alone_only_the_value_is_learned():

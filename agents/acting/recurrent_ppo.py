@@ -189,8 +189,8 @@ class RecurrentPPO:
             group["lr"] = self.learning_rate * (1 - share if self.anneal else 1)
         rollout = collect(self.agent, signature, stage, self.horizon, self.chunk, self.generator)
         if self.scale_rewards:
-            scaled = self.spreads[signature].scale(
-                rollout.reward_TB, rollout.started_TB[0], rollout.ended_TB, self.discount
+            scaled, stage.return_B = self.spreads[signature].scale(
+                rollout.reward_TB, rollout.ended_TB, stage.return_B, self.discount
             )
             rollout = rollout._replace(reward_TB=scaled)
         advantage_TB = advantages(

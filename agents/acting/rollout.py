@@ -51,6 +51,7 @@ class Stage:
         started_B: which rows have just begun an episode.
         key_B: names of the episodes.
         carried: what the learner carries from step to step, None before the first.
+        return_B: the discounted rewards of the episodes so far, of a learner that adds them up.
     """
 
     def __init__(self, task: ControlTask, rows: int, seed: int, retries: int = 3) -> None:
@@ -60,6 +61,7 @@ class Stage:
         self.started_B = np.ones(rows, dtype=bool)
         self.key_B = self._keys()
         self.carried: Any = None
+        self.return_B = torch.zeros(rows)
 
     def step(self, actions: np.ndarray) -> Moved:
         """Take one step in every row; where it ends an episode, the next has begun after it."""
@@ -93,6 +95,7 @@ class Stage:
             "observation": torch.from_numpy(self.observation_BO.copy()),
             "started": torch.from_numpy(self.started_B.copy()),
             "carried": None if self.carried is None else pack(self.carried),
+            "return": self.return_B.clone(),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any], unpack: Callable[[Any], Any]) -> None:
@@ -113,6 +116,7 @@ class Stage:
             )
         self.started_B, self.key_B = state["started"].numpy().copy(), self._keys()
         self.carried = None if state["carried"] is None else unpack(state["carried"])
+        self.return_B = state.get("return", self.return_B).clone()
 
     def close(self) -> None:
         """Close the environments."""

@@ -19,30 +19,28 @@ class Spread:
 
     def __init__(self) -> None:
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
-        self.returns_B: Tensor | None = None
 
     def scale(
-        self, reward_TB: Tensor, started_B: Tensor, ended_TB: Tensor, discount: float
-    ) -> Tensor:
+        self, reward_TB: Tensor, ended_TB: Tensor, return_B: Tensor, discount: float
+    ) -> tuple[Tensor, Tensor]:
         """Take the rewards of T steps, and return them over the deviation of returns.
 
         Args:
             reward_TB: of the steps.
-            started_B: whether an episode begins with the first of them: nothing is added up yet.
-            ended_TB: whether a step ends one.
+            ended_TB: whether a step ends an episode.
+            return_B: what the episodes had added up to before, 0 where one begins.
             discount: gamma.
+
+        Returns:
+            The scaled rewards, and what the episodes have added up to now.
         """
-        return_B = reward_TB.new_zeros(reward_TB.shape[1])
-        if self.returns_B is not None and len(self.returns_B) == len(return_B):
-            return_B = self.returns_B * ~started_B
-        seen = []
+        return_B, seen = return_B.to(reward_TB), []
         for reward_B, ended_B in zip(reward_TB, ended_TB, strict=True):
             return_B = return_B * discount + reward_B
             seen.append(return_B)
             return_B = return_B * ~ended_B
-        self.returns_B = return_B
         self._take(torch.stack(seen))
-        return reward_TB / self.deviation
+        return reward_TB / self.deviation, return_B
 
     @property
     def deviation(self) -> float:
@@ -56,7 +54,7 @@ class Spread:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take what `state` returned."""
-        vars(self).update(state)
+        vars(self).update({name: state[name] for name in vars(self)})
 
     def _take(self, values: Tensor) -> None:
         count, mean = values.numel(), values.mean().item()
