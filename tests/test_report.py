@@ -50,7 +50,7 @@ def write_life(
     joint = setting["protocol"] == "joint"
     for after, row in enumerate(matrix):
         for number, seen in enumerate(curves[after - 1] if after else ()):
-            task = (after - 1) if not joint else number % len(tasks)
+            task = (number if joint else after - 1) % len(tasks)
             place = {"experience": after - 1, "update": number, "task": task, "steps": 40}
             log.append("update", **place, accuracy=seen, loss=losses[number % len(losses)])
             for experience, update, right in interim:
@@ -175,10 +175,11 @@ def test_examinations_during_training_make_the_curves(tmp_path: Path) -> None:
     assert fresh.areas["examinations"] == pytest.approx([(0.5 + 0.6) / 2, (0.3 + 0.5) / 2])
 
 
-def test_a_task_that_comes_again(tmp_path: Path) -> None:
-    matrix = [[0, 0, 0], [5, 0, 5], [5, 5, 5], [6, 5, 6]]
-    curves = [[0.2, 0.6], [0.5, 0.5], [0.1, 0.5]]
-    write_life(tmp_path, "both", matrix, curves=curves, head={"repeats": [0, 1, 0]})
+@pytest.mark.parametrize("numbers", [3, 2])
+def test_a_task_that_comes_again(numbers: int, tmp_path: Path) -> None:
+    matrix = [row[:numbers] for row in ([0, 0, 0], [5, 0, 5], [5, 5, 5], [6, 5, 6])]
+    curves, told = [[0.2, 0.6], [0.5, 0.5], [0.1, 0.5]], {"repeats": [0, 1, 0][:numbers]}
+    write_life(tmp_path, "both", matrix, curves=curves, head=told)
     assert summarise(logs.read(tmp_path)).metrics["loss_of_area"] == pytest.approx(1 - 0.3 / 0.4)
 
 

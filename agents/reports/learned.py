@@ -95,10 +95,13 @@ class Learned:
     def _areas_of_training(self) -> list[float]:
         areas = [NAN] * self.matrix.shape[1]
         for experience, task in self._first():
-            own = [event for event in self._updates[experience] if event["task"] == task]
-            seen = [event.get("accuracy", NAN) for event in own]
-            areas[task] = curves.area([one for one in seen if math.isfinite(one)])
+            areas[task] = self._area_of_training(experience, task)
         return areas
+
+    def _area_of_training(self, experience: int, task: int) -> float:
+        own = [event for event in self._updates[experience] if event["task"] == task]
+        seen = [event.get("accuracy", NAN) for event in own]
+        return curves.area([one for one in seen if math.isfinite(one)])
 
     def _areas_of_exams(self) -> list[float]:
         areas = [NAN] * self.matrix.shape[1]
@@ -117,8 +120,11 @@ class Learned:
         return list(taken), list(taken.values())
 
     def _loss_of_area(self) -> float:
-        """Return the mean loss over the tasks that come again under another number."""
+        """Return the mean loss over the tasks that come again, be it under another number."""
+        if not self._first():
+            return NAN
         again: dict[int, list[float]] = defaultdict(list)
-        for task, first in enumerate(self.head.get("repeats", ())):
-            again[first].append(self.areas["training"][task])
+        first = self.head.get("repeats", range(self.matrix.shape[1]))
+        for experience, task in enumerate(self.trained):
+            again[first[task]].append(self._area_of_training(experience, task))
         return mean([curves.loss_of_area(areas) for areas in again.values() if len(areas) > 1])
