@@ -1,5 +1,6 @@
 """Building an agent from a configuration: words, controller, memories, policies, and their fuse."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -119,7 +120,8 @@ def _working_of(config: DictConfig) -> Any:
     """Return the working memory of a configuration.
 
     Raises:
-        ValueError: if it lacks something that every working memory offers.
+        ValueError: if it lacks something that every working memory offers, or cannot be told which
+            episodes it begins.
     """
     working = hydra.utils.instantiate(config.working_memory)
     lacking = [door for door in DOORS if not hasattr(working, door)]
@@ -128,6 +130,13 @@ def _working_of(config: DictConfig) -> Any:
             f"working_memory: {type(working).__name__} has no {' and no '.join(lacking)}: what a "
             "working memory offers is in docs/memories.md, and `stillknows check` looks at it."
         )
+    try:
+        inspect.signature(working.initial_state).bind(1, "cpu", None)
+    except TypeError as error:
+        raise ValueError(
+            f"working_memory: {type(working).__name__}.initial_state should take batch, device and "
+            "key_B, the number of each episode, which need not be used."
+        ) from error
     return working
 
 

@@ -260,8 +260,10 @@ class WorkingMemory(Protocol):
     word_size: int
     reads: int
 
-    def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Any:
-        """Return an empty memory for `batch` rows."""
+    def initial_state(
+        self, batch: int, device: torch.device | str = "cpu", key_B: Tensor | None = None
+    ) -> Any:
+        """Return an empty memory for `batch` rows; `key_B` (int64 `[B]`) names the episodes."""
         ...
 
     def step(self, state: Any, item_BW: Tensor, policy: Policy) -> tuple[Any, Read]:

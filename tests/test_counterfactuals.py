@@ -1,7 +1,7 @@
 """Arms of an examination say what their change does, on the same episodes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -68,6 +68,34 @@ def test_shuffled_sentences_are_the_same_in_another_order() -> None:
         assert held != told
         assert int(after.step_B[row]) == count
     torch.testing.assert_close(read.values_BRW, alone.values_BRW)  # the question is the same
+
+
+class Heard(NamedTuple):
+    """The items in their order, and nothing else: no key, and no clock."""
+
+    items_BNW: torch.Tensor
+
+
+class Hears:
+    """A working memory of the least that there has to be."""
+
+    word_size = reads = 1
+
+    def sequence(self, state: Heard, items_BTW: torch.Tensor, *_: Any) -> tuple[Heard, Any]:
+        return Heard(torch.cat([state.items_BNW, items_BTW], dim=1)), None
+
+
+def test_a_memory_that_keeps_neither_key_nor_clock_is_told_in_another_order() -> None:
+    items_BTW = torch.arange(7.0).expand(2, -1)[..., None]
+    here_BT = torch.ones(2, 7, dtype=torch.bool)
+    nothing = Heard(items_BTW[:, :0])
+    orders = [Shuffled(Hears()).sequence(nothing, items_BTW, here_BT, EvictOldest())[0].items_BNW
+              for _ in range(2)]  # fmt: skip
+    assert torch.equal(*orders)
+    for row_T in orders[0][..., 0].tolist():
+        assert sorted(row_T) == list(range(7))
+        assert row_T[:6] != list(range(6))
+        assert row_T[6] == 6  # the question
 
 
 def test_misleading_entries_are_near_and_believed_where_the_right_one_is_away() -> None:

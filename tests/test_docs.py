@@ -5,16 +5,22 @@ import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
 import torch
+from agents_of import warmed
 from gymnasium.utils.env_checker import check_env
 
 from stillknows.agents.assembly import build_agent
 from stillknows.agents.commands.memory_arguments import add_parser
 from stillknows.agents.configuration import compose_config
+from stillknows.agents.examinations.anatomy import Dissector, dissect
+from stillknows.agents.examinations.examine import examine
+from stillknows.agents.examinations.trace import Ledger
 from stillknows.envs.tasks import Task
+from stillknows.memory.nec import NEC
 
 ROOT = Path(__file__).parents[1]
 TINY = ("debug=tiny", "stream.episodes=16", "stream.exam_episodes=8")
@@ -141,6 +147,52 @@ def test_the_memory_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(agent.working_memory, page.Ring)
     assert isinstance(agent.episodic_memory, page.Gaussian)
     assert agent.episodic_memory.seen > 0
+
+
+class Doors:
+    """A store that has nothing but what the page of memories names."""
+
+    def __init__(self, **options: Any) -> None:
+        self._store = NEC.within(**options)
+        rows = (ROOT / "docs/memories.md").read_text().partition("A store from scratch")[2]
+        firsts = re.findall(r"^\| (`.*?) \|", rows.partition("| check |")[0], flags=re.M)
+        self._open = set(re.findall(r"`(\w+)", " ".join(firsts)))
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._open:
+            raise AttributeError(name)
+        return getattr(self._store, name)
+
+
+def test_a_store_from_scratch_needs_no_more_than_the_page_says() -> None:
+    own = ["episodic_memory._target_=test_docs.Doors", "learner.recall_rehearsed=true"]
+    agent, tasks = warmed(compose_config([*TINY, *own]))
+    assert type(agent.episodic_memory).__name__ == "Doors"
+    dissector = Dissector(agent, Ledger([]))
+    result = dissect(dissector, tasks[0], number=0, episodes=8, rows=8, seed=0)
+    assert len(dissector.findings) == len(result.correct) - sum(result.correct)
+
+
+def test_the_page_of_controllers() -> None:
+    page = module("controllers_page", "docs/controllers.md")
+    text = (ROOT / "docs/controllers.md").read_text()
+    own = re.findall(r"'(\+controller=.*)'", text)[0].replace("my_module", "controllers_page")
+    agent, tasks = warmed(compose_config([*TINY[1:], "rows=8", "~controller", own]), batches=2)
+    assert isinstance(agent.controller, page.Bag)
+    assert 0 < examine(agent, tasks[0], number=0, episodes=8, rows=8, seed=0).loss < 100
+    assert agent.controller.gru.weight_ih_l0.grad.abs().sum() > 0
+    tokens_BL = torch.tensor([[7, 8, 9]])
+    vector_BD, cache = agent.controller.encode(tokens_BL)
+    padded_BD, _ = agent.controller.encode(torch.nn.functional.pad(tokens_BL, (0, 2)))
+    torch.testing.assert_close(vector_BD, padded_BD)
+    whole, part = (  # a prefix is followed by the same, whatever comes after it
+        agent.controller.answer_logits(vector_BD, tokens_BL, cache, torch.tensor([answer]))
+        for answer in ([6, 5], [6])
+    )
+    torch.testing.assert_close(whole[:, :2], part)
 
 
 def test_the_page_of_stores() -> None:

@@ -206,6 +206,20 @@ def test_what_lacks_the_doors_of_a_working_memory() -> None:
         assemble(config, WordTokenizer(["john"]))
 
 
+class Nameless(Slots):
+    """A working memory that cannot be told which episodes it begins."""
+
+    def initial_state(self, batch, device="cpu"):
+        return super().initial_state(batch, device)
+
+
+def test_a_working_memory_that_takes_no_names_of_episodes() -> None:
+    own = "+working_memory={_target_: test_mistakes.Nameless, slots: 4, word_size: 16}"
+    config = compose_config(["debug=tiny", "working_memory=none", own])
+    with pytest.raises(ValueError, match=r"Nameless\.initial_state should take batch, device and"):
+        assemble(config, WordTokenizer(["john"]))
+
+
 class Stumbling:
     """A policy with a mistake in it."""
 

@@ -88,7 +88,8 @@ class Shuffled(nn.Module):
     """A working memory that is given the items of each stretch in another order.
 
     Args:
-        memory: whose order is lost; the episode's key draws the other one.
+        memory: whose order is lost; the episode's key draws the other one, or the row does, where
+            the state has none.
     """
 
     def __init__(self, memory: Any) -> None:
@@ -108,7 +109,10 @@ class Shuffled(nn.Module):
         self, state: Any, items_BTW: Tensor, present_BT: Tensor, policy: Policy
     ) -> tuple[Any, Read]:
         """Take the items, the last (the query) in its place."""
-        draw_BT = noise.uniform(state.key_B, state.step_B, items_BTW.shape[1] - 1)
+        rows_B = torch.arange(len(items_BTW), device=items_BTW.device)
+        key_B = getattr(state, "key_B", rows_B)  # a memory without noise may keep neither
+        step_B = getattr(state, "step_B", torch.zeros_like(rows_B))
+        draw_BT = noise.uniform(key_B, step_B, items_BTW.shape[1] - 1)
         order_BT = (draw_BT + (~present_BT[:, :-1])).argsort(dim=1, stable=True)
         last_B1 = torch.full_like(order_BT[:, :1], items_BTW.shape[1] - 1)
         order_BT = torch.cat([order_BT, last_B1], dim=1)
