@@ -26,13 +26,17 @@ from stillknows.envs.world import words
 ID = "stillknows/Composed-v0"
 LENGTH = 3  # of a list
 MOST_QUESTIONS = 100  # of a story
+_MOST_EPISODES = 10**9  # of a task
 STRANGERS = words("agnes bruno celia dario edith fabio gerda heiko")
 _TOLD = "((the list) (of {who}) (is ({items})) .)"
 _ASKED = "(what (is ({program}) (of {who})) ?)"
 
 
 class Recalled(NamedTuple):
-    """A fact of an earlier task: the list, and the episode and step that told it last."""
+    """A fact of an earlier task: the list, and where that task, the last to tell it, did so first.
+
+    It tells it in each of its episodes, at the same step.
+    """
 
     items: str
     episode: int
@@ -45,7 +49,7 @@ class Composed(StoryTask):
     Args:
         skills: words that its questions use, one or more of them at a time.
         told: lists of people that its stories tell, by name, in this order.
-        recalled: lists of people that earlier tasks told: list, episode and step, by name.
+        recalled: lists of people that earlier tasks told, by name: list, episode and step.
         local: people of each story who are met only there.
         questions: asked at the end; about facts and about strangers in turn.
         split: "train", or "exam": stories that begin as none of training does.
@@ -53,7 +57,8 @@ class Composed(StoryTask):
         stride: how far apart its episodes' numbers are.
 
     Raises:
-        ValueError: if a skill is unknown, or one of the others out of range.
+        ValueError: if a skill is unknown, a list holds no digits or too few for the skills to leave
+            anything of it, or one of the others is out of range.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class Composed(StoryTask):
         _expect("questions", questions, 1, MOST_QUESTIONS)
         self.skills, self.told = tuple(skills), dict(told)
         self.recalled = {name: Recalled(*fact) for name, fact in recalled.items()}
+        for name, items in {**told, **{n: fact.items for n, fact in self.recalled.items()}}.items():
+            _expect_list(name, items, 1 + (set(skills) == {"behead"}))
         self.local, self.questions, self.split = local, questions, split
 
     @property
@@ -257,9 +264,11 @@ def compositional_tasks(
     shares = {"overlap": overlap, "contradiction": contradiction, "returns": returns}
     for name, share in shares.items():
         _expect(name, share, 0, 1, Real)
-    budgets = [episodes] * count if isinstance(episodes, int) else list(episodes)
+    budgets = list(episodes) if isinstance(episodes, Sequence) else [episodes] * count
     if len(budgets) != count:
         raise ValueError(f"episodes={episodes} for count={count} tasks: give one, or one each.")
+    for budget in budgets:
+        _expect("episodes", budget, 1, _MOST_EPISODES)
     starts = [sum(budgets[:number]) for number in range(count)]
     planner = Planner(Random(f"{life} composes"), overlap, contradiction, returns)
     tasks = []
@@ -302,6 +311,14 @@ def _other(draw: Random, items: str) -> str:
     while (other := _list(draw)) == items:
         pass
     return other
+
+
+def _expect_list(name: str, items: str, least: int) -> None:
+    numbers = items.split()
+    if not set(numbers) <= set(DIGITS) or len(numbers) < least:
+        raise ValueError(
+            f"{name} has the list {items!r}: give at least {least} digits, as '1 2 3'."
+        )
 
 
 def _expect(name: str, value: Any, low: float, high: float, kind: type = Integral) -> None:

@@ -310,11 +310,14 @@ def _task(entry: dict[str, Any], most: int, references: Mapping[str, float]) -> 
     if not constructed:
         _import_family(id)
     arguments = {key: value for key, value in entry.items() if key not in _OWN}
-    exam = {**arguments, **(entry.get("exam") or {})}
+    differs = entry.get("exam") or {}
+    if not isinstance(differs, Mapping):
+        raise ValueError(f"{id}: exam={differs} should be arguments, as {{render_mode: null}}.")
+    exam = {**arguments, **differs}
     name = str(entry.get("name", id.split(":")[-1].split(".")[-1]))
     limits = (most, entry.get("max_episode_steps", most))
     for limit in limits:
-        if not isinstance(limit, int) or limit < 1:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise ValueError(
                 f"{name}: max_episode_steps={limit} leaves no step; give a whole number from 1 on."
             )
@@ -334,7 +337,7 @@ def _task(entry: dict[str, Any], most: int, references: Mapping[str, float]) -> 
 def _with_reference(task: ControlTask, given: float | None) -> ControlTask:
     """Return a task with the return that scores 1, and where that is from."""
     if given is not None:
-        if not isinstance(given, int | float) or not np.isfinite(given):
+        if isinstance(given, bool) or not isinstance(given, int | float) or not np.isfinite(given):
             raise ValueError(f"{task.name}: reference={given!r} is no finite number: give one.")
         return task._replace(reference=float(given), source=f"return {given:g} scores 1, as given")
     threshold = None if task.constructed else spec_of(task.id).reward_threshold

@@ -9,6 +9,7 @@ words sort behind all others. Every experience of an Avalanche benchmark, or of 
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,7 +184,8 @@ def avalanche_tasks(
             array of finite numbers, shapes differ, or a class has no name.
     """
     streams = _streams(benchmark, count)
-    if not 2 <= levels <= _MOST_LEVELS or per_episode < 1:
+    whole = isinstance(levels, Integral) and isinstance(per_episode, Integral)
+    if not whole or not 2 <= levels <= _MOST_LEVELS or per_episode < 1:
         raise ValueError(
             f"stream.tasks.levels={levels} and per_episode={per_episode}: give 2 to "
             f"{_MOST_LEVELS} levels and at least 1 question an episode."
@@ -237,12 +239,13 @@ def _streams(benchmark: Any, count: int) -> dict[str, list[Any]]:
                 f"{type(benchmark).__name__} has no {name}_stream: stream.tasks.benchmark should "
                 "make a benchmark of Avalanche's."
             )
-        streams[name] = list(stream)[:count]
-        if not isinstance(count, int) or len(streams[name]) < max(1, count):
+        there = list(stream)
+        if not isinstance(count, int) or not 1 <= count <= len(there):
             raise ValueError(
                 f"stream.tasks.count={count}: the {name} stream of this benchmark has "
-                f"{len(streams[name])} experiences, and each that is lived needs one there."
+                f"{len(there)} experiences, and each that is lived needs one there."
             )
+        streams[name] = there[:count]
     return streams
 
 
@@ -255,6 +258,8 @@ def _read(dataset: Any) -> tuple[list[np.ndarray], list[int]]:
         try:
             arrays.append(np.asarray(array, dtype=np.float32))
             labels.append(int(label))
+            if labels[-1] != float(label):
+                raise ValueError(f"{label} is not whole")
         except (TypeError, ValueError):
             raise ValueError(
                 f"Example {number} of the benchmark is no array of numbers with a whole number as "
@@ -282,11 +287,12 @@ def _palette(arrays: Sequence[Sequence[np.ndarray]], levels: int) -> Palette:
 def _name(label: int, words: Sequence[str] | None) -> str:
     if words is None:
         return str(label)
-    if not 0 <= label < len(words) or not set(words[label]) <= CHARACTERS or not words[label]:
+    name = " ".join(words[label].split()) if 0 <= label < len(words) else ""
+    if not name or not set(name) <= CHARACTERS:
         raise ValueError(
             f"stream.tasks.words has no name for class {label}: give lower-case words for all."
         )
-    return " ".join(words[label].split())
+    return name
 
 
 def _titles(names: Sequence[Sequence[str]]) -> list[str]:

@@ -25,7 +25,7 @@ from stillknows.envs.kinds.succession import Succession
 from stillknows.envs.kinds.summary import Summary
 from stillknows.envs.kinds.topics import Topics
 from stillknows.envs.kinds.writing import Problems
-from stillknows.envs.tasks import Task, suggest
+from stillknows.envs.tasks import Task, dials_of, suggest
 from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
 
 PROBLEMS: dict[str, type[Problems]] = {
@@ -131,12 +131,14 @@ def generated_tasks(
         ValueError: if a task or a dial is unknown, or a dial out of range.
     """
     ids = {task: id for id, task in GENERATED.items()}
+    own, exam = dials_of("own", own), dials_of("exam", exam)
+    apart = {task: dials_of(f"own.{task}", own.get(task)) for task in (*tasks, *own)}
+    for task, dials in apart.items():
+        make_problems(task, **dials)
     made = []
-    for task in (*tasks, *(own or {})):
-        make_problems(task)
     for task in tasks:
-        train = dict((own or {}).get(task, {}))
-        examined = {**train, **(exam or {})}
+        train = dict(apart[task])
+        examined = {**train, **exam}
         told = [make_problems(task, **dials).least_told for dials in (train, examined)]
         least = [each for each in told if each is not None]
         if len(set(least)) > 1:

@@ -17,9 +17,11 @@ import numpy as np
 from stillknows.envs import MICROWORLD
 from stillknows.envs.native_stories import writer_of
 from stillknows.envs.stories import Dials, make_dials, vocabulary, write_story
-from stillknows.envs.tasks import Task, suggest
+from stillknows.envs.tasks import Task, dials_of, suggest
 from stillknows.envs.text import Story, StoryTask, StoryVectorEnv
 from stillknows.envs.turns import Info, Sheet
+
+_FIXED = ("task", "split")  # by a stream
 
 
 class Microworld(StoryTask):
@@ -94,19 +96,19 @@ def microworld_tasks(
         **dials: of `stillknows.envs.stories.Dials`, in training and examinations.
 
     Raises:
-        ValueError: if a task or a dial is unknown, or a dial out of range.
+        ValueError: if a task or a dial is unknown, or a dial out of range, or `task` or `split`.
     """
     ids = {task: id for id, task in MICROWORLD.items()}
-    own = {task: {} if given is None else given for task, given in (own or {}).items()}
+    own = dials_of("own", own)
     for task in (*tasks, *own):
         if task not in ids:
             raise ValueError(f"The microworld has no task '{task}'. {suggest(task, list(ids))}")
-        if not isinstance(own.get(task, {}), Mapping):
-            raise ValueError(f"own.{task}={own[task]} should be dials, as {{sentences: 12}}.")
+    apart = {task: dials_of(f"own.{task}", own.get(task), _FIXED) for task in (*tasks, *own)}
+    shared, exam = dials_of("dials", dials, _FIXED), dials_of("exam", exam, _FIXED)
     made = []
     for task in tasks:
-        train = {**dials, **own.get(task, {})}
-        examined = {**train, **(exam or {}), "split": "exam"}
+        train = {**shared, **apart[task]}
+        examined = {**train, **exam, "split": "exam"}
         begin = {make_dials({**each, "task": task}).beginning for each in (train, examined)}
         if len(begin) > 1:
             train["begins"] = examined["begins"] = min(begin)

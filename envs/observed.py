@@ -102,7 +102,11 @@ def _number(word: str, buckets: int) -> int:
 def _describe(space: spaces.Space[Any]) -> list[bytes]:
     """Return what tells a space from others, in order."""
     if isinstance(space, spaces.Dict):
-        return [b"{", *(b for k, p in space.spaces.items() for b in (k.encode(), *_describe(p)))]
+        told = [b"{"]
+        for key, part in space.spaces.items():
+            inside = [b"}"] if isinstance(part, spaces.Dict) else []  # one alone is known without
+            told += [key.encode(), *_describe(part), *inside]
+        return told
     if isinstance(space, spaces.Tuple):
         return [b"(", *(b for part in space.spaces for b in _describe(part)), b")"]
     kind = f"{type(space).__name__}{space.shape}".encode()

@@ -11,6 +11,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -66,8 +67,11 @@ class ReasoningGym(gymnasium.Env[str, str]):
         split: str = "train",
         attempts: int = 1,
     ) -> None:
-        if split not in ("train", "exam") or attempts < 1:
-            raise ValueError(f"split={split!r} is train or exam, attempts={attempts} at least 1.")
+        whole = isinstance(attempts, Integral) and not isinstance(attempts, bool)
+        if split not in ("train", "exam") or not whole or attempts < 1:
+            raise ValueError(
+                f"split={split!r} is train or exam, attempts={attempts!r} a whole number from 1 on."
+            )
         self.observation_space = self.action_space = TEXT
         self.items = _items(task, dict(settings or {}))
         self.task, self.split, self.attempts = task, split, attempts

@@ -12,6 +12,7 @@ tells them, and others ask for them that do not. This file knows neither how sto
 (`stillknows.envs.text`), nor who answers.
 """
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 from stillknows.envs.draws import Draws
 from stillknows.envs.lasting import WORDS, LastingCodes
 from stillknows.envs.recall_dials import CODES, PEOPLE, make_dials
-from stillknows.envs.tasks import Task, suggest
+from stillknows.envs.tasks import Task, dials_of, suggest
 from stillknows.envs.text import RowsTask, StoryVectorEnv, balanced_tree
 from stillknows.envs.turns import Sheet
 
@@ -256,9 +257,11 @@ def recall_tasks(distances: list[int], trained: int | list[int], **dials: Any) -
         **dials: of `Dials`, in training and examinations.
 
     Raises:
-        ValueError: if a dial is unknown or out of range, or there are fewer `trained` than tasks.
+        ValueError: if a dial is unknown or out of range, or `split` or `distance`, or there are
+            fewer `trained` than tasks.
     """
-    longest = [trained] * len(distances) if isinstance(trained, int) else trained
+    dials = dials_of("dials", dials, ("split", "distance"))
+    longest = trained if isinstance(trained, Sequence) else [trained] * len(distances)
     if len(longest) != len(distances):
         raise ValueError(f"trained={trained} for distances={distances}: give one, or one each.")
     tasks = []
@@ -279,8 +282,9 @@ def stress_tasks(tasks: list[str], **dials: Any) -> list[Task]:
         **dials: of `Dials`, of all tasks.
 
     Raises:
-        ValueError: if a task or a dial is unknown, or a dial out of range.
+        ValueError: if a task or a dial is unknown, or a dial out of range, or `split`.
     """
+    dials = dials_of("dials", dials, ("split",))
     made = []
     for name in tasks:
         stress = name.removesuffix("_again")

@@ -19,6 +19,7 @@ _CODES = (
     "pearl quartz raven sable tulip violet"
 )
 PEOPLE, CODES = tuple(_PEOPLE.split()), tuple(_CODES.split())
+MOST_LIVES = 2**63 // MOST_FACTS  # whose codes are drawn by numbers of their own
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Dials:
         carry: share of the questions that ask for a lasting code of an earlier episode.
         lifetime_facts: how many lasting codes the life has, told in turns.
         lag: a training episode `e` asks for codes told in episodes before `e - lag`, and not since.
-        life: the seed of the life's codes.
+        life: the seed of the life's codes, 0 or more.
         split: "train", or "exam": no lasting codes are told, and asked are those of the training
             episodes that were lived.
     """
@@ -109,6 +110,8 @@ class Dials:
                 f"lasting={self.lasting}: codes that hold for the life never change, so leave "
                 "updates, expiring, forgotten and rumours at 0."
             )
+        if not 0 <= self.life < MOST_LIVES:
+            raise ValueError(f"life={self.life}: choose 0 to {MOST_LIVES - 1}.")
         least = self.lasting * (self.lag + 2)
         if not least <= self.lifetime_facts <= MOST_FACTS or self.lifetime_facts % self.lasting:
             raise ValueError(

@@ -100,6 +100,7 @@ class Dials:
             ("carry", 0, 1),
             ("lifetime_facts", 0, life.MOST_FACTS),
             ("lag", 0, 10**9),
+            ("task_start", 0, 10**9),
             ("route_length", 1, len(world.PLACES)),
             ("length_factor", 1, 1000),
             ("begins", 0, 10**9),

@@ -63,6 +63,30 @@ def gymnasium_tasks(
     return [Task(id.split(":")[-1].removesuffix("-v0"), id, train, exam) for id in ids]
 
 
+def dials_of(place: str, given: Any, fixed: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the dials that are given at a place of a stream's tasks, none for null.
+
+    Args:
+        place: what sentences call it, such as `own.route`.
+        given: names and values.
+        fixed: names that are not to be given: the stream says what they are.
+
+    Raises:
+        ValueError: if they are no names and values, or one of them is fixed.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{place}={given} should be dials, as {{sentences: 12}}.")
+    for name in fixed:
+        if name in given:
+            raise ValueError(
+                f"{name}={given[name]}: a stream says itself which {name} it trains and examines "
+                f"with; leave {name} out."
+            )
+    return dict(given)
+
+
 def edition_of(makers: Iterable[str]) -> int:
     """Return the edition of stories whose tasks some functions make, by their full names."""
     modules = [maker.split(".")[-2:][0] for maker in makers]

@@ -168,6 +168,10 @@ def test_it_is_an_environment_with_declared_words_and_disjoint_examinations():
         ({"local": 0}, "local=0 is out of range"),
         ({"facts": 2.5}, "facts=2.5 is no whole number: give one"),
         ({"overlap": "half"}, "overlap='half' is no number: give one"),
+        ({"episodes": 0}, "episodes=0 is out of range: it goes from 1"),
+        ({"episodes": -5}, "episodes=-5 is out of range: it goes from 1"),
+        ({"episodes": [float("nan")] * 5}, "episodes=nan is no whole number: give one"),
+        ({"episodes": None}, "episodes=None is no whole number: give one"),
         ({"episodes": [10, 10]}, r"episodes=\[10, 10\] for count=5 tasks: give one, or one each"),
     ],
 )
@@ -184,6 +188,9 @@ def test_a_wrong_dial_is_one_sentence(dials, words):
         ({"split": "test"}, "split='test': choose train or exam"),
         ({"local": 9}, "local=9 is out of range: it goes from 1 to 8"),
         ({"questions": 0}, "questions=0 is out of range"),
+        ({"told": {"ada": ""}}, "ada has the list '': give at least 1 digits"),
+        ({"told": {"ada": "1"}, "skills": ["behead"]}, "ada has the list '1': give at least 2"),
+        ({"recalled": {"ada": ("x y", 0, 0)}}, "ada has the list 'x y': give at least 1 digits"),
     ],
 )
 def test_a_task_that_cannot_be_is_one_sentence(settings, words):

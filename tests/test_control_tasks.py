@@ -125,6 +125,9 @@ def test_tasks_come_from_ids_arguments_and_constructors():
         ([{"_target_": "nowhere.Env"}], "nowhere.Env names no constructor"),
         ([{"id": "CartPole-v1", "max_episode_steps": 0}], "leaves no step"),
         ([{"id": "CartPole-v1", "max_episode_steps": "9"}], "give a whole number from 1 on"),
+        ([{"id": "CartPole-v1", "max_episode_steps": True}], "give a whole number from 1 on"),
+        ([{"id": "CartPole-v1", "reference": True}], "reference=True is no finite number"),
+        ([{"id": "CartPole-v1", "exam": 5}], "exam=5 should be arguments"),
         ([{"id": "CartPole-v1", "reference": float("nan")}], "reference=nan is no finite number"),
         ([{"_target_": f"{__name__}.Odd", "which": "x"}], r"Odd cannot be made .*: KeyError: 'x'"),
     ],
@@ -203,10 +206,12 @@ def test_signatures_tell_spaces_and_nothing_else():
         signature_of(seen, moved)
         for seen in (box, other, spaces.Discrete(2), spaces.Dict({"a": box}),
                      spaces.Dict({"b": box}), spaces.Tuple((box,)), spaces.MultiBinary(2),
+                     spaces.Dict({"a": spaces.Dict({"b": box}), "c": box}),
+                     spaces.Dict({"a": spaces.Dict({"b": box, "c": box})}),
                      spaces.MultiDiscrete([2, 2]), spaces.MultiDiscrete([2, 3]))
         for moved in (spaces.Discrete(2), spaces.Discrete(2, start=1), spaces.Discrete(3))
     }  # fmt: skip
-    assert len(names) == 27
+    assert len(names) == 33
     again = spaces.Box(np.float32(-1), np.float32(1), (2,))
     assert signature_of(box, spaces.Discrete(2)) == signature_of(again, spaces.Discrete(2))
 

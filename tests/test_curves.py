@@ -19,7 +19,11 @@ def test_areas_by_hand() -> None:
     assert curves.area([0.2, 0.4, 0.9], [0, 10, 40]) == pytest.approx((3.0 + 19.5) / 40)
     assert curves.area([0.7], [3]) == 0.7
     assert math.isnan(curves.area([]))
-    for wrong in ([0, 10], [0, 10, 10]):
+    # what was not taken lies on the line from 0.2 to 0.9, or beyond the ends
+    assert curves.area([0.2, math.nan, 0.9], [0, 10, 40]) == pytest.approx(0.55)
+    assert curves.area([math.nan, 0.4, 0.9], [0, 10, 40]) == pytest.approx(0.65)
+    assert curves.area([math.nan, 0.4, math.nan], [0, 10, 40]) == 0.4
+    for wrong in ([0, 10], [0, 10, 10], [0, math.nan, 10]):
         with pytest.raises(ValueError, match="positions that rise"):
             curves.area([0.2, 0.4, 0.9], wrong)
 
@@ -67,6 +71,8 @@ def test_dormant_units_by_hand() -> None:
     assert shares == [0.25, 0.5, 0.5]
     assert plasticity.dormant_share(activations, 0.2) == 0.75
     assert plasticity.dormant_share(np.zeros((3, 4)), 0.0) == 1.0
+    for broken in (math.nan, math.inf):
+        assert math.isnan(plasticity.dormant_share(np.array([[1.0, broken], [0.0, 1.0]]), 0.1))
 
 
 def test_effective_rank_by_hand() -> None:

@@ -244,6 +244,9 @@ def _split() -> Any:
     ("made", "count", "says"),
     [
         (SimpleNamespace(), 1, "has no train_stream"),
+        (benchmark(small()), -1, "stream.tasks.count=-1: the train stream of this benchmark has 1"),
+        (benchmark(small()), 1.5, "stream.tasks.count=1.5: the train stream"),
+        (benchmark([(np.ones(2), 0.5)]), 1, "no array of numbers with a whole number"),
         (benchmark(small()), 2, "the train stream of this benchmark has 1 experiences"),
         (benchmark(small(), small(label=2), tests=1), 2, "the test stream of this benchmark has 1"),
         (benchmark(small(), small((4,))), 2, r"shapes \[\(3,\), \(4,\)\]: resize them to one"),
@@ -261,8 +264,12 @@ def test_benchmarks_that_cannot_be_lived_are_one_sentence(made: Any, count: int,
 def test_other_mistakes_are_one_sentence() -> None:
     with pytest.raises(ValueError, match="give 2 to 256 levels"):
         avalanche_tasks(benchmark(small()), 1, levels=257)
-    with pytest.raises(ValueError, match="no name for class 1"):
-        avalanche_tasks(benchmark(small()), 1, words=["grey"])
+    for wrong in ({"levels": 2.5}, {"per_episode": 1.5}):
+        with pytest.raises(ValueError, match="give 2 to 256 levels"):
+            avalanche_tasks(benchmark(small()), 1, **wrong)
+    for words in (["grey"], ["grey", " "]):
+        with pytest.raises(ValueError, match="no name for class 1"):
+            avalanche_tasks(benchmark(small()), 1, words=words)
     for options, says in (
         (["stream=split_digits", "controller=transformer"], "only controller=seeing reads"),
         (["controller=seeing"], "this stream shows none"),

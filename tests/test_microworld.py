@@ -234,6 +234,16 @@ def test_one_task_may_have_dials_of_its_own():
     assert tasks[1].exam == {**tasks[1].train, "sentences": 40, "split": "exam"}
     with pytest.raises(ValueError, match="no task 'rout'"):
         microworld_tasks(["route"], own={"rout": {}})
+    with pytest.raises(ValueError, match="exam=5 should be dials"):
+        microworld_tasks(["route"], exam=5)
+
+
+@pytest.mark.parametrize("fixed", [{"split": "exam"}, {"task": "where_person"}])
+def test_a_stream_never_trains_on_its_examination_or_on_another_task(fixed):
+    (name,) = fixed
+    for options in (fixed, {"exam": fixed}, {"own": {"route": fixed}}):
+        with pytest.raises(ValueError, match=f"leave {name} out"):
+            microworld_tasks(["route"], **options)
 
 
 @pytest.mark.parametrize("dials", [{}, {"shortest": 4}, {"carry": 0.5, "lifetime_facts": 70}])
@@ -323,6 +333,8 @@ def test_the_vocabulary_does_not_depend_on_task_split_or_names():
         ({"sentences": 9, **LIVING}, "raise sentences from 9 to at least 12"),
         ({"carry": 0.3, "lifetime_facts": 65}, "raise lifetime_facts to at least 66 or lower lag"),
         ({"carry": 0.3}, "lifetime_facts=0 every fact .* raise lifetime_facts to at least 66"),
+        ({"task_start": -7}, "task_start=-7 is out of range: it goes from 0"),
+        ({"first_episode": -1}, "task_start=-1 is out of range: it goes from 0"),
         ({"begins": 5}, "begins=5: stories tell 4 statements before the first question"),
     ],
 )

@@ -144,7 +144,9 @@ def test_mistakes_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"task": "chain_sum", "settings": {"min_terms": -3}}, "cannot make chain_sum of"),
         ({"task": "boxnet"}, "has no answers to learn from"),
         ({"task": "chain_sum", "split": "test"}, "is train or exam"),
-        ({"task": "chain_sum", "attempts": 0}, "attempts=0 at least 1"),
+        ({"task": "chain_sum", "attempts": 0}, "attempts=0 a whole number from 1 on"),
+        ({"task": "chain_sum", "attempts": 2.5}, "attempts=2.5 a whole number from 1 on"),
+        ({"task": "chain_sum", "attempts": float("nan")}, "attempts=nan a whole number"),
     ]
     for arguments, says in wrong:
         with pytest.raises(ValueError, match=says):

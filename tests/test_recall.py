@@ -169,6 +169,8 @@ def test_it_is_an_environment_and_a_batch_tells_the_same():
         ({"distance": "far"}, "distance='far' is not a whole number"),
         ({"shortest": 1.5}, "shortest=1.5 is not a whole number"),
         ({"lasting": 1, "lifetime_facts": 9, "lag": -3}, "lag=-3: choose 0 or more"),
+        ({"lasting": 1, "lifetime_facts": 66, "life": -1}, "life=-1: choose 0 to"),
+        ({"lasting": 1, "lifetime_facts": 66, "life": 10**20}, "life=1.*: choose 0 to"),
     ],
 )
 def test_a_dial_that_is_wrong_is_one_sentence(dials, words):
@@ -215,6 +217,18 @@ def test_each_distance_may_have_its_own_training() -> None:
     assert (near.train["distance"], far.train["distance"]) == (2, 16)
     with pytest.raises(ValueError, match=r"trained=\[2\] for distances=\[4, 400\]: give one"):
         recall_tasks([4, 400], trained=[2])
+    for trained in (None, 2.5):
+        with pytest.raises(ValueError, match=f"distance={trained} is not a whole number"):
+            recall_tasks([4], trained=trained)
+
+
+def test_a_stream_says_itself_what_it_trains_and_examines_with() -> None:
+    with pytest.raises(ValueError, match="leave distance out"):
+        recall_tasks([4], 4, distance=9)
+    with pytest.raises(ValueError, match="leave split out"):
+        recall_tasks([4], 4, split="exam")
+    with pytest.raises(ValueError, match="leave split out"):
+        stress_tasks(["expiry"], split="exam")
 
 
 LIFE = {"lasting": 1, "carry": 0.4, "lifetime_facts": 30, "lag": 4, "life": 7, "distance": 2}

@@ -76,7 +76,9 @@ class Planning(Problems):
         blocks: in the world.
         moved: how often a block was moved before it is asked.
         fewest, moves: that the shortest plan has, each number as likely. With `fewest=1` some goals
-            are reached by the move that the question names, whatever was told.
+            are reached by the move that the question names, whatever was told. With the usual
+            dials more than a third are by putting the second block that it names on the table,
+            and the first on it.
     """
 
     ranges: ClassVar[Ranges] = {

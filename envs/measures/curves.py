@@ -20,16 +20,20 @@ def area(scores: Sequence[float], positions: Sequence[float] | None = None) -> f
         positions: s, rising; straight lines join them. None: each score stands for a stretch of
             the same length, as the accuracies of the batches of a training do.
 
+    A score that is NaN was not taken: the line goes on from the one before it to the one after.
+
     Raises:
         ValueError: if the positions do not rise, or are not as many as the scores.
     """
     if positions is None:
         return mean(scores)
-    if len(positions) != len(scores) or (len(scores) > 1 and np.diff(positions).min() <= 0):
+    if len(positions) != len(scores) or not (np.diff(positions) > 0).all():
         raise ValueError("A curve needs a score at each position, and positions that rise.")
-    if len(scores) < 2:
+    known = [(at, p) for at, p in zip(positions, scores, strict=True) if not np.isnan(p)]
+    if len(known) < 2:
         return mean(scores)
-    return float(trapezoid(scores, positions) / (positions[-1] - positions[0]))
+    at, p = zip(*known, strict=True)
+    return float(trapezoid(p, at) / (at[-1] - at[0]))
 
 
 def area_transfer(

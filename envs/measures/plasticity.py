@@ -13,13 +13,15 @@ def dormant_share(activations_BH: NDArray[np.floating], tau: float) -> float:
     """Return the share of units with `s_i = E|h_i| / (1/H sum_k E|h_k|) <= tau`.
 
     (Sokar et al. 2023, the dormant neuron phenomenon, definition 3.1.) In a layer that is silent
-    all units are dormant.
+    all units are dormant; NaN for one that is not finite.
 
     Args:
         activations_BH: of a layer, after its nonlinearity.
         tau: threshold; 0 counts the units that are always 0.
     """
     size_H = np.abs(np.asarray(activations_BH, dtype=float)).mean(axis=0)
+    if not np.isfinite(size_H).all():
+        return float("nan")
     return float((size_H <= tau * size_H.mean()).mean())
 
 
