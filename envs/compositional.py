@@ -264,12 +264,7 @@ def compositional_tasks(
     shares = {"overlap": overlap, "contradiction": contradiction, "returns": returns}
     for name, share in shares.items():
         _expect(name, share, 0, 1, Real)
-    budgets = list(episodes) if isinstance(episodes, Sequence) else [episodes] * count
-    if len(budgets) != count:
-        raise ValueError(f"episodes={episodes} for count={count} tasks: give one, or one each.")
-    for budget in budgets:
-        _expect("episodes", budget, 1, _MOST_EPISODES)
-    starts = [sum(budgets[:number]) for number in range(count)]
+    starts = _starts(episodes, count)
     planner = Planner(Random(f"{life} composes"), overlap, contradiction, returns)
     tasks = []
     for _ in range(count):
@@ -286,6 +281,16 @@ def compositional_tasks(
         }
         tasks.append(_task(plan, now, train))
     return returning(tasks)
+
+
+def _starts(episodes: int | Sequence[int], count: int) -> list[int]:
+    """Return the number of each task's first episode."""
+    budgets = list(episodes) if isinstance(episodes, Sequence) else [episodes] * count
+    if len(budgets) != count:
+        raise ValueError(f"episodes={episodes} for count={count} tasks: give one, or one each.")
+    for budget in budgets:
+        _expect("episodes", budget, 1, _MOST_EPISODES)
+    return [sum(budgets[:number]) for number in range(count)]
 
 
 def _task(plan: Plan, now: Mapping[str, Fact], train: dict[str, Any]) -> Task:
