@@ -102,9 +102,12 @@ def test_questions_that_are_none_are_one_sentence(
     assert said.count("\n") == 1
 
 
-def test_a_run_is_no_life(life: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds several lives: give one of them, such as .*both"):
-        explain(life.parent)
+def test_a_run_of_one_life_is_that_life_and_of_several_none(life: Path, tmp_path: Path) -> None:
+    shutil.copytree(life, tmp_path / "one")
+    assert explain(tmp_path) == explain(life)
+    shutil.copytree(life, tmp_path / "two")
+    with pytest.raises(ValueError, match=r"holds several lives: give one of them, such as .*one"):
+        explain(tmp_path)
 
 
 def test_what_an_answer_stands_on_is_said_where_the_environment_names_it() -> None:

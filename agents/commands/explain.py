@@ -164,7 +164,7 @@ def explain(life: Path, question: str | None = None, allow: Sequence[str] = ()) 
     """Return what there is to say about an answer, or a list of what was forgotten.
 
     Args:
-        life: the folder of a lifetime, with its log and its agent.
+        life: the folder of a lifetime, with its log and its agent, or of a run of one.
         question: `question=TASK:EPISODE:STEP`, or `question=N` for the wrong answer numbered N.
         allow: modules besides this project's whose classes and tasks the life may name.
 
@@ -173,7 +173,9 @@ def explain(life: Path, question: str | None = None, allow: Sequence[str] = ()) 
     """
     lives = sorted(path.parent for path in life.glob(f"*/{FILE}"))
     if lives and not (life / FILE).is_file():
-        raise ValueError(f"{life} holds several lives: give one of them, such as {lives[0]}.")
+        if len(lives) > 1:
+            raise ValueError(f"{life} holds several lives: give one of them, such as {lives[0]}.")
+        life = lives[0]
     events = read(life)
     if not (life / AGENT).is_file():
         raise ValueError(f"{life} holds no {AGENT}: explain a life that was lived with keep=true.")
