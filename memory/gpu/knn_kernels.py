@@ -234,6 +234,13 @@ def _width(size: int) -> int:
 
 
 @triton.jit
+def _numbers_of(query_ptr, query, asks, number, D: tl.constexpr):
+    """Return some numbers of each query, 0 where there are none."""
+    there = asks[:, None] & (number < D)[None, :]
+    return tl.load(query_ptr + query[:, None] * D + number[None, :], mask=there, other=0.0)
+
+
+@triton.jit
 def _lowest_scores_kernel(
     query_ptr,
     table_ptr,
@@ -260,11 +267,7 @@ def _lowest_scores_kernel(
     asks = query < queries
     rows = store.to(tl.int64) * queries + query
     number = tl.arange(0, WIDTH)
-    asked = tl.load(
-        query_ptr + query[:, None] * D + number[None, :],
-        mask=asks[:, None] & (number < D)[None, :],
-        other=0.0,
-    )
+    asked = _numbers_of(query_ptr, query, asks, number, D)
     for tile in tl.range(
         tl.program_id(0) * SPAN, min(tl.program_id(0) * SPAN + SPAN, tiles), num_stages=STAGES
     ):
@@ -275,11 +278,7 @@ def _lowest_scores_kernel(
         for begin in tl.static_range(0, D, WIDTH):
             inside = begin + number < D
             if D > WIDTH:  # else it stays where it is
-                asked = tl.load(
-                    query_ptr + query[:, None] * D + begin + number[None, :],
-                    mask=asks[:, None] & inside[None, :],
-                    other=0.0,
-                )
+                asked = _numbers_of(query_ptr, query, asks, begin + number, D)
             wanted = here[:, None]
             if D % WIDTH != 0:
                 wanted = wanted & inside[None, :]
