@@ -316,6 +316,16 @@ def test_tasks_that_take_turns_do_not_add_to_each_others_returns(turns):
     assert learner.spreads[signature].deviation == pytest.approx(np.std(seen), rel=1e-5)
 
 
+def test_returns_go_on_with_the_stage_that_is_set_up_again():
+    task, gives = task_of("Cue", length=40), np.array([1.0, -2.0])
+    learner, signature = learner_for(task, horizon=8)
+    stage, again = Paid(task, gives), Paid(task, gives)
+    learner.update(signature, stage)
+    again.restore(stage.state(learner.pack), lambda tree: learner.unpack(tree, 2))
+    added = sum(learner.discount**step for step in range(8))
+    assert np.allclose(again.return_B.numpy(), gives * added, rtol=1e-5)
+
+
 def test_of_one_step_alone_only_the_value_is_learned():
     task = task_of("Cue", length=4)
     learner, signature = learner_for(task, horizon=4, sequence=1, minibatches=4, epochs=1)
