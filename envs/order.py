@@ -23,12 +23,12 @@ def arrange(items: Sequence[T], cycles: int = 1, order_seed: int | None = None) 
         order_seed: shuffles them; None leaves them as they are.
 
     Raises:
-        ValueError: if a number is not whole, or there is no cycle.
+        ValueError: if a number is not whole or below 0, or there is no cycle.
     """
     if not isinstance(cycles, int) or cycles < 1:
         raise ValueError(f"stream.cycles={cycles}: give a whole number of at least 1.")
-    if order_seed is not None and not isinstance(order_seed, int):
-        raise ValueError(f"stream.order_seed={order_seed}: give a whole number, or null.")
+    if order_seed is not None and (not isinstance(order_seed, int) or order_seed < 0):
+        raise ValueError(f"stream.order_seed={order_seed}: give a whole number from 0 on, or null.")
     order = list(items)
     if order_seed is not None:
         Random(order_seed).shuffle(order)

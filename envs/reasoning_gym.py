@@ -177,8 +177,8 @@ def unsay(text: str) -> str:
 
 
 def _examines(question: str) -> bool:
-    """Return whether items that ask this examine."""
-    return hashlib.blake2b(question.encode(), digest_size=8).digest()[0] % _EXAMINED == 0
+    """Return whether items that ask this, as it is said, examine."""
+    return hashlib.blake2b(say(question).encode(), digest_size=8).digest()[0] % _EXAMINED == 0
 
 
 def _items(task: str, settings: dict[str, Any]) -> Any:

@@ -94,6 +94,7 @@ class Dials:
             ("people", 1, len(world.PEOPLE)),
             ("places", 2, len(world.PLACES)),
             ("objects", 1, len(world.OBJECTS)),
+            ("sentences", 1, 10**6),
             ("short_episodes", 0, 10**9),
             ("questions", 1, 1000),
             ("distractors", 0, 1),

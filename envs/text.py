@@ -19,6 +19,7 @@ import string
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from numbers import Integral
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -141,7 +142,7 @@ class StoryTask(gymnasium.Env[str, str]):
         """Begin the next story, or the one with the number `options["episode"]`."""
         super().reset(seed=seed)
         options = options or {}
-        episode = options.get("episode", self._next if seed is None else self.first_episode)
+        episode = number_of(options, self._next if seed is None else self.first_episode)
         self._story = self.tell(int(self.np_random.integers(_KEYS)), episode, options)
         self._next = episode + self.stride
         self._step = 0
@@ -210,7 +211,7 @@ class StoryVectorEnv(VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]):
         if seed is not None or self._keys is None:
             seeds = row_seeds(seed, self.num_envs)
             self._keys = _Keys([gymnasium.utils.seeding.np_random(each)[0] for each in seeds])
-        first = options.get("episode", self._next if seed is None else self.task.first_episode)
+        first = number_of(options, self._next if seed is None else self.task.first_episode)
         episodes_B = np.arange(first, first + self.num_envs)
         self._turns = Turns(self.task.tell_rows(self._keys.next(), episodes_B, options))
         self._next, self._turn = first + self.num_envs, 0
@@ -304,6 +305,18 @@ def expect_all(options: Info | None) -> None:
     """Raise a ValueError if Gymnasium's reset option `reset_mask` names some of the rows alone."""
     if not np.all((options or {}).get("reset_mask", True)):
         raise ValueError("Rows are reset together, when all have ended: leave out reset_mask.")
+
+
+def number_of(options: Info, following: int) -> int:
+    """Return the number of an episode, the reset option "episode", or the following one.
+
+    Raises:
+        ValueError: if it is no whole number from 0 on.
+    """
+    number = options.get("episode", following)
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < 0:
+        raise ValueError(f"episode={number!r}: give a whole number from 0 on.")
+    return int(number)
 
 
 def row_seeds(seed: int | list[int | None] | None, rows: int) -> list[int | None]:

@@ -144,3 +144,8 @@ class Names:
         """Return how many entries hold each name, of any shape."""
         counts = [len(self._slots.get(name, ())) for name in names.flatten().tolist()]
         return placed(counts, names.device).view(names.shape)
+
+    def count_all(self, names_N: Tensor) -> Tensor:
+        """Return how many entries hold the name of each slot, where `names_N` are those of all."""
+        _, which_N, count = torch.unique(names_N, return_inverse=True, return_counts=True)
+        return count[which_N]

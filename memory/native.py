@@ -2,8 +2,9 @@
 
 The sources are compiled on first use (`compiled.py`). Without a compiler, or with
 `STILLKNOWS_NATIVE=0`, nothing is compiled or loaded, and PyTorch does the same: numbers of a store
-(`nearest.cpp`, called here, and `writing.cpp` by `table.py`) to the last bit, those of decisions
-(`scoring.cpp` by `fused.py`, `choosing.cpp` by `choosing.py`) to rounding. It knows tensors only.
+(`nearest.cpp` and `drawing.cpp`, called here, and `writing.cpp` by `table.py`) to the last bit,
+those of decisions (`scoring.cpp` by `fused.py`, `choosing.cpp` by `choosing.py`) to rounding. It
+knows tensors only.
 
 Letters: S stores, B queries, N keys, D key size, K neighbours.
 """
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from stillknows.memory.rounded import InBytes
 
 _SOURCES = Path(__file__).parent / "cpp"
-SOURCES = [_SOURCES / f"{name}.cpp" for name in ("nearest", "writing", "scoring", "choosing")]
+SOURCES = [
+    _SOURCES / f"{name}.cpp" for name in ("nearest", "writing", "drawing", "scoring", "choosing")
+]
 HEADERS = [
     _SOURCES / f"{name}.h" for name in ("vectors", "measuring", "rounding", "screening", "products")
 ]
@@ -43,6 +46,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "names_find": [_pointer, _whole, *[_pointer] * 3],
     "names_known": [_pointer, _whole, _pointer, _whole],
     "write_rows": [_pointer] * 4,
+    "uniform": [_whole, _whole, *[_pointer] * 3],
     "note": [_pointer, *[_whole] * 3, _pointer, _whole, _whole, _pointer, _pointer],
     "score": [_pointer, *[_whole] * 3, *[_pointer] * 2, *[_whole] * 3, *[_pointer] * 4],
     "expect_use": [_pointer, *[_whole] * 3, *[_pointer] * 4],
@@ -78,6 +82,14 @@ def library() -> ctypes.CDLL | None:
 def call(function: str, *arguments: Any) -> int:
     """Call a function of the compiled file; what it returns means nothing where it says nothing."""
     return int(getattr(library(), function)(*arguments))
+
+
+def uniform(key_B: Tensor, step_B: Tensor, size: int) -> Tensor:
+    """Return what `noise.uniform` does, `[B, size]`."""
+    key_B, step_B = key_B.contiguous(), step_B.contiguous()
+    drawn_BX = torch.empty(len(key_B), size)
+    call("uniform", *drawn_BX.shape, *(part.data_ptr() for part in (key_B, step_B, drawn_BX)))
+    return drawn_BX
 
 
 def floats(tensor: Tensor) -> Tensor:

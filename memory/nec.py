@@ -136,9 +136,7 @@ class NEC(Kept, Ordered):
 
     def namesakes(self) -> Tensor:
         """Return how many entries hold each slot's question, itself too; 0 where empty, `[N]`."""
-        names = self.provenance("hash")
-        _, which_N, count = torch.unique(names, return_inverse=True, return_counts=True)
-        return count[which_N] * self.columns["filled_N"]  # type: ignore[no-any-return]
+        return self.names.count_all(self.provenance("hash")) * self.columns["filled_N"]
 
     def recall(self, query_BD: Tensor) -> Recall:
         """Return the K nearest entries; a read counts as use unless the store is frozen."""

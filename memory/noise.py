@@ -9,6 +9,9 @@ row's second half in its middle. No state, so nothing to save, restore or leak.
 import torch
 from torch import Tensor
 
+from stillknows.memory import native
+
+_MANY = 1 << 14  # numbers, from which on the native file draws them
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as a signed 64-bit integer
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
@@ -37,6 +40,8 @@ def hash_rows(tokens_BL: Tensor) -> Tensor:
 
 def uniform(key_B: Tensor, step_B: Tensor, size: int) -> Tensor:
     """Return floats in [0, 1), `[B, size]`, from keys `[B]` and steps `[B]` (int64)."""
+    if key_B.is_cpu and len(key_B) * size >= _MANY and native.library() is not None:
+        return native.uniform(key_B, step_B, size)
     row_B1 = mix(mix(key_B) ^ step_B)[:, None]
     position = mix(torch.arange(size, device=key_B.device))
     x = row_B1.to(torch.int32) ^ position.to(torch.int32)

@@ -22,7 +22,7 @@ _ID, _HASH = PROVENANCE.index("id"), PROVENANCE.index("hash")
 
 
 class _Names(ctypes.Structure):
-    _fields_ = (*wholes("buckets"), *pointers("heads next names entries"))
+    _fields_ = (*wholes("buckets"), *pointers("heads older newer beyond count names entries"))
 
 
 class _Table(ctypes.Structure):
@@ -102,11 +102,13 @@ class Table:
         self._sizes = [columns[name].shape[1:].numel() for name in _COLUMNS[:4]]
         buckets = 1 << max(4, (capacity - 1).bit_length())
         self._heads = torch.full((buckets,), -1, dtype=torch.int32)
-        self._next_N = torch.full((capacity,), -2, dtype=torch.int32)
+        links = torch.full((4, capacity), -2, dtype=torch.int32)
+        self._older_N, self._newer_N, self._beyond_N, self._count_N = links.unbind()
         self._names_N, self._entries_N = torch.zeros(2, capacity, dtype=torch.int64).unbind()
         self._last_row_N = torch.zeros(capacity, dtype=torch.int32)
         self._made: tuple[list[int], _Table] | None = None
         slots = columns["filled_N"].nonzero()[:, 0]
+        slots = slots[columns["provenance_NC"][slots, _ID].argsort()]  # the newest last
         whole = columns["provenance_NC"][slots]
         self._add(whole[:, _HASH].contiguous(), slots, whole[:, _ID].contiguous())
 
@@ -124,14 +126,15 @@ class Table:
         """Compare what is held."""
         if not isinstance(other, Table):
             return NotImplemented
-        held_N = self._next_N != -2
-        same = torch.equal(held_N, other._next_N != -2)
+        held_N = self._older_N != -2
+        same = torch.equal(held_N, other._older_N != -2)
         pairs = ((self._names_N, other._names_N), (self._entries_N, other._entries_N))
         return same and all(torch.equal(one[held_N], two[held_N]) for one, two in pairs)
 
     def add(self, name: int, slot: int, holding: Holding) -> None:
         """Note that a slot holds a name."""
-        self._add(*torch.tensor([[name], [slot], [holding.entry]]))
+        one = (ctypes.byref(ctypes.c_int64(number)) for number in (name, slot, holding.entry))
+        self._call("names_add", 1, *one)
 
     def drop(self, name: int, slot: int) -> int:
         """Note that a slot no longer holds a name; return the id of its entry."""
@@ -140,7 +143,7 @@ class Table:
 
     def at(self, slot: int) -> int | None:
         """Return the name that a slot holds, None where it holds nothing."""
-        return int(self._names_N[slot]) if int(self._next_N[slot]) != -2 else None
+        return int(self._names_N[slot]) if int(self._older_N[slot]) != -2 else None
 
     def known(self, name: int, answer: tuple[int, ...]) -> int:
         """Return the newest slot of this name, if all of its slots hold this answer, or -1."""
@@ -160,6 +163,10 @@ class Table:
     def count(self, names: Tensor) -> Tensor:
         """Return how many entries hold each name, of any shape."""
         return self._find(names)[1]
+
+    def count_all(self, names_N: Tensor) -> Tensor:
+        """Return how many entries hold the name of each slot, where `names_N` are those of all."""
+        return self.count(names_N)
 
     def fits(self, rows: Candidates) -> bool:
         """Return whether rows have the widths of the columns, and are as many in every part."""
@@ -203,11 +210,15 @@ class Table:
         """Return the addresses of all columns, as they are now."""
         now = [column.data_ptr() for column in self._columns.values()]
         if self._made is None or self._made[0] != now:
-            columns, index = self._columns, (self._heads, self._next_N, self._names_N)
+            columns = self._columns
+            index = (
+                self._heads, self._older_N, self._newer_N, self._beyond_N, self._count_N,
+                self._names_N, self._entries_N,
+            )  # fmt: skip
             made = _Table(
                 *(columns[name].data_ptr() for name in _COLUMNS), *self._sizes,
                 columns["story_NTL"].element_size(), len(columns["filled_N"]),
-                _Names(len(self._heads), *(part.data_ptr() for part in (*index, self._entries_N))),
+                _Names(len(self._heads), *(part.data_ptr() for part in index)),
                 self._last_row_N.data_ptr(),
             )  # fmt: skip
             self._made = now, made

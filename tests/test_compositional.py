@@ -231,7 +231,8 @@ def test_the_compositional_stream_has_the_tasks_asked_for():
         (["stream.tasks.tasks=[kinship,code,kinship]"], "names kinship 2 times: name it once"),
         (["stream.tasks.tasks=[]"], "has no tasks: name some"),
         (["stream.cycles=0"], "stream.cycles=0: give a whole number of at least 1"),
-        (["stream.order_seed=1.5"], "stream.order_seed=1.5: give a whole number, or null"),
+        (["stream.order_seed=1.5"], "order_seed=1.5: give a whole number from 0 on, or null"),
+        (["stream.order_seed=-1"], "order_seed=-1: give a whole number from 0 on, or null"),
     ],
 )
 def test_a_stream_that_cannot_be_is_told(options, words):

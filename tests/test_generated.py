@@ -271,6 +271,7 @@ def test_floors_are_far_below_the_readers():
         ("kinship", {"shortest": 4}, "shortest=4 is above relations=3"),
         ("traversal", {"rooms": 3, "doors": 3}, "doors=3: there are rooms=3"),
         ("succession", {"items": 3, "questions": 3}, "items=3 have fewer successors"),
+        ("succession", {"items": 64}, "items=64: give a whole number from 2 to 62"),
         ("programs", {"loops": 2}, "loops=2: give a number from 0 to 1"),
         ("programs", {"lines": 2.0}, "lines=2.0: give a whole number"),
         ("programs", {"variables": 1}, "there are variables=1"),

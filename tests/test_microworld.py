@@ -329,6 +329,7 @@ def test_the_vocabulary_does_not_depend_on_task_split_or_names():
         ({"objects": True}, "objects=True is not a whole number"),
         ({"carry": None}, "carry=None is not a number"),
         ({"two_way": "no"}, "two_way='no' is not true or false"),
+        ({"sentences": 10**20}, "it goes from 1 to 1000000"),
         ({"sentences": 8}, "raise sentences from 8 to at least 9"),
         ({"sentences": 9, **LIVING}, "raise sentences from 9 to at least 12"),
         ({"carry": 0.3, "lifetime_facts": 65}, "raise lifetime_facts to at least 66 or lower lag"),

@@ -21,6 +21,7 @@ from stillknows.memory.interface import ADD
 from stillknows.memory.knn import by_halves, nearest
 from stillknows.memory.names import Names
 from stillknows.memory.nec import NEC
+from stillknows.memory.noise import mix, uniform
 from stillknows.memory.policies.rules import EvictIdle, EvictOldest
 from stillknows.memory.stores.store import COUNTERS
 from stillknows.memory.table import Table
@@ -230,6 +231,15 @@ def test_a_life_of_writes_is_the_same_to_the_last_bit(
     (mine, told), (theirs, expected) = both(life)
     assert (mine, theirs) == (Table, Names)
     assert all(torch.equal(one, two) for one, two in zip(told, expected, strict=True))
+
+
+@compiled
+@settings(max_examples=30)
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(1, 40), st.sampled_from([1, 500, 1500, 20000]))
+def test_noise_is_the_same_to_the_last_bit(key, rows, size):
+    keys_B, steps_B = mix(torch.full((rows,), key) + torch.arange(rows)), torch.arange(rows) % 3
+    mine, theirs = both(lambda: uniform(keys_B, steps_B, size))
+    assert torch.equal(mine, theirs)
 
 
 @compiled

@@ -17,6 +17,7 @@ from stillknows.agents.reports import log as logs
 from stillknows.envs.reasoning_gym import (
     FEEDBACK,
     ReasoningGym,
+    _examines,
     reasoning_gym_tasks,
     say,
     unsay,
@@ -98,6 +99,8 @@ def test_training_and_examinations_share_no_item_and_seeds_fix_all() -> None:
         ReasoningGym("letter_counting").step("")
     assert not asked["train"] & asked["exam"]
     assert min(map(len, asked.values())) > 190
+    assert _examines("Is 7 PRIME?") == _examines("is 7 prime ?")
+    assert len({_examines(f"Is {number} PRIME?") for number in range(20)}) == 2
     check_env(ReasoningGym("coin_flip"), skip_render_check=True)
 
 

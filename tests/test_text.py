@@ -325,6 +325,10 @@ def test_mistakes_are_told():
         rows.step(["one"] * 3)
     with pytest.raises(ValueError, match="1 seeds for 2 rows"):
         rows.reset(seed=[0])
+    for number in (-1, 0.5, True):
+        for told in (env, rows):
+            with pytest.raises(ValueError, match=f"episode={number}: give a whole number from 0"):
+                told.reset(seed=0, options={"episode": number})
     for vector in (rows, TextVectorEnv([Parrot(), Parrot()]), AlgorithmicVectorEnv("copy", 2)):
         vector.reset(seed=0, options={"reset_mask": np.array([True, True])})
         with pytest.raises(ValueError, match=r"reset together, .* leave out reset_mask"):

@@ -11,56 +11,71 @@
 
 namespace {
 
-// Who holds which name: chains of slots, and of each slot its name and the id of its entry. The
-// arrays belong to the caller.
+// Who holds which name: of each name its slots from the newest on, and of each slot its name and the
+// id of its entry. The arrays belong to the caller. Names of one bucket are a chain of their newest
+// slots, which count for all: to add what is newest, to drop, to find and to count take no time that
+// grows with how many slots a name has.
 struct Names {
     int64_t buckets;  // a power of 2
-    int32_t *heads, *next;  // -1: the end of a chain, -2: a slot that holds nothing
+    int32_t *heads;   // of each bucket the newest slot of its first name, -1: none
+    int32_t *older, *newer;  // slots of the same name, -1: none; older -2: a slot that holds nothing
+    int32_t *beyond, *count;  // of a newest slot: that of the bucket's next name, and of how many
     int64_t *names, *entries;
 
-    int32_t &head(int64_t name) const {
-        return heads[(uint64_t(name) * 0x9E3779B97F4A7C15 >> 20) & (buckets - 1)];
+    // Where the newest slot of a name stands, or would.
+    int32_t &newest(int64_t name) const {
+        int32_t *at = &heads[(uint64_t(name) * 0x9E3779B97F4A7C15 >> 20) & (buckets - 1)];
+        while (*at >= 0 && names[*at] != name) at = &beyond[*at];
+        return *at;
     }
 
-    void add(int64_t name, int64_t slot, int64_t entry) const {
-        int32_t &first = head(name);
-        names[slot] = name, entries[slot] = entry, next[slot] = first;
-        first = int32_t(slot);
+    // Puts a slot between two others of its name, of which there may be none.
+    void link(int32_t younger, int32_t slot, int32_t elder) const {
+        newer[slot] = younger, older[slot] = elder;
+        if (younger >= 0) older[younger] = slot;
+        if (elder >= 0) newer[elder] = slot;
+    }
+
+    void add(int64_t name, int64_t where, int64_t entry) const {
+        int32_t slot = int32_t(where), &first = newest(name), younger = -1, elder = first;
+        names[slot] = name, entries[slot] = entry;
+        for (; elder >= 0 && entries[elder] > entry; elder = older[elder]) younger = elder;
+        link(younger, slot, elder);
+        if (younger >= 0) {
+            ++count[first];
+            return;
+        }
+        beyond[slot] = elder < 0 ? -1 : beyond[elder];
+        count[slot] = elder < 0 ? 1 : count[elder] + 1;
+        first = slot;
     }
 
     int64_t drop(int64_t slot) const {
-        int32_t *at = &head(names[slot]);
-        while (*at != slot) at = &next[*at];
-        *at = next[slot];
-        next[slot] = -2;
+        int32_t &first = newest(names[slot]), younger = newer[slot], elder = older[slot];
+        if (elder >= 0) newer[elder] = younger;
+        if (younger >= 0) {
+            older[younger] = elder;
+            --count[first];
+        } else if (elder >= 0) {
+            beyond[elder] = beyond[slot], count[elder] = count[slot] - 1;
+            first = elder;
+        } else {
+            first = beyond[slot];
+        }
+        older[slot] = -2;
         return entries[slot];
-    }
-
-    // Calls with each slot that holds a name.
-    template <class Call>
-    void each(int64_t name, Call call) const {
-        for (int32_t slot = head(name); slot >= 0; slot = next[slot])
-            if (names[slot] == name) call(slot);
-    }
-
-    int64_t newest(int64_t name) const {
-        int64_t newest = -1;
-        each(name, [&](int64_t slot) {
-            if (newest < 0 || entries[slot] > entries[newest]) newest = slot;
-        });
-        return newest;
     }
 
     // The newest slot of a name whose slots all hold one answer, or -1.
     template <class Token>
     int64_t known(int64_t name, const int32_t *answer_NA, int64_t length, const Token *answer,
                   int64_t given) const {
-        bool same = true;
-        each(name, [&](int64_t slot) {
+        int32_t first = newest(name);
+        for (int32_t slot = first; slot >= 0; slot = older[slot])
             for (int64_t at = 0; at < length; ++at)
-                same &= answer_NA[slot * length + at] == (at < given ? int32_t(answer[at]) : 0);
-        });
-        return same ? newest(name) : -1;
+                if (answer_NA[slot * length + at] != (at < given ? int32_t(answer[at]) : 0))
+                    return -1;
+        return first;
     }
 };
 
@@ -100,8 +115,7 @@ void names_find(const Names *names, int64_t count, const int64_t *name, int64_t 
                 int64_t *held) {
     for (int64_t at = 0; at < count; ++at) {
         newest[at] = names->newest(name[at]);
-        held[at] = 0;
-        names->each(name[at], [&](int64_t) { ++held[at]; });
+        held[at] = newest[at] < 0 ? 0 : names->count[newest[at]];
     }
 }
 

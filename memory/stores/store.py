@@ -304,7 +304,8 @@ def put(memory: "NEC", rows: Rows) -> None:
     for name, account in accounts_of(memory).items():
         account[rows.slots_S.to(account.device)] = rows.accounts[name].to(account)
     held = zip(slots, rows.columns["filled_N"].tolist(), holdings(rows.columns), strict=True)
-    for slot, filled, (question, holding) in held:
+    oldest_first = sorted(held, key=lambda one: one[2][1].entry)
+    for slot, filled, (question, holding) in oldest_first:
         if filled:
             memory.names.add(question, slot, holding)
             memory.holes.discard(slot)
