@@ -135,55 +135,111 @@ class Curriculum:
         if self.known >= self.pass_mark and self.newest + 1 < len(self.lessons):
             self.newest, self.known = self.newest + 1, 0.0
 
+    def state(self) -> dict[str, Any]:
+        """Return where it stands, as a tree."""
+        drawn = self.generator.bit_generator.state
+        return {"generator": drawn, "newest": self.newest, "known": self.known}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Stand where `state` said."""
+        self.generator.bit_generator.state = state["generator"]
+        self.newest, self.known = int(state["newest"]), float(state["known"])
+
+
+class Learning:
+    """A solver that learns its lessons: all that another update depends on.
+
+    The learning rate rises and falls once, with the updates or with the time, whichever is nearer
+    to its end.
+
+    Args:
+        solver: who learns, on the device it is on.
+        curriculum: what.
+        optimizer: of its weights.
+        updates: how many, at most.
+        batch: episodes of an update.
+        clip: largest norm of the gradient.
+        warmup: updates over which the learning rate rises.
+
+    Attributes:
+        done: how many updates there were.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        curriculum: Curriculum,
+        optimizer: Optimizers,
+        *,
+        updates: int,
+        batch: int,
+        clip: float,
+        warmup: int = 20,
+    ) -> None:
+        self.solver, self.curriculum, self.optimizer = solver, curriculum, optimizer
+        self.updates, self.batch, self.clip, self.warmup = updates, batch, clip, warmup
+        self.done = 0
+
+    def update(self, share: float = 0.0) -> Report:
+        """Learn from one batch.
+
+        Args:
+            share: of the time there is, what has passed.
+
+        Raises:
+            ValueError: if a gradient is NaN or infinite.
+        """
+        solver, device = self.solver, self.solver.head.weight.device
+        lesson, tensors = self.curriculum.draw(self.batch)
+        inputs, targets, marked = (tensor.to(device) for tensor in tensors)
+        logits = solver(inputs)
+        loss = solver.loss(logits[marked], targets[marked])
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip_gradient(solver.parameters(), self.clip)
+        planned = height(self.done, self.updates, self.warmup)
+        self.optimizer.set_height(min(planned, height(share, 1, warmup=0)))
+        self.optimizer.step()
+        right_B = _wrong_bits(solver, logits, targets, marked).eq(0)
+        self.curriculum.mark(lesson, float(right_B.float().mean()))
+        self.done += 1
+        return Report(lesson, self.curriculum.newest, loss.item(), self.curriculum.known)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that another update depends on, as a tree of tensors and numbers."""
+        return {
+            "solver": dict(self.solver.state_dict()),
+            "curriculum": self.curriculum.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what `state` was asked of; solver, lessons and optimiser are built alike."""
+        self.solver.load_state_dict(state["solver"])
+        self.curriculum.restore(state["curriculum"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = int(state["done"])
+
 
 def learn(
-    solver: Solver,
-    curriculum: Curriculum,
-    optimizer: Optimizers,
-    *,
-    updates: int,
-    batch: int,
-    clip: float,
-    warmup: int = 20,
+    learning: Learning,
     hear: Callable[[int, Report], None] = lambda update, report: None,
     spent: Callable[[], float] = lambda: 0.0,
 ) -> int:
     """Train a solver in place; return how many updates it had.
 
     Args:
-        solver: who learns, on the device it is on.
-        curriculum: what.
-        optimizer: of its weights; the learning rate rises and falls once, with the updates or with
-            the time, whichever is nearer to its end.
-        updates: how many, at most.
-        batch: episodes of an update.
-        clip: largest norm of the gradient.
-        warmup: updates over which the learning rate rises.
+        learning: who learns what.
         hear: is told of every update.
         spent: says which share of the time there is has passed; at 1 no update begins.
 
     Raises:
         ValueError: if a gradient is NaN or infinite.
     """
-    device = solver.head.weight.device
-    for update in range(updates):
-        share = spent()
-        if share >= 1:
-            return update
-        lesson, tensors = curriculum.draw(batch)
-        inputs, targets, marked = (tensor.to(device) for tensor in tensors)
-        logits = solver(inputs)
-        loss = solver.loss(logits[marked], targets[marked])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        clip_gradient(solver.parameters(), clip)
-        optimizer.set_height(min(height(update, updates, warmup), height(share, 1, warmup=0)))
-        optimizer.step()
-        curriculum.mark(
-            lesson, float(_wrong_bits(solver, logits, targets, marked).eq(0).float().mean())
-        )
-        hear(update, Report(lesson, curriculum.newest, loss.item(), curriculum.known))
-    return updates
+    while learning.done < learning.updates and (share := spent()) < 1:
+        hear(learning.done, learning.update(share))
+    return learning.done
 
 
 @torch.no_grad()

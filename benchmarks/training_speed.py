@@ -4,9 +4,12 @@
     python benchmarks/training_speed.py --width 128 --heads 8 --rounds 40
 
 All contenders are trained on the same stories (where an object is), with the same optimisers, one
-thread, in one process, interleaved; medians of the updates after some that do not count. Tokens are
-those of the stories, questions included, whether a contender reads them once or more often;
-rehearsed ones count as cost, not as tokens. Every contender pays for its environment.
+thread, in one process, interleaved; medians of the updates after some that do not count, in which
+agents learn to end their answers. Tokens are those of the stories, questions included, whether a
+contender reads them once or more often; rehearsed ones count as cost, not as tokens. Every
+contender pays for its environment. Operations are those of products and attention, forward and
+backward, and of the optimiser's products: where these are as fast for all, no way to compute the
+same comes below their ratio.
 
 - plain: each story is one text, every next token is predicted (no questions are answered);
 - context: the agent without memories, which reads the whole story again at every question;
@@ -24,6 +27,8 @@ from typing import Any, NamedTuple
 import hydra.utils
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
 from stillknows.agents.assembly import build_agent
@@ -144,13 +149,20 @@ def agent_with(name: str, options: Sequence[str], warm: int) -> Update:
     return update
 
 
+def operations(update: Update, number: int) -> int:
+    """Return how many additions and multiplications an update takes in products."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        update(number)
+    return int(counter.get_total_flops())
+
+
 def main() -> None:
     """Time the contenders and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--warm", type=int, default=8)
+    parser.add_argument("--warm", type=int, default=100)
     given = parser.parse_args()
     torch.set_num_threads(1)
     options = [f"controller.width={given.width}", f"controller.heads={given.heads}"]
@@ -165,10 +177,12 @@ def main() -> None:
             if number >= given.warm:
                 seconds[name].append(time.perf_counter() - begun)
                 tokens.extend([found] if name == "plain" else [])
+    last = given.rounds + given.warm
+    counted = {name: operations(update, last) for name, update in updates.items()}
     amount = statistics.median(tokens)
     print(f"width {given.width}, {amount:.0f} tokens an update, torch {torch.__version__}\n")
-    print("| | tokens a second | ms an update | quartiles | times the plain cost |")
-    print("|---|---|---|---|---|")
+    titles = "tokens a second | ms an update | quartiles | times the plain cost | operations, times"
+    print(f"| | {titles} |\n|{'---|' * 6}")
     for name, times in seconds.items():
         low, middle, high = statistics.quantiles(times, n=4)
         ratio = statistics.median(
@@ -176,7 +190,7 @@ def main() -> None:
         )
         print(
             f"| {name} | {amount / middle:,.0f} | {1e3 * middle:.0f} | {1e3 * low:.0f} to "
-            f"{1e3 * high:.0f} | {ratio:.2f} |"
+            f"{1e3 * high:.0f} | {ratio:.2f} | {counted[name] / counted['plain']:.2f} |"
         )
 
 

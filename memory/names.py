@@ -148,4 +148,4 @@ class Names:
     def count_all(self, names_N: Tensor) -> Tensor:
         """Return how many entries hold the name of each slot, where `names_N` are those of all."""
         _, which_N, count = torch.unique(names_N, return_inverse=True, return_counts=True)
-        return count[which_N]
+        return count[which_N]  # type: ignore[no-any-return]

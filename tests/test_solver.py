@@ -1,6 +1,8 @@
 """Solvers of algorithmic tasks: losses, lessons, examinations, and the command."""
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillknows.agents.commands import solve
 from stillknows.agents.commands.cli import main
 from stillknows.agents.commands.solve import SCHEMA, build
 from stillknows.agents.configuration import compose_config
 from stillknows.agents.optimizer import build_optimizer
 from stillknows.agents.persistence.container import read_tree
-from stillknows.agents.solver import Curriculum, Solver, examine, learn
+from stillknows.agents.persistence.stopping import Stop
+from stillknows.agents.solver import Curriculum, Learning, Solver, examine, learn
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.problems import Copy
 from stillknows.memory.dnc import DNC
@@ -106,13 +110,9 @@ def test_a_solver_learns_to_copy_lesson_by_lesson():
     solver = Solver(DNC(lessons[0].input_size, 4, 8, 1, hidden_size=32), lessons[0])
     before = examine(solver, lessons[1], 60, 60)
     curriculum, told = Curriculum(lessons, 0.9, 0.1, seed=0), []
+    optimizer = build_optimizer(solver, 4e-3, 0.02, 0.0)
     learn(
-        solver,
-        curriculum,
-        build_optimizer(solver, 4e-3, 0.02, 0.0),
-        updates=250,
-        batch=16,
-        clip=10.0,
+        Learning(solver, curriculum, optimizer, updates=250, batch=16, clip=10.0),
         hear=lambda update, report: told.append((update, report.newest)),
     )
     after = examine(solver, lessons[1], 60, 60)
@@ -130,7 +130,7 @@ def test_a_gradient_that_is_no_number_moves_no_weight():
     optimizer = build_optimizer(solver, 4e-3, 0.02, 0.0)
     curriculum = Curriculum([lesson], 0.9, 0.1, seed=0)
     with pytest.raises(ValueError, match="NaN or infinite, and no weight was moved by it"):
-        learn(solver, curriculum, optimizer, updates=1, batch=2, clip=10.0)
+        Learning(solver, curriculum, optimizer, updates=1, batch=2, clip=10.0).update()
     assert all(torch.equal(part, before[name]) for name, part in solver.state_dict().items())
 
 
@@ -139,14 +139,9 @@ def test_where_time_is_scarce_the_rate_falls_with_it_and_learning_ends():
     solver = Solver(DNC(lesson.input_size, 4, 8, 1, hidden_size=8), lesson)
     optimizer = build_optimizer(solver, 4e-3, 0.02, 0.0)
     shares, rates = iter([0.0, 0.25, 0.5, 0.75, 1.0]), []
+    curriculum, sizes = Curriculum([lesson], 0.9, 0.1, seed=0), {"updates": 1000, "batch": 2}
     made = learn(
-        solver,
-        Curriculum([lesson], 0.9, 0.1, seed=0),
-        optimizer,
-        updates=1000,
-        batch=2,
-        clip=10.0,
-        warmup=0,
+        Learning(solver, curriculum, optimizer, **sizes, clip=10.0, warmup=0),
         hear=lambda *_: rates.append([g["lr"] / g["highest"] for g in optimizer.param_groups]),
         spent=lambda: next(shares),
     )
@@ -161,7 +156,9 @@ def test_a_seed_whose_time_is_over_is_examined_all_the_same(tmp_path, capsys):
     assert main(["solve", *small, "learner.minutes=1e-9", f"run={run}"]) == 0
     told = capsys.readouterr().out
     assert "| DNC | 5, 1e-09 minutes | 20 vectors | 1 | 160 |" in told
-    events = [json.loads(line) for line in (run / "seed0" / "log.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line) for line in (run / "copy-seed0" / "log.jsonl").read_text().splitlines()
+    ]
     assert [event["event"] for event in events] == ["solving", "marks", "marks", "clock"]
     assert events[-1]["updates"] == 0
 
@@ -194,27 +191,77 @@ def test_the_command_writes_logs_weights_and_a_report_and_equal_seeds_are_equal(
     told = capsys.readouterr().out
     assert "| DNC | 5 | 20 vectors | 2 | 160 |" in told
     assert (tmp_path / "a" / "learning.png").stat().st_size > 5000
-    for seed in ("seed0", "seed1"):
-        first, second = ((tmp_path / run / seed) for run in ("a", "b"))
-        weights = [read_tree(path / "weights.safetensors", SCHEMA) for path in (first, second)]
-        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-        events = [
-            [
-                {
-                    k: v
-                    for k, v in json.loads(line).items()
-                    if k not in ("time", "seconds", "config", "checksum")
-                }
-                for line in (path / "log.jsonl").read_text().splitlines()
-            ]
-            for path in (first, second)
-        ]
-        assert events[0] == events[1]
-        assert [e["event"] for e in events[0]] == ["solving", "update", "update", "marks", "marks",
-                                                   "clock"]  # fmt: skip
+    for seed in ("copy-seed0", "copy-seed1"):
+        kinds = [event["event"] for event in expect_equal(*(tmp_path / r / seed for r in "ab"))]
+        assert kinds == ["solving", "update", "update", "marks", "marks", "clock"]
     report = (tmp_path / "a" / "report.md").read_text()
     assert main(["report", str(tmp_path / "a"), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "report.md").read_text() == report
+
+
+def expect_equal(first, second):
+    """Compare the weights and logs of two solvers; return the events but for their times."""
+    weights = [read_tree(path / "weights.safetensors", SCHEMA) for path in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    timed = ("time", "seconds", "config", "checksum")
+    events = [
+        [
+            {key: value for key, value in json.loads(line).items() if key not in timed}
+            for line in (path / "log.jsonl").read_text().splitlines()
+        ]
+        for path in (first, second)
+    ]
+    assert events[0] == events[1]
+    return events[0]
+
+
+@pytest.mark.parametrize("memory", ["dnc", "ntm"])
+def test_a_solver_that_was_stopped_goes_on_bit_for_bit(memory, tmp_path, monkeypatch):
+    lessons = "lessons=[{task: copy, max_length: 1}, {task: copy, max_length: 2}]"
+    config = compose_config(
+        [f"working_memory={memory}", "debug=short", lessons, "learner.updates=12",
+         "learner.pass_mark=1e-9", "learner.earlier=0.5"], "solve",
+    )  # fmt: skip
+    assert solve._solve_one(config, tmp_path / "whole", 0) is None
+
+    class Asked(Stop):
+        """Is asked to stop after the seventh update."""
+
+        heard = 0
+
+        def check(self):
+            Asked.heard += 1
+            self.asked = signal.SIGTERM if Asked.heard == 7 else 0
+            super().check()
+
+    monkeypatch.setattr(solve, "Stop", Asked)
+    config.checkpoint.every = 3  # the last is of the sixth update
+    assert solve._solve_one(config, tmp_path / "cut", 0) == signal.SIGTERM
+    assert not (tmp_path / "cut" / "weights.safetensors").exists()
+    assert solve._solve_one(config, tmp_path / "cut", 0) is None
+    assert Asked.heard == 7 + 6
+    expect_equal(tmp_path / "whole", tmp_path / "cut")
+    assert solve._solve_one(config, tmp_path / "cut", 0) is None
+    assert Asked.heard == 7 + 6  # it has ended
+
+
+def test_the_command_goes_on_with_a_run(tmp_path, capsys):
+    small = ["debug=short", "working_memory.slots=4", "workers=1", "checkpoint.every=2"]
+    run, cut = tmp_path / "run", tmp_path / "cut"
+    assert main(["solve", *small, f"run={run}"]) == 0
+    shutil.copytree(run, cut)
+    shutil.rmtree(cut / "copy-seed1")
+    (cut / "copy-seed0" / "weights.safetensors").unlink()
+    log = cut / "copy-seed0" / "log.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    assert main(["solve", f"resume={cut}", "learner.updates=9"]) == 2
+    assert "a run goes on with the configuration that it has" in capsys.readouterr().err
+    assert main(["train", f"resume={cut}"]) == 2
+    assert f"goes on by `stillknows solve resume={cut}`" in capsys.readouterr().err
+    assert main(["solve", f"resume={cut}"]) == 0
+    assert (cut / "report.md").read_text() == (run / "report.md").read_text()
+    for seed in ("copy-seed0", "copy-seed1"):
+        expect_equal(run / seed, cut / seed)
 
 
 def test_a_report_is_of_one_task_of_any_memories_and_of_what_has_ended(tmp_path, capsys):
@@ -263,7 +310,10 @@ def test_a_report_is_of_one_task_of_any_memories_and_of_what_has_ended(tmp_path,
         (["solve", "lessons=[{task: cpoy}]"], "no algorithmic task 'cpoy'. Did you mean 'copy'"),
         (["solve", "+exams.other={task: copy, bits: 3}"], "differ in inputs or outputs"),
         (["solve", "lessons=[{max_length: 3}]"], "names no task: write {task: copy"),
-        (["solve", "seeds=[a]"], "should be whole numbers from 0"),
+        (["solve", "seeds=[a]"], "should be different whole numbers from 0"),
+        (["solve", "seeds=[1,1]"], "should be different whole numbers from 0"),
+        (["solve", "checkpoint.every=-1"], "checkpoint.every=-1 should be a whole number"),
+        (["solve", "resume=nowhere"], "nowhere is no run that can go on"),
         (["solve", "learner.learning_rate=-1"], "should be a number, at least 0"),
         (["solve", "lessons=[]"], "lessons=[] is empty"),
         (["solve", "seeds=3"], "seeds=3 should be a list"),

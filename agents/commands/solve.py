@@ -1,11 +1,10 @@
 """`stillknows solve`: let a memory learn an algorithmic task with every seed, then report.
 
 Every seed writes a log (`log.jsonl`: `solving`, `update`, `marks`, `clock`), from which the report
-is made, and its weights (`weights.safetensors`).
+is made, its weights (`weights.safetensors`), and checkpoints, from which it goes on if it was cut.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,21 @@ from stillknows.agents.configuration import (
     new_folder,
 )
 from stillknows.agents.optimizer import Optimizers, build_optimizer
+from stillknows.agents.persistence.checkpoint import Checkpoints, intervals_of
 from stillknows.agents.persistence.container import write_tree
+from stillknows.agents.persistence.resuming import (
+    folder_name,
+    goes_on,
+    has_ended,
+    resumed,
+    write_plan,
+)
+from stillknows.agents.persistence.stopping import Stop, Stopped
+from stillknows.agents.persistence.trouble import through_of
 from stillknows.agents.progress import Bar
 from stillknows.agents.reports import log as logs
 from stillknows.agents.reports.protocol import flat
-from stillknows.agents.solver import Curriculum, Report, Solver, examine, learn
+from stillknows.agents.solver import Curriculum, Learning, Report, Solver, examine, learn
 from stillknows.envs.algorithmic import make_problem
 from stillknows.envs.measures.intervals import interval
 from stillknows.envs.problems import Problem
@@ -40,7 +49,10 @@ from stillknows.memory import expect
 from stillknows.memory.recurrent import Recurrent
 
 SCHEMA = "stillknows solver 1"
-_OF_A_RUN = ("seeds", "run", "workers", "device", "compiled")  # tell no solvers apart
+_OF_A_RUN = (  # tell no solvers apart
+    *("seed", "seeds", "run", "workers", "device", "compiled"),
+    *("checkpoint", "on_trouble", "log"),
+)
 EVERY = 20  # updates between two lines of the log
 
 
@@ -48,32 +60,65 @@ def solve(overrides: Sequence[str]) -> Path:
     """Train a solver a seed and write their report.
 
     Args:
-        overrides: Hydra overrides of `stillknows.configs.solve`.
+        overrides: Hydra overrides of `stillknows.configs.solve`, or `resume=RUN` to go on with a
+            run, and options that change nothing that is learned.
 
     Returns:
         The folder of the run.
 
     Raises:
         ValueError: with one sentence, for any option, value, device or folder that cannot be.
+        OSError: with one sentence, if something cannot be written, or a process was killed.
+        Stopped: if the run was asked to stop.
     """
-    config = compose_config(overrides, "solve")
+    if any(each.startswith("resume=") for each in overrides):
+        run, solvers, workers = resumed(overrides, "solve")
+        for each in solvers.values():
+            _check(each)
+    else:
+        config = compose_config(overrides, "solve")
+        solvers, workers = _solvers_of(config), config.workers
+        run = new_folder(config, config.name)
+        write_plan(run, solvers)
+    with goes_on(run, "solve"):
+        run_all(_solve_one, {name: (c, run / name) for name, c in solvers.items()}, workers)
+    print(write_report([run], run))
+    print(f"Written to {run / 'report.md'}.")
+    return run
+
+
+def _solvers_of(config: DictConfig) -> dict[str, DictConfig]:
+    """Return the configuration of a solver a seed, by its folder's name.
+
+    Raises:
+        ValueError: with one sentence, if one cannot be.
+    """
     expect_lists(config, "seeds", "lessons")
     expect_workers(config)
     if not OmegaConf.is_dict(config.exams):
         raise ValueError(f"exams={config.exams} should name problems: exams.NAME=….")
     expect_whole(config, "seed", "exam_episodes", "learner.updates", "learner.batch")
     _expect_numbers(config.learner)
-    if not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):
-        raise ValueError(f"seeds={config.seeds} should be whole numbers from 0, such as [0,1,2].")
+    whole = all(isinstance(seed, int) and seed >= 0 for seed in config.seeds)
+    if not whole or len(set(config.seeds)) < len(config.seeds):
+        raise ValueError(
+            f"seeds={config.seeds} should be different whole numbers from 0, such as [0,1,2]."
+        )
+    _check(config)
+    solvers = []
+    for seed in config.seeds:
+        solvers.append(config.copy())
+        solvers[-1].seed = seed
+    return {folder_name(each): each for each in solvers}
+
+
+def _check(config: DictConfig) -> None:
+    """Build everything once, so that what cannot be is said before anything is learned."""
     expect_device(config)
     expect_targets(config)
+    intervals_of(config)
+    through_of(config, Stop())
     _optimizer(config, build(config)[0])
-    run = new_folder(config, config.name)
-    jobs = {f"seed{seed}": (config, seed, run / f"seed{seed}") for seed in config.seeds}
-    run_all(_solve_one, jobs, config.workers)
-    print(write_report([run], run))
-    print(f"Written to {run / 'report.md'}.")
-    return run
 
 
 def _expect_numbers(learner: DictConfig) -> None:
@@ -217,55 +262,63 @@ def _updates(life: Sequence[logs.Event]) -> Mapping[str, list[float]]:
     return {key: [row[key] for row in rows] for key in ("update", "newest", "known")}
 
 
-def _solve_one(config: DictConfig, seed: int, folder: Path, place: int) -> None:
-    """Train, examine and save one solver."""
-    begun = time.monotonic()
-    torch.manual_seed(seed)
+def _solve_one(config: DictConfig, folder: Path, place: int) -> int | None:
+    """Train, examine and save a solver that has not ended; return the signal that stopped it."""
+    bar = Bar(folder.name, config.learner.updates, place)
+    try:
+        if not has_ended(folder):
+            _solve_on(config, folder, bar)
+    except Stopped as stop:
+        return stop.number
+    finally:
+        bar.close()
+    return None
+
+
+def _solve_on(config: DictConfig, folder: Path, bar: Bar) -> None:
+    """Go on from the newest checkpoint, or from the beginning."""
+    torch.manual_seed(config.seed)
     solver, lessons, exams = build(config)
     solver.to(config.device)
-    chosen = config.learner
-    optimizer = _optimizer(config, solver)
-    curriculum = Curriculum(lessons, chosen.pass_mark, chosen.earlier, seed)
-    bar = Bar(folder.name, chosen.updates, place)
-    with closing(logs.LifetimeLog(folder)) as log:
-        log.append("solving", **_describe(config, seed))
+    chosen, stop = config.learner, Stop()
+    learning = Learning(
+        solver,
+        Curriculum(lessons, chosen.pass_mark, chosen.earlier, config.seed),
+        _optimizer(config, solver),
+        updates=chosen.updates,
+        batch=chosen.batch,
+        clip=chosen.clip,
+    )
+    through = through_of(config, stop)
+    with closing(logs.LifetimeLog(folder, resume=True, through=through)) as log, stop:
+        parts: dict[str, Any] = {"learning": learning, "log": log}
+        checkpoints = Checkpoints(folder, config, parts, stop, through)
+        if not checkpoints.restore_newest():
+            log.restore()
+            log.append("solving", **_describe(config))
 
         def hear(update: int, report: Report) -> None:
             bar(f"lesson {report.newest + 1} of {len(lessons)}", update + 1, report.known)
             if update % EVERY == 0 or update + 1 == chosen.updates:
                 log.append("update", update=update, **report._asdict())
+            checkpoints.passed()
 
-        updates = learn(
-            solver,
-            curriculum,
-            optimizer,
-            updates=chosen.updates,
-            batch=chosen.batch,
-            clip=chosen.clip,
-            hear=hear,
-            spent=_clock(chosen.minutes),
-        )
+        planned = 60 * chosen.minutes if chosen.minutes else float("inf")  # seconds
+        updates = learn(learning, hear, lambda: checkpoints.lived / planned)
         for exam, problem in exams.items():
             marks = examine(solver, problem, config.exam_episodes, chosen.batch)
             log.append("marks", exam=exam, **marks._asdict())
-        log.append("clock", seconds=time.monotonic() - begun, updates=updates)
-    write_tree(folder / "weights.safetensors", dict(solver.state_dict()), SCHEMA)
-    bar.close()
+        write_tree(folder / "weights.safetensors", dict(solver.state_dict()), SCHEMA)
+        log.append("clock", seconds=checkpoints.lived, updates=updates)
 
 
-def _clock(minutes: float | None) -> Callable[[], float]:
-    """Return what says which share of the minutes has passed."""
-    begun = time.monotonic()
-    return lambda: 0.0 if minutes is None else (time.monotonic() - begun) / (60 * minutes)
-
-
-def _describe(config: DictConfig, seed: int) -> dict[str, Any]:
+def _describe(config: DictConfig) -> dict[str, Any]:
     chosen = OmegaConf.create(config)
     chosen.working_memory.input_size = None  # the lessons'
     return {
         "schema": logs.SCHEMA,
         "name": config.name,
-        "seed": seed,
+        "seed": config.seed,
         "config": OmegaConf.to_container(chosen, resolve=True),
         "versions": logs.versions(),
     }

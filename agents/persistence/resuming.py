@@ -1,7 +1,7 @@
-"""Runs that go on: the plan of a run, and `stillknows train resume=RUN`.
+"""Runs that go on: the plan of a run, and `resume=RUN` of `stillknows train` and of `solve`.
 
 A run is planned before it is lived: `run.json` in its folder holds the configuration of every
-life. Lives that have ended are left alone, those that were cut go on, the others begin.
+life (or solver). Lives that have ended are left alone, those that were cut go on, the others begin.
 """
 
 import json
@@ -131,11 +131,12 @@ def write_order(run: Path, lives: Sequence[str]) -> None:
     write_text(run / LIVES, json.dumps({"lives": list(lives)}) + "\n")
 
 
-def resumed(overrides: Sequence[str]) -> Run:
+def resumed(overrides: Sequence[str], command: str = "train") -> Run:
     """Return the run that shall go on.
 
     Args:
         overrides: `resume=RUN`, and such options as change nothing that is lived.
+        command: that it is of.
 
     Raises:
         ValueError: with one sentence, for any other option, or a run that cannot go on.
@@ -150,6 +151,8 @@ def resumed(overrides: Sequence[str]) -> Run:
     folder = Path(str(given.resume))
     lives = read_plan(folder, [str(each) for each in given.get("allow") or ()])
     for config in lives.values():
+        if (begun := config.get("command", "train")) != command:
+            raise ValueError(f"{folder} goes on by `stillknows {begun} resume={folder}`.")
         config.merge_with({k: v for k, v in given.items() if k not in ("resume", "allow")})
         expect_workers(config)
     return Run(folder, lives, next(iter(lives.values())).workers)
@@ -171,9 +174,9 @@ def has_ended(folder: Path) -> bool:
 
 
 @contextmanager
-def goes_on(run: Path) -> Iterator[None]:
+def goes_on(run: Path, command: str = "train") -> Iterator[None]:
     """Say how to go on, whatever ends a run before its end."""
-    how = f"`stillknows train resume={run}` goes on from where it was saved"
+    how = f"`stillknows {command} resume={run}` goes on from where it was saved"
     try:
         yield
     except Stopped as stop:
