@@ -17,8 +17,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from stillknows.envs.side_by_side import TextVectorEnv
 
-EDITIONS = {"generated": 3, "recall": 3}  # of stories, by who makes their tasks: raised where the
-EDITION = 2  # same seed begins to tell others; of all whom EDITIONS does not name
+# Editions of stories, by who makes their tasks: raised where the same seed begins to tell others.
+EDITIONS = {"generated": 3, "recall": 3, "reasoning_gym": 3}
+EDITION = 2  # of all whom EDITIONS does not name
 TextVector = VectorEnv[tuple[str, ...], tuple[str, ...], np.ndarray]
 
 
