@@ -86,7 +86,8 @@ def call(function: str, *arguments: Any) -> int:
 
 def uniform(key_B: Tensor, step_B: Tensor, size: int) -> Tensor:
     """Return what `noise.uniform` does, `[B, size]`."""
-    key_B, step_B = key_B.contiguous(), step_B.contiguous()
+    whole = torch.broadcast_tensors(key_B, step_B)  # type: ignore[no-untyped-call]
+    key_B, step_B = (part.to(torch.int64).contiguous() for part in whole)
     drawn_BX = torch.empty(len(key_B), size)
     call("uniform", *drawn_BX.shape, *(part.data_ptr() for part in (key_B, step_B, drawn_BX)))
     return drawn_BX

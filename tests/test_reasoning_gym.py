@@ -99,8 +99,9 @@ def test_training_and_examinations_share_no_item_and_seeds_fix_all() -> None:
         ReasoningGym("letter_counting").step("")
     assert not asked["train"] & asked["exam"]
     assert min(map(len, asked.values())) > 190
-    assert _examines("Is 7 PRIME?") == _examines("is 7 prime ?")
-    assert len({_examines(f"Is {number} PRIME?") for number in range(20)}) == 2
+    written = [_examines(f"Is {number} PRIME?") for number in range(20)]
+    assert written == [_examines(f"is {number} prime ?") for number in range(20)]
+    assert len(set(written)) == 2
     check_env(ReasoningGym("coin_flip"), skip_render_check=True)
 
 

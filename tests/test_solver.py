@@ -81,6 +81,20 @@ def test_a_tenth_of_the_batches_is_of_earlier_lessons():
     assert drawn.sum() == 2000
 
 
+def test_lessons_go_on_where_they_stood():
+    lessons = [Copy(bits=3, max_length=length) for length in (1, 2, 3)]
+    one, other = (Curriculum(lessons, 0.01, 0.5, seed=seed) for seed in (0, 1))
+    for share in (1.0, 0.1):
+        one.draw(2)
+        one.mark(one.newest, share)
+    other.restore(one.state())
+    assert (other.newest, other.known) == (one.newest, one.known) == (1, 0.05 * 0.1)
+    for _ in range(5):
+        (lesson, drawn), (again, redrawn) = one.draw(2), other.draw(2)
+        assert lesson == again
+        assert all(torch.equal(a, b) for a, b in zip(drawn, redrawn, strict=True))
+
+
 @pytest.mark.parametrize("task", ["copy", "graph_traversal"])
 def test_an_examination_counts_wrong_bits_and_does_not_depend_on_the_batch(task):
     dials = {"copy": {"max_length": 4}, "graph_traversal": {"max_nodes": 5, "max_steps": 2}}[task]
