@@ -38,7 +38,8 @@ _whole, _pointer = ctypes.c_int64, ctypes.c_void_p
 _real, _double = ctypes.c_float, ctypes.c_double
 SIGNATURES: dict[str, list[Any]] = {
     "find_nearest": [_pointer, _whole, _pointer, *[_whole] * 4, _pointer, _pointer],
-    "read_values": [_pointer, *[_whole] * 3, _real, _real, *[_pointer] * 3],
+    "read_values": [_pointer, _whole, _pointer, *[_whole] * 4, _real, _real, _pointer],
+    "is_finite": [_pointer, _whole],
     "rounds": [],
     "round_rows": [_pointer, _whole, _pointer, _whole],
     "names_add": [_pointer, _whole, *[_pointer] * 3],
@@ -98,6 +99,14 @@ def floats(tensor: Tensor) -> Tensor:
     return tensor.float().contiguous()
 
 
+def is_finite(numbers: Tensor) -> bool | None:
+    """Return whether all numbers are finite; None where that is not told here."""
+    plain = numbers.is_cpu and numbers.dtype == torch.float32 and numbers.is_contiguous()
+    if not plain or library() is None:
+        return None
+    return bool(call("is_finite", numbers.data_ptr(), numbers.numel()))
+
+
 def searches(query_BD: Tensor, keys: Sequence[Tensor]) -> bool:
     """Return whether the nearest of these queries among these keys are found here."""
     if not (query_BD.is_cpu and query_BD.dtype == torch.float32 and query_BD.shape[1]):
@@ -142,7 +151,12 @@ def nearest_of_each(
     """
     filled = [part.contiguous() for part in filled]
     stores = [_searched(*store) for store in zip_longest(keys, filled, rounded)]
-    return _find(stores, query_BD, neighbours)
+    whole = (len(stores), query_BD.shape[0], neighbours)
+    distance_SBK, slot_SBK = torch.empty(whole), torch.empty(whole, dtype=torch.int64)
+    query_BD = query_BD.detach().contiguous()
+    asked = _asked(stores, query_BD, neighbours)
+    call("find_nearest", *asked, distance_SBK.data_ptr(), slot_SBK.data_ptr())
+    return distance_SBK, slot_SBK
 
 
 def _searched(keys_ND: Tensor, filled_N: Tensor, room: "InBytes | None") -> _Store:
@@ -152,16 +166,10 @@ def _searched(keys_ND: Tensor, filled_N: Tensor, room: "InBytes | None") -> _Sto
     return _Store(*whole, None, None, None, 0, 0, 0, *addresses)
 
 
-def _find(stores: list[_Store], query_BD: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    query_BD = query_BD.detach().contiguous()
-    whole = (len(stores), query_BD.shape[0], neighbours)
-    distance_SBK, slot_SBK = torch.empty(whole), torch.empty(whole, dtype=torch.int64)
-    call(
-        "find_nearest", (_Store * len(stores))(*stores), len(stores), query_BD.data_ptr(),
-        *query_BD.shape, neighbours, torch.get_num_threads(), distance_SBK.data_ptr(),
-        slot_SBK.data_ptr(),
-    )  # fmt: skip
-    return distance_SBK, slot_SBK
+def _asked(stores: list[_Store], query_BD: Tensor, neighbours: int) -> tuple[Any, ...]:
+    """Return who is asked for what, as native code is told it."""
+    whole = (_Store * len(stores))(*stores), len(stores)
+    return *whole, query_BD.data_ptr(), *query_BD.shape, neighbours, torch.get_num_threads()
 
 
 def values(
@@ -188,12 +196,8 @@ def values(
     """
     parts = zip(columns, sizes, clocks, rounded, strict=True)
     stores = [_store(*part) for part in parts]
-    distance_SBK, slot_SBK = _find(stores, query_BD, neighbours)
-    value_BS = torch.empty(len(query_BD), len(stores))
-    call(
-        "read_values", (_Store * len(stores))(*stores), *value_BS.T.shape, neighbours, delta, empty,
-        distance_SBK.data_ptr(), slot_SBK.data_ptr(), value_BS.data_ptr(),
-    )  # fmt: skip
+    value_BS, query_BD = torch.empty(query_BD.shape[0], len(stores)), query_BD.contiguous()
+    call("read_values", *_asked(stores, query_BD, neighbours), delta, empty, value_BS.data_ptr())
     return value_BS
 
 

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from stillknows.memory import native
+
 
 def refuse(**vectors: tuple[Tensor, int]) -> None:
     """Raise a ValueError if vectors `[B, X]` are not of their width, or are NaN or infinite.
@@ -50,5 +52,7 @@ def refuse_tokens(story_BTL: Tensor, kept: torch.dtype) -> None:
 
 
 def _is_finite(numbers: Tensor) -> bool:
-    """Return whether all are: if their sum is, they are, and it is told soonest."""
+    """Return whether all are: if their sum is, they are."""
+    if (told := native.is_finite(numbers)) is not None:
+        return told
     return math.isfinite(numbers.sum()) or bool(numbers.isfinite().all())

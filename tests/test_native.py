@@ -180,6 +180,34 @@ def test_a_life_of_action_values_is_the_same_to_the_last_bit(seed, kernel, updat
     assert all(torch.equal(one, two) for one, two in zip(mine, theirs, strict=True))
 
 
+@compiled
+def test_action_values_of_a_query_that_is_laid_out_otherwise_are_the_same():
+    """Native code reads numbers one after the other; a query on its side is no such thing."""
+    random = torch.Generator().manual_seed(0)
+    memory, rows = ActionValues(2, 40, 5, neighbours=4), torch.arange(40)
+    keys, returns = torch.randn(40, 5, generator=random), torch.randn(40, generator=random)
+    memory.write(rows % 2, keys, rows, returns)
+    query = torch.randn(5, 33, generator=random).T
+    with memory.frozen():
+        heard = memory.values(query, rows[:33])
+        assert torch.equal(heard, memory.values(query.contiguous(), rows[:33]))
+        assert torch.equal(heard, torch.cat([memory.values(row[None], rows[:1]) for row in query]))
+
+
+@compiled
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=40),
+    st.sampled_from([0.0, float("nan"), float("inf"), -float("inf")]),
+    st.integers(0, 40),
+)
+def test_it_is_told_whether_numbers_are_finite(numbers, last, at):
+    """Wherever one is not; and nothing is told of what is not read there."""
+    numbers = torch.tensor([*numbers[:at], last, *numbers[at:]])
+    assert native.is_finite(numbers) is bool(numbers.isfinite().all())
+    assert native.is_finite(numbers.double()) is None
+    assert native.is_finite(torch.ones(4, 4)[:, ::2]) is None
+
+
 def candidates(random, rows):
     """Return rows whose numbers have other types and orders than the columns."""
     names = torch.from_numpy(random.integers(8, size=rows))

@@ -109,17 +109,21 @@ void find_nearest(const Store *stores, int64_t S, const float *query_BD, int64_t
     for (std::thread &other : others) other.join();
 }
 
-// Reads the values of what was found, weighed by 1 / (distance + delta) or, where delta is below 0,
-// alike: `[B, S]`, `empty` where nothing was found. A read counts as use.
-void read_values(const Store *stores, int64_t S, int64_t B, int64_t K, float delta, float empty,
-                 const float *distance_SBK, const int64_t *slot_SBK, float *value_BS) {
+// Reads the values of the nearest, weighed by 1 / (distance + delta) or, where delta is below 0,
+// alike: `[B, S]`, `empty` where nothing is found. A read counts as use.
+void read_values(const Store *stores, int64_t S, const float *query_BD, int64_t B, int64_t D, int64_t K,
+                 int64_t threads, float delta, float empty, float *value_BS) {
+    static thread_local std::vector<float> distance_SBK;
+    static thread_local std::vector<int64_t> slot_SBK;
+    distance_SBK.resize(S * B * K), slot_SBK.resize(S * B * K);
+    find_nearest(stores, S, query_BD, B, D, K, threads, distance_SBK.data(), slot_SBK.data());
     int64_t padded = LANES;
     while (padded < K) padded *= 2;
     std::vector<float> weight(padded), sum(padded);
     for (int64_t row = 0; row < S * B; ++row) {
         const Store &of = stores[row / B];
-        const float *distance = distance_SBK + row * K;
-        const int64_t *slot = slot_SBK + row * K;
+        const float *distance = &distance_SBK[row * K];
+        const int64_t *slot = &slot_SBK[row * K];
         for (int64_t k = 0; k < K; ++k)
             weight[k] = delta < 0 ? float(slot[k] >= 0) : 1 / (distance[k] + delta);
         sum = weight;

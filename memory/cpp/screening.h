@@ -164,22 +164,34 @@ struct Screen {
     // Tells where the words of a tile of keys are, and what goes with each; who is not held begins
     // at infinity: its scores are no numbers, or meet no edge.
     const float *keys_of(int64_t first, int64_t next, float *begin, float *width, float *step) {
+        if (kept) return kept_keys(first, next, begin, width, step);
         for (int key = 0; key < TILE; ++key) {
             int64_t slot = first + key;
             begin[key] = INFINITY, width[key] = 0, step[key] = 1;
             if (slot >= space.count || !space.filled[slot]) continue;
-            if (kept) {
-                begin[key] = kept->low[slot], width[key] = kept->width[slot];
-                step[key] = kept->step[slot];
-                continue;
-            }
             space.prefetch(slot + next);
             Put own = put<Kind>(space.keys + slot * space.size, centre, space.size, row,
                                 &tile[key * words]);
             float about = margin<Kind>(own, space.size);
             begin[key] = own.length - about, width[key] = 2 * about, step[key] = own.step;
         }
-        return kept ? reinterpret_cast<const float *>(kept->bytes + first * padded) : tile.data();
+        return tile.data();
+    }
+
+    // The same where keys are kept, with rows to spare beyond the last.
+    const float *kept_keys(int64_t first, int64_t next, float *begin, float *width, float *step) const {
+        const uint8_t *bytes = kept->bytes + first * padded, *filled = space.filled + first;
+        for (int64_t at = 0; at < TILE * padded; at += 64)
+            __builtin_prefetch(bytes + 4 * next * padded + at);
+        auto begins = [&](int64_t keys) {
+            for (int64_t key = 0; key < keys; ++key)
+                begin[key] = filled[key] ? kept->low[first + key] : INFINITY;
+        };
+        std::copy_n(kept->width + first, TILE, width), std::copy_n(kept->step + first, TILE, step);
+        std::fill_n(begin, TILE, INFINITY);
+        if (first + TILE <= space.count) begins(TILE);  // a number of keys that is known: at once
+        else begins(space.count - first);
+        return reinterpret_cast<const float *>(bytes);
     }
 
     // Scores a tile of keys for all queries.

@@ -103,6 +103,8 @@ void copy_tokens(const int64_t *from, int64_t count, void *to, int64_t slot) {
 
 extern "C" {
 
+int64_t is_finite(const float *numbers, int64_t count) { return finite(numbers, count); }
+
 void names_add(const Names *names, int64_t count, const int64_t *name, const int64_t *slot,
                const int64_t *entry) {
     for (int64_t at = 0; at < count; ++at) names->add(name[at], slot[at], entry[at]);
