@@ -4,7 +4,7 @@
 
 Both methods search the same number of settings on two seeds of their own, by the area under the
 curve of returns, and then live `--seeds` lives with the best one. DQN is that of
-stable-baselines3; among its settings are those of RL Zoo. Needs `pip install
+stable-baselines3; its settings are about those of RL Zoo. Needs `pip install
 stable-baselines3 minigrid matplotlib`. Prints one Markdown table: the mean return in the last
 tenth of the steps, and the steps until the mean of ten episodes first reached the threshold. In
 CartPole a step is worth 1, so that nobody can be there before ten times the threshold.

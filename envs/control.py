@@ -242,6 +242,7 @@ class Episodes(gymnasium.Env[Floats, Any]):
         for action in actions:
             seen = self.step(action)[0]
         self.ended.clear()
+        self.faults.clear()  # they were told before
         return seen
 
     def close(self) -> None:

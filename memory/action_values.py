@@ -10,6 +10,7 @@ This file knows no environment and no encoder. Letters: B rows, A actions, N ent
 D key size, K neighbours, U distinct entries that were gathered, T steps of an episode.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -86,8 +87,10 @@ class ActionValues:
             if value not in known:
                 raise ValueError(f"{name}={value!r}: choose {' or '.join(known)}.")
         expect.whole(1, actions=actions, key_size=key_size, neighbours=neighbours)
-        expect.above(0, delta=delta)
+        expect.above(0, delta=delta, epsilon=epsilon)
         expect.number(0, learning_rate=learning_rate)
+        expect.number(0, 1, decay=decay, update_rate=update_rate)
+        expect.above(-math.inf, empty=empty)
         self.neighbours, self.delta, self.kernel, self.update = neighbours, delta, kernel, update
         self.learning_rate, self.decay, self.epsilon = learning_rate, decay, epsilon
         self.empty = empty
@@ -148,7 +151,8 @@ class ActionValues:
     def write(self, action_B: Tensor, key_BD: Tensor, hash_B: Tensor, return_B: Tensor) -> None:
         """Take returns of states: update what is known, append the rest, row by row.
 
-        A state that comes again with the same action finds what its earlier row left.
+        A state that comes again with the same action finds what its earlier row left; who leaves
+        is told by what was used before.
 
         Actions, names and returns are best on the host, where they come from, and keys where the
         stores are: then a GPU is waited for only where something has to leave, once an action.
@@ -166,13 +170,14 @@ class ActionValues:
         done, key_BD, return_B = sorted(set(actions)), key_BD.detach(), return_B.detach()
         for action in done:
             if not 0 <= action < len(self.stores):
-                raise ValueError(
-                    f"There is no action {action}: choose 0 to {len(self.stores) - 1}."
-                )
+                last = len(self.stores) - 1
+                raise ValueError(f"There is no action {action}: choose 0 to {last}.")
         states = names if len(done) == 1 else list(zip(actions, names, strict=True))
-        room = self.stores[0].capacity
-        if len(set(states)) < len(states) or len(states) > room:
-            for run in _runs(states, room):
+        first, repeats = self.stores[0], len(set(states)) < len(states)
+        if repeats or len(done) > 1:  # then nothing is written where a part cannot be
+            refuse(key=(key_BD, first.columns["keys_ND"].shape[1]), vector=(return_B[:, None], 1))
+        if repeats or len(states) > first.capacity:
+            for run in _runs(states, first.capacity):
                 self.write(action_B[run], key_BD[run], hash_B[run], return_B[run])
             return
         parts: Any = [(key_BD,), (hash_B,), (return_B,)]
@@ -260,13 +265,12 @@ class ActionValues:
 
     def _values_at_once(self, query_BD: Tensor, hash_B: Tensor) -> Tensor:
         """Return Q, `[B, A]`, without a gradient."""
-        first = self.stores[0].columns
-        refuse(query=(query_BD, first["keys_ND"].shape[1]))
+        refuse(query=(query_BD, self.stores[0].columns["keys_ND"].shape[1]))
         value_BA = native.values(
             query_BD,
             [store.columns for store in self.stores],
             [store.size for store in self.stores],
-            [store.reading for store in self.stores],
+            [store.begin_read() for store in self.stores],
             self.neighbours,
             -1.0 if self.kernel == "mean" else self.delta,
             self.empty,
@@ -282,6 +286,7 @@ class ActionValues:
     ) -> Tensor:
         """Return Q of one action, `[B]`; with `exclude` the states themselves are left out."""
         store = self.stores[action]
+        store.begin_read()
         if not len(store):
             return query_BD.new_full((len(query_BD),), self.empty)
         own_B = None

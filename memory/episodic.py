@@ -73,6 +73,9 @@ class Candidates(NamedTuple):
     step_B: Tensor
 
 
+DIMENSIONS = {name: len(name.rpartition("_")[2]) for name in Candidates._fields}
+
+
 class Written(NamedTuple):
     """What became of a candidate: the action, and ids of entries (-1 for none)."""
 

@@ -41,7 +41,7 @@ def nearest(
     """Return squared distances and slots of the nearest filled keys, nearest first.
 
     Ties go to the lower slot. Where fewer than K keys are filled, the distance is infinite and
-    the slot -1.
+    the slot -1. Squares have to fit: a key whose squared length overflows may be found or not.
 
     Args:
         query_BD: `[B, D]`.
@@ -169,10 +169,15 @@ def by_halves(numbers: Tensor) -> Tensor:
 
 
 def share_kept(before_BK: Tensor, after_BK: Tensor) -> float:
-    """Return recall@K: the share of the neighbours before (slots, -1 for none) that stay."""
+    """Return recall@K: the share of the neighbours before (slots, -1 for none) that stay.
+
+    Where there were none, all stay.
+    """
     known_BK = before_BK >= 0
+    if not known_BK.any():
+        return 1.0
     same_BKK = (before_BK[:, :, None] == after_BK[:, None]) & known_BK[:, :, None]
-    return float(same_BKK.any(dim=2).sum() / known_BK.sum().clamp(min=1))
+    return float(same_BKK.any(dim=2).sum() / known_BK.sum())
 
 
 def _distances(query_BD: Tensor, keys_ND: Tensor, slot_Bn: Tensor) -> Tensor:
@@ -313,4 +318,5 @@ def _rounding(query_BD: Tensor, score_B1: Tensor) -> Tensor:
     (2 |q| + d)^2 <= 8 |q|^2 + 2 d^2 = 10 |q|^2 + 2 score.
     """
     reach_B1 = 10 * query_BD.square().sum(dim=1, keepdim=True) + 2 * score_B1
-    return 2 * (query_BD.shape[1] + 4) * torch.finfo(query_BD.dtype).eps * reach_B1
+    real = torch.finfo(query_BD.dtype)  # where squares are denormal, an error is absolute
+    return 2 * (query_BD.shape[1] + 4) * (real.eps * reach_B1 + real.tiny * real.eps)

@@ -109,7 +109,9 @@ def is_finite(numbers: Tensor) -> bool | None:
 
 def searches(query_BD: Tensor, keys: Sequence[Tensor]) -> bool:
     """Return whether the nearest of these queries among these keys are found here."""
-    if not (query_BD.is_cpu and query_BD.dtype == torch.float32 and query_BD.shape[1]):
+    if not (query_BD.is_cpu and query_BD.dtype == torch.float32 and query_BD.dim() == 2):
+        return False
+    if not query_BD.shape[1]:
         return False
     for keys_ND in keys:
         plain = keys_ND.is_cpu and keys_ND.dtype == torch.float32 and keys_ND.is_contiguous()

@@ -112,6 +112,7 @@ class NEC(Kept, Ordered):
         Raises:
             ValueError: if not one entry fits.
         """
+        expect.whole(1, bytes=bytes)
         one = cls(1, **arguments).nbytes
         if bytes < one:
             raise ValueError(f"bytes={bytes}: one entry takes {one}; give the store more.")
@@ -172,9 +173,9 @@ class NEC(Kept, Ordered):
             length_N = self._lengths.of(keys_ND, filled_N)[:reach]
         return nearest(query_BD, keys_ND[:reach], filled_N[:reach], neighbours, length_N, rounded)
 
-    @property
-    def reading(self) -> int | None:
-        """The time that a read is counted at, None where it is not, as while frozen."""
+    def begin_read(self) -> int | None:
+        """Begin a read at a time of its own, return it; None while frozen. `recall` begins none."""
+        self.clock += not self._frozen
         return None if self._frozen else self.clock
 
     def touch(self, slots: Tensor, weights: Tensor) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from stillknows.memory import episodic, interface
-from stillknows.memory.episodic import Candidates, Departures, Written
+from stillknows.memory.episodic import DIMENSIONS, Candidates, Departures, Written
 from stillknows.memory.interface import ADD
 from stillknows.memory.names import Name
 from stillknows.memory.refusals import refuse, refuse_tokens
@@ -36,6 +36,12 @@ class Ordered:
         counts = {name: len(part) for name, part in candidates._asdict().items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"Candidates have a row in every part: there are {counts}.")
+        for name, part in candidates._asdict().items():
+            if part.dim() != DIMENSIONS[name]:
+                raise ValueError(
+                    f"{name} has the shape {list(part.shape)}: give it {DIMENSIONS[name]} "
+                    "dimensions, the rows first."
+                )
         columns = cast("NEC", self).columns
         told, kept = (list(x.shape[1:]) for x in (candidates.story_BTL, columns["story_NTL"]))
         if told != kept:
@@ -46,7 +52,10 @@ class Ordered:
         key_size, vector_size = (columns[name].shape[1] for name in ("keys_ND", "vectors_NV"))
         refuse(key=(candidates.key_BD, key_size), outcome=(candidates.outcome_BF, 3))
         refuse(vector=(candidates.vector_BV, vector_size))
-        refuse_tokens(candidates.story_BTL, columns["story_NTL"].dtype)
+        refuse_tokens(
+            story=(candidates.story_BTL, columns["story_NTL"].dtype),
+            answer=(candidates.answers_BA, columns["answers_NA"].dtype),
+        )
 
     def _in_order(self, rows: int) -> bool:
         """Return whether the policy is such a rule, and the rows fit."""

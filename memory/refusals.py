@@ -21,6 +21,8 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
         vectors: by name, with the width they should have; one of width 0 is not looked at.
     """
     for name, (vector_BX, size) in vectors.items():
+        if size and vector_BX.dim() != 2:
+            raise ValueError(f"The {name} has the shape {list(vector_BX.shape)}: give it rows.")
         if size and vector_BX.shape[1] != size:
             raise ValueError(
                 f"The {name} has {vector_BX.shape[1]} numbers where this store keeps {size}: give "
@@ -33,22 +35,23 @@ def refuse(**vectors: tuple[Tensor, int]) -> None:
             )
 
 
-def refuse_tokens(story_BTL: Tensor, kept: torch.dtype) -> None:
+def refuse_tokens(**tokens: tuple[Tensor, torch.dtype]) -> None:
     """Raise a ValueError if a token is too large for what is kept of it; looked at on the CPU only.
 
     Args:
-        story_BTL: of candidates.
-        kept: the type that a store keeps tokens in.
+        tokens: by name, of candidates, with the type that a store keeps them in.
     """
-    bounds = torch.iinfo(kept)
-    if story_BTL.device.type != "cpu" or not story_BTL.numel():
-        return
-    least, most = (int(token) for token in story_BTL.long().aminmax())
-    if least < bounds.min or most > bounds.max:
-        raise ValueError(
-            f"The story has a token {most if most > bounds.max else least} where this store keeps "
-            f"{bounds.min} to {bounds.max}: make it with more token_bytes."
-        )
+    for name, (token_BL, kept) in tokens.items():
+        bounds = torch.iinfo(kept)
+        if token_BL.device.type != "cpu" or not token_BL.numel():
+            continue
+        least, most = (int(token) for token in token_BL.long().aminmax())
+        if least < bounds.min or most > bounds.max:
+            way_out = ": make it with more token_bytes" if name == "story" else ""
+            raise ValueError(
+                f"The {name} has a token {most if most > bounds.max else least} where this store "
+                f"keeps {bounds.min} to {bounds.max}{way_out}."
+            )
 
 
 def _is_finite(numbers: Tensor) -> bool:

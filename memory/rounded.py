@@ -51,6 +51,8 @@ class Rounded:
         if self._keys_ND is keys_ND and self._version == before:
             self._changed.extend(slots.tolist() if isinstance(slots, Tensor) else slots)
             self._version = keys_ND._version
+            if len(self._changed) > self._few:  # all rows will be made anew
+                self._version, self._changed = -1, []
 
     def of(self, columns: Mapping[str, Tensor], rows: int) -> InBytes | None:
         """Return the first `rows` keys in bytes, None where they are not kept in bytes.

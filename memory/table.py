@@ -12,12 +12,13 @@ from torch.autograd.graph import increment_version
 
 from stillknows.memory import native
 from stillknows.memory.compiled import pointers, wholes
-from stillknows.memory.episodic import PROVENANCE, Candidates, Departures
+from stillknows.memory.episodic import DIMENSIONS, PROVENANCE, Candidates, Departures
 from stillknows.memory.names import Holding
 
 REFUSED, LINE_ENDS = 1, 2  # why nothing was written
 _COLUMNS = ("keys_ND", "vectors_NV", "answers_NA", "story_NTL", "uses_N", "filled_N",
             "provenance_NC")  # fmt: skip
+_DIMENSIONS = tuple(DIMENSIONS.values())
 _ID, _HASH = PROVENANCE.index("id"), PROVENANCE.index("hash")
 
 
@@ -171,9 +172,12 @@ class Table:
     def fits(self, rows: Candidates) -> bool:
         """Return whether rows have the widths of the columns, and are as many in every part."""
         (keys, vectors, *_), kept = self._sizes, self._columns["story_NTL"].shape
-        (count, key_size), (_, vector_size), *_ = shapes = [part.shape for part in rows]
+        shapes = [part.shape for part in rows]
+        if tuple(map(len, shapes)) != _DIMENSIONS:
+            return False
+        (count, key_size), (_, vector_size), *_ = shapes
         wide = key_size == keys or not keys, vector_size == vectors or not vectors
-        as_many = all(shape[0] == count for shape in shapes)
+        as_many = all(shape[0] == count for shape in shapes) and rows.outcome_BF.shape[1] == 3
         return all(wide) and as_many and rows.story_BTL.shape[1:] == kept[1:]
 
     def write(self, rows: Candidates, hash_B: Tensor, when: When) -> Done | int:

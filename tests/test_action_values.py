@@ -267,3 +267,38 @@ def test_who_left_before_the_descent_moves_nobody_and_a_frozen_store_moves_nothi
     memory.restore(before)
     memory.descend()
     assert torch.equal(columns["vectors_NV"][slot], torch.tensor([7.0]))
+
+
+def test_who_leaves_was_no_neighbour_for_longest_though_nothing_was_written_since():
+    """Reads of an episode come before its writes, and each has a time of its own."""
+    memory = ActionValues(1, 8, D, neighbours=2)
+    keys = torch.arange(8.0).div(2, rounding_mode="floor")[:, None].expand(8, D).contiguous()
+    memory.write(whole(*[0] * 8), keys, torch.arange(8), torch.zeros(8))
+    for pair in (3, 1, 0, 2):
+        memory.values(torch.full((1, D), float(pair)), whole(-1))
+    with memory.frozen():
+        memory.values(torch.full((1, D), 3.0), whole(-1))
+    for new, gone in ((10, {6, 7}), (20, {6, 7, 2, 3})):
+        memory.write(whole(0, 0), torch.full((2, D), 50.0), whole(new, new + 1), torch.zeros(2))
+        held = set(memory.stores[0].provenance("hash").tolist())
+        assert set(range(8)) - held == gone
+
+
+@pytest.mark.parametrize(("actions", "names"), [((0, 1), (1, 2)), ((0, 0, 0), (1, 2, 1))])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_of_a_write_that_is_refused_nothing_is_kept(actions, names, wrong):
+    memory = ActionValues(2, 8, D)
+    returns = torch.tensor([1.0] * (len(names) - 1) + [wrong])
+    with pytest.raises(ValueError, match="NaN or infinite, and the store is left as it is"):
+        memory.write(whole(*actions), torch.zeros(len(names), D), whole(*names), returns)
+    assert len(memory) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"epsilon": 0.0}, {"decay": 2.0}, {"decay": "a"}, {"empty": math.nan},
+     {"update": "max", "update_rate": 5}],
+)  # fmt: skip
+def test_options_that_would_put_no_numbers_into_the_store_are_refused(options):
+    with pytest.raises(ValueError, match=f"{list(options)[-1]}=.* should be a number"):
+        ActionValues(2, 8, D, **options)

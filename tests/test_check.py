@@ -73,7 +73,7 @@ def test_every_store_keeps_the_contract(name: str) -> None:
     store = episodic_of(config)
     names = check_memory(store, steps=STEPS)
     keys = bool(config.episodic_memory.key_size)
-    reading = unless(keys, "recall", "weights", "rows", "rekey", "gradient")
+    reading = unless(keys, "recall", "use", "weights", "rows", "rekey", "gradient")
     assert set(names) == set(check_store.CHECKS) - reading - GPU
     assert len(store) == 0
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from stillknows.agents.acting.control import EpisodicControl, live_control
+from stillknows.agents.acting.control import EpisodicControl, live_control, name_of
+from stillknows.agents.acting.control_examination import examine_control
 from stillknows.agents.acting.episodic_learner import EpisodicLearner
+from stillknows.agents.acting.rollout import Stage
+from stillknows.envs.control import control_tasks, spaces_of
 from stillknows.memory.action_values import ActionValues
 
 
@@ -30,6 +33,15 @@ class Corridor(gymnasium.Env):
         self.clock += 1
         over = self.place == 4
         return self.place, self.reward * over, over, self.clock == 8 and not over, {}
+
+
+class Loose(Corridor):
+    """Breaks at the reset of every other seed."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None and seed % 2 == 0:
+            raise RuntimeError("a loose screw")
+        return super().reset(seed=seed)
 
 
 def agent_for(seed=0, size=5, actions=2, **options):
@@ -152,3 +164,56 @@ def test_what_cannot_be_lived_in_is_one_sentence():
         live_control(agent_for(size=3), [gymnasium.make("Pendulum-v1")], 10)
     with pytest.raises(ValueError, match="only finite rewards count"):
         live_control(agent_for(), [Corridor(float("nan"))], 100)
+    with pytest.raises(ValueError, match="no environment to live in"):
+        live_control(agent_for(), [], 10)
+    for actions in (1, 3):
+        with pytest.raises(ValueError, match=f"2 actions and the memory a store for {actions}"):
+            live_control(agent_for(actions=actions), [Corridor()], 10)
+    with pytest.raises(ValueError, match="has other spaces than"):
+        live_control(agent_for(), [Corridor(), gymnasium.make("FrozenLake-v1")], 10)
+
+
+def test_an_embedding_may_have_nothing_to_learn():
+    agent = agent_for(embed=torch.nn.Linear(5, 8, bias=False).requires_grad_(False))
+    assert live_control(agent, [Corridor()], 100)
+    agent = agent_for(size=8, embed=torch.nn.Identity())
+    assert not list(agent.parameters())
+
+
+def test_without_a_time_to_explore_it_strays_as_it_does_in_the_end():
+    agent = agent_for(explore_for=0, explore=(1.0, 0.0))
+    _, key, _ = agent.act(np.eye(5, dtype=np.float32)[:1], np.zeros(1, dtype=np.int64))
+    agent.memory.write(torch.tensor([1]), key.detach(), torch.tensor([0]), torch.tensor([1.0]))
+    seen = np.tile(np.eye(5, dtype=np.float32)[:1], (100, 1))
+    assert agent.act(seen, np.zeros(100, dtype=np.int64))[0].tolist() == [1] * 100
+
+
+def test_a_name_is_of_numbers():
+    zeros = np.zeros(3, dtype=np.float32)
+    assert name_of(zeros) == name_of(-zeros) != name_of(zeros + 1)
+    assert 0 <= name_of(zeros) < 1 << 63
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_an_examination_says_the_same_however_many_episodes_stand_side_by_side(sampled):
+    (task,) = control_tasks(["CartPole-v1"])
+    learner = EpisodicLearner(explore=(0.3, 0.3))
+    player = learner.player(learner.meet(*spaces_of(task)), sampled, 3)
+    lived = [examine_control(player, task, episodes=4, rows=rows, seed=3) for rows in (1, 2, 4, 1)]
+    assert all(each.returns == lived[0].returns for each in lived)
+    assert len(set(lived[0].returns)) > 1
+
+
+def test_what_went_wrong_is_told_once_though_a_life_goes_on():
+    (task,) = control_tasks([{"_target_": f"{__name__}.Loose", "reference": 1.0}])
+    told, again = [], []
+    for seed in range(4):
+        stage = Stage(task, 2, seed, 10)
+        for _ in range(20):
+            stage.step(np.zeros(2, dtype=np.int64))
+            told += stage.take_faults()
+        other = Stage(task, 2, seed, 10)
+        other.restore(stage.state(lambda part: part), lambda part: part)
+        again += other.take_faults()
+    assert told
+    assert not again

@@ -247,6 +247,7 @@ def test_a_stream_without_end_grows_no_memory(tmp_path: Path) -> None:
         ((BOTH, "stream.steps=[1,2,3]"), "has 3 entries for 2 tasks"),
         ((ONE, "stream.steps=0"), "has no budget"),
         ((ONE, "learner=nec", "learner.store_rate=-1"), "store_rate=-1 should be a number"),
+        ((ONE, "learner=nec", "working_memory=slots"), "leave working_memory=none"),
         ((ONE, "stream.blur=2"), "a share between 0 and 1"),
         ((ONE, "stream.exam_episodes=0"), "at least 1"),
         (("stream.tasks.ids=[]",), "has no tasks"),

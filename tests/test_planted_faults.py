@@ -207,7 +207,9 @@ def half_a_snapshot(self: NEC, snapshot: dict[str, Any]) -> None:
 
 
 def always_counts(self: NEC, slots: Tensor, weights: Tensor) -> None:
-    self.columns["uses_N"][slots] += weights
+    before, self._frozen = self._frozen, False
+    NEC.touch(self, slots, weights)
+    self._frozen = before
 
 
 @contextlib.contextmanager
@@ -231,6 +233,10 @@ def without_stories(self: NEC, entries: Any, *_: Any) -> Any:
     return entries._replace(story_BTL=torch.zeros_like(entries.story_BTL))
 
 
+def tells_of_nobody(_self: NEC, written: Any, *_: Any) -> Any:
+    return [each._replace(evicted=-1) for each in written]
+
+
 STORES: dict[str, list[Callable[[], Any]]] = {
     "columns": [lambda: nec(__init__=double_column)],
     "empty": [
@@ -243,6 +249,11 @@ STORES: dict[str, list[Callable[[], Any]]] = {
         lambda: nec(entries=after(NEC, "entries", without_stories)),
     ],
     "recall": [lambda: nec(recall=recalled("distance_BK", lambda _self, x, _r: x.sqrt()))],
+    "use": [
+        lambda: nec(touch=lambda *_: None),
+        lambda: nec(touch=lambda self, slots, weights: NEC.touch(self, slots, weights * 100)),
+    ],
+    "refusal": [lambda: nec(refuse=lambda *_: None, _writes_at_once=lambda *_: False)],
     "weights": [
         lambda: nec(recall=recalled("weights_BK", lambda _self, x, _r: x * 1.5)),
         lambda: nec(recall=recalled("weights_BK", lambda _self, x, _r: -x)),
@@ -252,7 +263,10 @@ STORES: dict[str, list[Callable[[], Any]]] = {
     "sample": [lambda: nec(sample=sample_anew), lambda: nec(sample=sample_of_any_age)],
     "snapshot": [lambda: nec(snapshot=no_copy), lambda: nec(restore=half_a_snapshot)],
     "frozen": [lambda: nec(touch=always_counts), lambda: nec(frozen=unguarded)],
-    "capacity": [lambda: nec(__len__=lambda self: self.seen)],
+    "capacity": [
+        lambda: nec(__len__=lambda self: self.seen),
+        lambda: nec(remember=after(NEC, "remember", tells_of_nobody)),
+    ],
     "gradient": [
         lambda: nec(
             recall=recalled(

@@ -10,7 +10,7 @@ from stillknows.memory.episodic import Candidates
 from stillknows.memory.interface import ADD, MERGE, UPDATE, Decision, Features, one_hot
 from stillknows.memory.nec import NEC
 from stillknows.memory.ntm import NTM
-from stillknows.memory.policies.rules import EvictUniformly
+from stillknows.memory.policies.rules import EvictIdle, EvictUniformly
 from stillknows.memory.slots import Slots
 
 
@@ -128,6 +128,50 @@ def test_a_store_refuses_what_cannot_be_and_holds_what_it_held(
     }
     store.policy = EvictUniformly()
     assert [each.action for each in store.remember(candidates(4, 4))] == [ADD] * 4
+
+
+WIDER = {name: (2, 3) for name in ("hash_B", "task_B", "episode_B", "step_B")}
+WIDER |= {"key_BD": (2,), "vector_BV": (2,), "answers_BA": (2,), "story_BTL": (2, 2)}
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("name", [*WIDER, "outcome_BF", "task_B "])
+def test_a_store_refuses_parts_of_another_shape(name: str) -> None:
+    """Natively as without: where a row would be read, there is one."""
+    store = NEC(6, 3, 2, EvictIdle(), answer_length=1, story_shape=(1, 2))
+    good, shape = candidates(0, 2), WIDER.get(name, (2, 0 if name == "task_B " else 2))
+    wrong = good._replace(**{name.strip(): torch.ones(shape).to(getattr(good, name.strip()))})
+    with pytest.raises(ValueError, match=r"dimensions, the rows first|outcome has 2 numbers"):
+        store.remember(wrong)
+    assert len(store) == 0
+    if name == "key_BD":
+        with pytest.raises(ValueError, match="The query has the shape"):
+            store.recall(torch.ones(3))
+
+
+@pytest.mark.usefixtures("either")
+def test_a_store_refuses_tokens_of_an_answer_that_it_cannot_keep() -> None:
+    store = NEC(6, 3, 2, EvictIdle(), answer_length=1, story_shape=(1, 2))
+    good = candidates(0, 2)
+    with pytest.raises(ValueError, match="The answer has a token 1099511627776 where this store"):
+        store.remember(good._replace(answers_BA=good.answers_BA * 0 + 2**40))
+    assert len(store) == 0
+
+
+def test_keys_are_made_anew_for_every_entry_or_none() -> None:
+    store = NEC(6, 3, 2, EvictIdle(), answer_length=1, story_shape=(1, 2))
+    assert store.rekey(lambda story_BTL: torch.zeros(len(story_BTL), 3)) == 1.0
+    store.remember(candidates(0, 2))
+    before = store.columns["keys_ND"].clone()
+    with pytest.raises(ValueError, match="encode returned 1 keys of 2 stories"):
+        store.rekey(lambda story_BTL: torch.zeros(1, 3))
+    assert torch.equal(store.columns["keys_ND"], before)
+
+
+@pytest.mark.parametrize("room", [8e3, "8MB", 0])
+def test_room_in_bytes_is_a_whole_number(room: object) -> None:
+    with pytest.raises(ValueError, match=f"bytes={room} should be a whole number"):
+        NEC.within(room, key_size=3, vector_size=2, policy=EvictIdle())
 
 
 def test_the_sentence_names_the_candidate() -> None:

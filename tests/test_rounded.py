@@ -130,3 +130,16 @@ def test_keys_that_are_none_or_too_long_are_not_kept():
     for size in (0, native.longest_rounded() + 1):
         columns = {"keys_ND": torch.zeros(2, size), "filled_N": torch.ones(2, dtype=torch.bool)}
         assert Rounded().of(columns, 2) is None
+
+
+@in_bytes
+def test_what_changes_while_nobody_reads_is_not_noted_without_end():
+    store = NEC(20, 4, 3, EvictIdle(), story_shape=(2, 3))
+    store.rounded.of(store.columns, 20)
+    for seed in range(30):
+        write(store, seed)
+        assert len(store.rounded._changed) <= 20
+    query = torch.randn(3, 4, generator=source(1))
+    got = store.nearest(query, 5)
+    wanted = nearest(query, store.columns["keys_ND"], store.columns["filled_N"], 5)
+    assert all(torch.equal(one, two) for one, two in zip(got, wanted, strict=True))

@@ -108,7 +108,8 @@ class EpisodicControl(nn.Module):
         self.taken = np.zeros((PLACES, len(memory.stores)), dtype=np.int32)
         self.batch, self.learn_every = batch, learn_every
         self.random = np.random.default_rng(seed)
-        self.optimizer = torch.optim.RMSprop(self.parameters(), learning_rate, 0.95, 0.01)
+        learned = list(self.parameters()) or [nn.Parameter(torch.zeros(0))]  # an optimiser has some
+        self.optimizer = torch.optim.RMSprop(learned, learning_rate, 0.95, 0.01)
         self.observations = np.zeros((replay, observation_size), dtype=np.float32)
         self.names = np.zeros(replay, dtype=np.int64)
         self.actions = np.zeros(replay, dtype=np.int64)
@@ -138,7 +139,8 @@ class EpisodicControl(nn.Module):
         best_BA = worth_BA == worth_BA.max(axis=1, keepdims=True)
         action_B = (best_BA * (1 + self.random.random(best_BA.shape))).argmax(axis=1)
         first, last = self.explore
-        share = last + (first - last) * max(0.0, 1 - self.lived / max(1, self.explore_for))
+        early = self.lived < self.explore_for
+        share = last + (first - last) * (1 - self.lived / self.explore_for if early else 0.0)
         stray_B = self.random.random(len(action_B)) < (0.0 if greedy else share)
         any_B = self.random.integers(value_BA.shape[1], size=len(action_B))
         return np.where(stray_B, any_B, action_B), key_BD, value_BA.amax(dim=1)
@@ -211,17 +213,7 @@ def live_control(
         ValueError: if the actions are not discrete, observations have no fixed size, or a reward
             is not a finite number.
     """
-    if not isinstance(envs[0].action_space, spaces.Discrete):
-        raise ValueError(
-            f"{envs[0]} has the action space {envs[0].action_space}; this agent chooses among "
-            "gymnasium.spaces.Discrete."
-        )
-    space = envs[0].observation_space
-    if not space.is_np_flattenable:
-        raise ValueError(
-            f"{envs[0]} has the observation space {space}, which has no fixed size: wrap the "
-            "environment so that it has."
-        )
+    space, actions = _expect_livable(agent, envs)
     seen = [_flat(space, env.reset(seed=seed + row)[0]) for row, env in enumerate(envs)]
     episodes: list[list[Step]] = [[] for _ in envs]
     ended: list[Lived] = []
@@ -230,7 +222,7 @@ def live_control(
         action_B, key_BD, value_B = agent.act(np.stack(seen), name_B)
         agent.note(name_B, action_B)
         for row, env in enumerate(envs):
-            action = int(action_B[row]) + int(envs[0].action_space.start)
+            action = int(action_B[row]) + int(actions.start)
             after, reward, terminated, truncated, _ = env.step(action)
             if not np.isfinite(float(reward)):
                 raise ValueError(f"{env} gave the reward {reward}: only finite rewards count.")
@@ -249,6 +241,38 @@ def live_control(
     return ended
 
 
+def _expect_livable(
+    agent: EpisodicControl, envs: Sequence[Env]
+) -> tuple[spaces.Space[Any], spaces.Discrete]:
+    """Return the spaces of these environments.
+
+    Raises:
+        ValueError: if the agent cannot live in them.
+    """
+    if not envs:
+        raise ValueError("There is no environment to live in: give one or more.")
+    space, actions = envs[0].observation_space, envs[0].action_space
+    if not isinstance(actions, spaces.Discrete):
+        raise ValueError(
+            f"{envs[0]} has the action space {actions}; this agent chooses among "
+            "gymnasium.spaces.Discrete."
+        )
+    if not space.is_np_flattenable:
+        raise ValueError(
+            f"{envs[0]} has the observation space {space}, which has no fixed size: wrap the "
+            "environment so that it has."
+        )
+    for env in envs:
+        if (env.observation_space, env.action_space) != (space, actions):
+            raise ValueError(f"{env} has other spaces than {envs[0]}: they live in one embedding.")
+    if actions.n != len(agent.memory.stores):
+        raise ValueError(
+            f"{envs[0]} has {actions.n} actions and the memory a store for "
+            f"{len(agent.memory.stores)}: give it ActionValues({actions.n}, ...)."
+        )
+    return space, actions
+
+
 def expect_two_shares(explore: Any) -> None:
     """Raise a ValueError if exploration is not two shares."""
     if not hasattr(explore, "__len__") or len(explore) != 2:
@@ -259,7 +283,8 @@ def expect_two_shares(explore: Any) -> None:
 
 def name_of(observation_O: np.ndarray) -> int:
     """Return a 63-bit number that names a state, by its numbers."""
-    digest = hashlib.blake2b(observation_O.tobytes(), digest_size=8).digest()
+    whole = observation_O + observation_O.dtype.type(0)  # -0 is 0
+    digest = hashlib.blake2b(whole.tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -86,6 +86,11 @@ class EpisodicLearner:
     ) -> None:
         if torch.device(device).type != "cpu":
             raise ValueError(f"learner=nec lives on the CPU, not on device={device}.")
+        if memory is not None:
+            raise ValueError(
+                "learner=nec remembers in stores of its own and has no working memory: leave "
+                "working_memory=none."
+            )
         expect.whole(1, key_size=key_size, capacity=capacity)
         expect.whole(1, neighbours=neighbours, horizon=horizon)
         expect.number(0, store_rate=store_rate)
@@ -236,11 +241,12 @@ class EpisodicPlayer:
     """
 
     def __init__(self, agent: EpisodicControl, sampled: bool, seed: int) -> None:
-        self.agent, self.sampled = agent, sampled
-        self.random = np.random.default_rng(seed)
+        self.agent, self.sampled, self.seed = agent, sampled, seed
+        self.random: Any = np.random.default_rng(seed)
 
     def begin(self, rows: int, key_B: np.ndarray) -> None:
-        """Nothing is carried from step to step."""
+        """Begin episodes, each with draws of its own."""
+        self.random = _RowByRow([np.random.default_rng([self.seed, key]) for key in key_B.tolist()])
 
     def act(self, observation_BO: np.ndarray) -> np.ndarray:
         """Return an action for every row."""
@@ -253,6 +259,20 @@ class EpisodicPlayer:
                 return agent.act(observation_BO, names, greedy=not self.sampled)[0]
         finally:
             agent.random, agent.lived = own, lived
+
+
+class _RowByRow:
+    """Draws as a generator does, for each row from its own: whatever stands beside it."""
+
+    def __init__(self, of_B: list[np.random.Generator]) -> None:
+        self._of_B = of_B
+
+    def random(self, shape: int | tuple[int, ...]) -> np.ndarray:
+        own = shape[1:] if isinstance(shape, tuple) else ()
+        return np.stack([np.asarray(of.random(own)) for of in self._of_B])
+
+    def integers(self, most: int, size: int) -> np.ndarray:
+        return np.array([of.integers(most) for of in self._of_B])
 
 
 def _state(agent: EpisodicControl) -> dict[str, Any]:

@@ -207,7 +207,8 @@ int64_t write_rows(const Table *table, const Rows *rows, Order *order, int64_t *
     if (!finite(from.keys, from.count * to.key_size) ||
         !finite(from.vectors, from.count * to.vector_size) ||
         !finite(from.outcomes, from.count * from.outcome_size) ||
-        !fit(from.stories, from.count * to.story_size, to.token_bytes))
+        !fit(from.stories, from.count * to.story_size, to.token_bytes) ||
+        !fit(from.answers, from.count * from.answer_length, sizeof *to.answers))
         return REFUSED;
     std::vector<int64_t> known(from.count, -1), leaving;
     for (int64_t row = 0; order->refresh && row < from.count; ++row)

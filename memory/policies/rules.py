@@ -98,7 +98,7 @@ class EvictRead(WriteEverything):
     fills_room = True
 
     def urgency(self, features: Features) -> Tensor:
-        """Return the weight of all reads, and where that is equal, the age."""
+        """Return the weight of all reads, and by age up to 1e-4: so the unread are told apart."""
         oldest_B1 = features.age_BN.amax(dim=1, keepdim=True).clamp(min=1)
         return features.usage_BN + 1e-4 * features.age_BN / oldest_B1
 
@@ -114,9 +114,11 @@ class EvictUniformly(WriteEverything):
 
 
 class Reservoir(EvictUniformly):
-    """A uniform sample of all candidates so far.
+    """A uniform sample of all candidates so far, where none of them comes twice.
 
-    Vitter 1985, "Random sampling with a reservoir", ACM TOMS 11:37, algorithm R.
+    What comes again while it is held refreshes its slot, and counts as a candidate all the same:
+    `refresh=False` samples repeats, too. Vitter 1985, "Random sampling with a reservoir", ACM TOMS
+    11:37, algorithm R.
     """
 
     fills_room = True

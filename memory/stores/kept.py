@@ -167,4 +167,6 @@ def renewed(
     parts = [encode(story_NTL[chunk].long()).detach() for chunk in torch.split(slots, 1024)]
     keys_SD = torch.cat(parts)
     refuse(key=(keys_SD, keys_ND.shape[1]))
+    if len(keys_SD) != len(slots):
+        raise ValueError(f"encode returned {len(keys_SD)} keys of {len(slots)} stories.")
     return keys_SD.to(keys_ND)
