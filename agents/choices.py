@@ -7,7 +7,7 @@ from importlib.resources import files
 from omegaconf import DictConfig, OmegaConf
 
 _OF_SOLVE = ("working_memory", "experiment", "debug")  # where nothing is lived
-_SOLVERS = ("associative_dnc", "dnc", "ntm")  # with a recurrence of their own
+_SOLVERS = ("dnc", "ntm")  # with a recurrence of their own
 _COLUMN = 20  # where the choices of a group begin
 
 

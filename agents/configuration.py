@@ -90,7 +90,7 @@ def expect_whole(config: DictConfig, *names: str) -> None:
     """Raise a ValueError if an option is not a whole number of at least 1 (seed and order: 0)."""
     for name in names:
         value, least = OmegaConf.select(config, name), int(name not in ("seed", "order"))
-        if not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value} should be a whole number, at least {least}.")
 
 

@@ -43,6 +43,7 @@ class DNCState(NamedTuple):
         controller: its own state.
         birth_BN: the step of the last weighty write, -1 for none, int64 `[B, N]`.
         last_read_BN: the step of the last weighty write or read, int64 `[B, N]`.
+        uses_BN: read weights summed; a write takes its share away, `[B, N]`. Policies see it.
         step_B: items taken so far, int64 `[B]`.
         key_B: names the episode for the noise of random policies, int64 `[B]`.
     """
@@ -56,6 +57,7 @@ class DNCState(NamedTuple):
     controller: Any
     birth_BN: Tensor
     last_read_BN: Tensor
+    uses_BN: Tensor
     step_B: Tensor
     key_B: Tensor
 
@@ -185,6 +187,7 @@ class DNC(Recurrent):
             controller=self.controller.initial_state(batch, device),
             birth_BN=never_BN,
             last_read_BN=never_BN,
+            uses_BN=slots_BN,
             step_B=count_B,
             key_B=count_B if key_B is None else key_B.to(device),
         )
@@ -301,15 +304,18 @@ class DNC(Recurrent):
     def _features(self, state: DNCState, interface: Interface, policy: Policy) -> Features:
         """Describe the slots to a policy; the candidate is the mean of what would be written."""
         candidate_BW = interface.write_BJW.mean(dim=1)
-        return self._describe(state, candidate_BW, state.usage_BN, state.usage_BN, policy)
+        return self._describe(state, candidate_BW, state.uses_BN, state.usage_BN, policy)
 
     def _count(self, state: DNCState) -> DNCState:
         """Note which slots were touched, and let the clock go on."""
-        written_BN = state.write_weights_BJN.detach().amax(dim=1) > WEIGHTY
-        read_BN = state.read_weights_BRN.detach().amax(dim=1) > WEIGHTY
+        write_BJN, read_BRN = state.write_weights_BJN.detach(), state.read_weights_BRN.detach()
+        written_BN, read_BN = (x.amax(dim=1) > WEIGHTY for x in (write_BJN, read_BRN))
         step_B1 = state.step_B[:, None]
         return state._replace(
             birth_BN=torch.where(written_BN, step_B1, state.birth_BN),
             last_read_BN=torch.where(written_BN | read_BN, step_B1, state.last_read_BN),
+            uses_BN=torch.addcmul(
+                read_BRN.sum(dim=1), state.uses_BN, 1 - addressing.combined(write_BJN)
+            ),
             step_B=state.step_B + 1,
         )

@@ -259,7 +259,12 @@ class FactoredLink:
         diagonal_BJRN = (written * before).sum(dim=2)[:, :, None] * read_B1RN
         forward = (read_B1RN @ before.transpose(2, 3)) @ written
         backward = (read_B1RN @ written.transpose(2, 3)) @ before
-        return state, forward - diagonal_BJRN, backward - diagonal_BJRN
+        # What is left of a slot's own share is rounding: of a negative weight no power is taken.
+        return (
+            state,
+            (forward - diagonal_BJRN).clamp(min=0),
+            (backward - diagonal_BJRN).clamp(min=0),
+        )
 
     def _write(self, state: FactoredState, weights_BJN: Tensor) -> FactoredState:
         """Let the history fade and put the new write where least is left."""

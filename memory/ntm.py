@@ -196,7 +196,7 @@ class NTM(Recurrent):
         never_BN = torch.full((batch, self.slots), -1, device=device)
         count_B = torch.zeros(batch, dtype=torch.int64, device=device)
         state = NTMState(
-            memory_BNW=self.initial_memory.to(device).expand(batch, -1, -1),
+            memory_BNW=self.initial_memory.to(device).repeat(batch, 1, 1),  # no view of what learns
             write_weights_BVN=first_BN[:, None].expand(-1, self.write_heads, -1),
             read_weights_BRN=first_BN[:, None].expand(-1, self.read_heads, -1),
             reads_BRW=torch.zeros(batch, self.read_heads, self.word_size, device=device),

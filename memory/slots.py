@@ -35,6 +35,7 @@ from stillknows.memory.interface import (
 from stillknows.memory.pool import Pool, pick
 
 _FLOOR = 1e-6  # the least strength: log of it is finite
+_STEEPEST = 1e4  # nats for a place: what is empty stays below what is filled
 
 
 class SlotsState(NamedTuple):
@@ -133,7 +134,9 @@ class Slots(nn.Module):
             )
         self.slots, self.word_size, self.reads = slots, word_size, hops
         self.hops = nn.ModuleList(Hop(word_size, heads) for _ in range(1 if tied else hops))
-        self.register_buffer("recency", torch.tensor(tuple(recency)))
+        for number, each in enumerate(recency):
+            expect.number(-_STEEPEST, _STEEPEST, **{f"recency[{number}]": each})
+        self.register_buffer("recency", torch.tensor(tuple(map(float, recency))))
         self.query_mark = nn.Parameter(torch.randn(word_size) * 0.1)
         self.oldest = slots  # among more, older ones are not told apart by age
         self.ages = nn.Embedding(slots + 1, word_size)

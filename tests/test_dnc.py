@@ -8,7 +8,7 @@ from stillknows.memory.dnc import DNC
 from stillknows.memory.interface import SKIP, UPDATE, Decision, detach, map_state, reset_rows
 from stillknows.memory.links import ExactLink, FactoredLink, Link, SparseLink
 from stillknows.memory.ntm import NTM
-from stillknows.memory.policies.rules import EvictOldest
+from stillknows.memory.policies.rules import EvictOldest, EvictRead
 
 B, N, W, R, INPUT, HIDDEN = 2, 5, 3, 2, 4, 6
 
@@ -273,6 +273,35 @@ def test_a_policy_multiplies_the_gates(dnc: DNC) -> None:
     updated, _ = dnc.step(fresh(dnc), item, Says(UPDATE))
     assert updated.write_weights_BJN[:, 0, [0, 1, 3, 4]].abs().max() == 0
     assert (updated.write_weights_BJN[:, 0, 2] > 0).all()
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_policy_is_told_how_much_of_a_slot_was_read_since_it_was_written(heads: int) -> None:
+    """Not the usage of the equations, which falls as what was read is freed."""
+
+    class Reads(EvictRead):
+        def decide(self, features) -> Decision:
+            self.seen, self.said = features, super().decide(features)
+            return self.said
+
+    torch.manual_seed(0)
+    dnc, policy = DNC(INPUT, N, W, R, HIDDEN, write_heads=heads, associative_start=True), Reads()
+    state, uses = dnc.initial_state(B), np.zeros((B, N))
+    full = 0
+    for _ in range(40):
+        state, _ = dnc.step(state, torch.randn(B, INPUT), policy)
+        np.testing.assert_allclose(policy.seen.usage_BN, uses, rtol=1e-4, atol=1e-5)
+        for row in range(B):
+            if policy.seen.filled_BN[row].all() and policy.said.victim_BN[row].any():
+                full += 1
+                assert policy.said.victim_BN[row].argmax() == uses[row].argmax()
+        writes, reads = (
+            part.detach().numpy() for part in (state.write_weights_BJN, state.read_weights_BRN)
+        )
+        for head in range(heads):
+            uses = uses * (1 - writes[:, head])
+        uses = uses + reads.sum(axis=1)
+    assert full > 10
 
 
 def test_detach_and_reset_rows(dnc: DNC) -> None:

@@ -107,6 +107,8 @@ def test_parts_refuse_sizes_that_cannot_be(part: str, chosen: str, name: str, wr
         (["story_shape=16"], "story_shape=16 should be a list"),
         (["story_shape=[16,12,3]"], "story_shape=[16, 12, 3] should be two whole numbers"),
         (["working_memory.recency=1.0"], "working_memory.recency=1.0 should be a list"),
+        (["working_memory.recency=[0,x,0,0]"], "recency[1]=x should be a number from -10000"),
+        (["working_memory.recency=[-1e30,0,0,0]"], "recency[0]=-1e+30 should be a number from"),
         (["stream.tasks.exam=5"], "stream.tasks.exam=5 should be options by name, such as"),
         (["+stream.tasks.own.route=5"], "own.route=5 should be dials, as {sentences: 12}."),
         (["learner.rehearse=null"], "learner.rehearse=null should be a number, such as 32."),

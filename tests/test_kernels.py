@@ -107,6 +107,7 @@ def used(dnc: DNC, batch: int, random: torch.Generator) -> Any:
     return state._replace(
         memory_BNW=torch.randn(state.memory_BNW.shape, generator=random) / 2,
         usage_BN=torch.rand(batch, slots, generator=random),
+        uses_BN=3 * torch.rand(batch, slots, generator=random),
         link=link,
         write_weights_BJN=small(1, slots),
         read_weights_BRN=small(heads, slots),

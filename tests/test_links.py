@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stillknows.memory.dnc import DNC
 from stillknows.memory.links import ExactLink, ExactState, FactoredLink, Link, SparseLink
 
 B, J, N, R = 2, 2, 6, 3
@@ -127,6 +128,37 @@ def test_mixed_precision_has_a_gradient_and_keeps_the_matrix_in_float32() -> Non
     (forward.float() + backward.float()).square().sum().backward()
     assert writes.grad.isfinite().all()
     assert writes.grad.any()
+
+
+def test_a_factored_link_is_never_negative_so_that_sharp_reads_stay_numbers() -> None:
+    """What is left of a slot's own share is rounding, and of less than 0 there is no power."""
+    lowest = []
+
+    class Spied(FactoredLink):
+        def step(self, *given):
+            state, forward, backward = super().step(*given)
+            lowest.append(min(forward.min().item(), backward.min().item()))
+            return state, forward, backward
+
+    for seed in range(4):
+        torch.manual_seed(seed)
+        dnc = DNC(6, 3, 8, 2, 32, link=Spied(64), sharp=True)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for weight in dnc.parameters():
+                weight.mul_(4)
+            _, strength, _, erase, *_, allocation, written, modes = torch.split(
+                dnc.interface.bias, list(dnc.sizes)
+            )[:10]
+            for part in (strength, erase):
+                part.add_(20)  # what is written is kept apart, and replaces what was there
+            allocation.sub_(4)
+            written.add_(6)
+            modes.view(2, -1)[:, 1] -= 12  # reads go by the links
+            state = dnc.initial_state(4)
+            for item in 2 * torch.randn(40, 4, 6):
+                state, read = dnc.step(state, item)
+                assert read.values_BRW.isfinite().all()
+    assert min(lowest) == 0
 
 
 def test_the_fused_step_has_the_gradients_of_the_plain_one() -> None:

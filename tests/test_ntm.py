@@ -219,6 +219,14 @@ def test_an_empty_memory_has_finite_gradients(start: float, feed_forward: bool) 
     assert state.memory_BNW[0].std(dim=0).min() > 0  # the slots do not stay the same
 
 
+def test_a_start_that_learns_does_not_move_a_state_that_is_kept() -> None:
+    ntm = build(learned_memory=True)
+    state, before = detach(ntm.initial_state(2)), ntm.initial_memory.detach().clone()
+    with torch.no_grad():
+        ntm.initial_memory.add_(1)
+    assert torch.equal(state.memory_BNW, before.expand(2, -1, -1))
+
+
 def test_a_constant_start_is_not_learned() -> None:
     ntm = NTM(INPUT, N, W)
     assert not ntm.initial_memory.requires_grad

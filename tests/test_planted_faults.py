@@ -101,6 +101,18 @@ class ListedScale(LooseScale):
         return state, read._replace(values_BRW=read.values_BRW * self.scale[0])
 
 
+class LooseStart(DNC):
+    """Begins with numbers that are drawn once and saved nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(8, slots=4, word_size=8, read_heads=2, hidden_size=8)
+        self.start = torch.rand(4, 8)
+
+    def initial_state(self, batch: int, device: Any = "cpu", key_B: Any = None) -> Any:
+        memory_BNW = self.start.to(device).repeat(batch, 1, 1)
+        return super().initial_state(batch, device, key_B)._replace(memory_BNW=memory_BNW)
+
+
 def writes_in_place(_self: DNC, state: Any, items: Tensor, *_: Any) -> Any:
     state.step_B.add_(items.shape[1])
     return state
@@ -124,6 +136,9 @@ WORKING: dict[str, list[Callable[[], Any]]] = {
     "read": [
         lambda: slots(read=values(lambda _self, x, *_: x[:, :1])),
         lambda: slots(read=values(lambda _self, x, *_: x.double())),
+        lambda: slots(
+            read=after(Slots, "read", with_read("slots_BRK", lambda _s, x, *_: x + 1000))
+        ),
     ],
     "weights": [
         lambda: slots(read=after(Slots, "read", with_read("weights_BRK", lambda _s, x, *_: -x))),
@@ -150,7 +165,7 @@ WORKING: dict[str, list[Callable[[], Any]]] = {
         lambda: slots(read=values(lambda _self, x, state, _item: x + 0.01 * state.step_B[0]))
     ],
     "detach": [lambda: slots(read=values(keeps_what_it_saw))],
-    "save": [LooseScale, ListedScale],
+    "save": [LooseScale, ListedScale, LooseStart],
     "feedback": [lambda: dnc(step=reads_are_not_fed_back)],
     "gradient": [
         lambda: slots(
@@ -161,6 +176,7 @@ WORKING: dict[str, list[Callable[[], Any]]] = {
             )
         ),
         lambda: slots(read=values(lambda _self, x, *_: x.detach())),
+        lambda: slots(read=values(lambda _self, x, _state, item: x.detach() + item[:, None])),
     ],
     "long": [
         lambda: slots(step=after(Slots, "step", grows)),

@@ -75,6 +75,10 @@ def solve(overrides: Sequence[str]) -> Path:
         for each in solvers.values():
             _check(each)
     else:
+        for option in overrides:
+            name, _, value = option.partition("=")
+            if name.lstrip("+") == "seed":
+                raise ValueError(f"{option} is of one solver: give seeds=[{value}].")
         config = compose_config(overrides, "solve")
         solvers, workers = _solvers_of(config), config.workers
         run = new_folder(config, config.name)
@@ -98,7 +102,7 @@ def _solvers_of(config: DictConfig) -> dict[str, DictConfig]:
         raise ValueError(f"exams={config.exams} should name problems: exams.NAME=….")
     expect_whole(config, "seed", "exam_episodes", "learner.updates", "learner.batch")
     _expect_numbers(config.learner)
-    whole = all(isinstance(seed, int) and seed >= 0 for seed in config.seeds)
+    whole = all(type(seed) is int and seed >= 0 for seed in config.seeds)
     if not whole or len(set(config.seeds)) < len(config.seeds):
         raise ValueError(
             f"seeds={config.seeds} should be different whole numbers from 0, such as [0,1,2]."
@@ -124,8 +128,8 @@ def _expect_numbers(learner: DictConfig) -> None:
     """Raise a ValueError if how a solver learns is no number that can be."""
     minutes = learner.minutes
     expect.above(0, **{"learner.clip": learner.clip})
-    expect.number(0, 1, **{"learner.earlier": learner.earlier})
-    if minutes is not None and not (isinstance(minutes, int | float) and minutes > 0):
+    expect.number(0, 1, **{n: learner[n[8:]] for n in ("learner.earlier", "learner.pass_mark")})
+    if minutes is not None and not (type(minutes) in (int, float) and minutes > 0):
         raise ValueError(
             f"learner.minutes={minutes} should be a number above 0, or null for no limit."
         )
@@ -169,7 +173,25 @@ def _memory(config: DictConfig, problem: Problem) -> Recurrent:
         memory: Recurrent = instantiate(chosen, input_size=problem.input_size)
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(cause(error)) from error
+    _expect_steps(memory, problem)
     return memory
+
+
+@torch.no_grad()
+def _expect_steps(memory: Recurrent, problem: Problem) -> None:
+    """Raise a ValueError if a memory waits for a question, or cannot take a step."""
+    if memory.think or not memory.query_writes:
+        raise ValueError(
+            "A problem asks no question that a memory could think about or leave unwritten: give "
+            "working_memory.think=0, and leave working_memory.query_writes true."
+        )
+    try:
+        memory.step(memory.initial_state(1), torch.zeros(1, problem.input_size))
+    except (TypeError, AttributeError, LookupError, RuntimeError) as error:
+        raise ValueError(
+            f"working_memory: {type(memory).__name__} cannot take a step ({error}): look at its "
+            "link and its controller."
+        ) from error
 
 
 def write_report(runs: list[Path], out: Path) -> str:

@@ -61,7 +61,7 @@ class FusedDNC:
             *(state.link.link_BJNN[:, 0], state.controller.cell_BH),
             *(state.reads_BRW.flatten(1), state.controller.hidden_BH),
         )
-        counts = state.birth_BN, state.last_read_BN, state.step_B
+        counted = state.birth_BN, state.last_read_BN, state.step_B
         weights = (
             *(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh),
             *(dnc.interface.weight, dnc.interface.bias),
@@ -70,10 +70,11 @@ class FusedDNC:
         sizes = Sizes(
             batch, steps, size, dnc.slots, dnc.word_size, dnc.read_heads, cell.hidden_size
         )
-        fed_TBZ, *after = _Chunk.apply(sizes, items_BTI, *parts, *weights, *counts)
+        fed_TBZ, *after = _Chunk.apply(sizes, items_BTI, *parts, *weights, *counted)
         reads_TBV, hidden_TBH = torch.split(fed_TBZ, [sizes.read_size, sizes.hidden], dim=2)
         outputs_TBW = dnc.output(hidden_TBH) + dnc.read_output(reads_TBV)
-        memory, usage, written, read, precedence, link, cell_BH, birth, last, step = after
+        memory, usage, written, read, precedence, link, cell_BH, *counts = after
+        birth, last, step, left, added = counts
         return (
             DNCState(
                 memory_BNW=memory,
@@ -85,6 +86,7 @@ class FusedDNC:
                 controller=LSTMState(hidden_TBH[-1], cell_BH),
                 birth_BN=birth,
                 last_read_BN=last,
+                uses_BN=state.uses_BN * left + added,
                 step_B=step,
                 key_B=state.key_B,
             ),
@@ -222,9 +224,10 @@ class _Chunk(torch.autograd.Function):
             step_B += 1
         ctx.sizes, ctx.kept = sizes, kept
         ctx.save_for_backward(items_TBI, item_GI, fed_GZ, asked_XH)
-        ctx.mark_non_differentiable(birth_BN, last_BN, step_B)
+        counts = birth_BN, last_BN, step_B, *_uses(kept)
+        ctx.mark_non_differentiable(*counts)
         last = [part[-1].clone() for part in kept[:7]]
-        return kept.fed[1:].clone(), *last, birth_BN, last_BN, step_B
+        return kept.fed[1:].clone(), *last, *counts
 
     @staticmethod
     @once_differentiable
@@ -257,6 +260,13 @@ class _Chunk(torch.autograd.Function):
         d_asked = d_asked_XH, d_asked_SX.sum(dim=0)
         d_state = *carried, d_reads_BV, d_hidden_BH
         return None, d_items_BTI, *d_state, *d_weights, *d_asked, None, None, None
+
+
+def _uses(kept: _Kept) -> tuple[Tensor, Tensor]:
+    """Return what share of `uses_BN` the writes of a chunk leave, and what its reads add."""
+    left_TBN = (1 - kept.written[1:]).flip(0).cumprod(dim=0).flip(0)  # by a write and all later
+    later_TBN = torch.cat([left_TBN[1:], torch.ones_like(left_TBN[:1])])
+    return left_TBN[0].clone(), (kept.read[1:].sum(dim=2) * later_TBN).sum(dim=0)
 
 
 def _grow(sizes: Sizes, kept: _Kept, t: int, hidden_BH: Tensor) -> None:
