@@ -99,10 +99,10 @@ def sharpen(weights: Tensor, strengths: Tensor) -> Tensor:
     De-allocation, and Link Distribution Sharpness Control", arXiv:1904.10278, section 3.3.
 
     Args:
-        weights: d, not negative, `[..., N]`.
+        weights: d, `[..., N]`; what rounding left below 0 is 0.
         strengths: s, `[...]`.
     """
-    weights = weights + _EPSILON
+    weights = weights.clamp(min=0) + _EPSILON
     powers = (weights / weights.amax(dim=-1, keepdim=True)) ** strengths[..., None]
     return powers / powers.sum(dim=-1, keepdim=True)
 

@@ -130,10 +130,13 @@ class _FusedStep(torch.autograd.Function):
 
 
 def _hollow(matrix: Tensor) -> Tensor:
-    """Return the matrix with zeros on its diagonal, in place unless a compiler would miss it."""
+    """Return the matrix with zeros on its diagonal, in place unless a compiler would miss it.
+
+    Compiled for a CPU, a mask of truth values is no vector code, and numbers are.
+    """
     if torch.compiler.is_compiling():
-        own = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
-        return matrix.masked_fill(own, 0.0)
+        place_N = torch.arange(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        return matrix * (place_N[:, None] - place_N).abs().clamp(max=1)
     matrix.diagonal(dim1=-2, dim2=-1).zero_()
     return matrix
 
@@ -259,12 +262,7 @@ class FactoredLink:
         diagonal_BJRN = (written * before).sum(dim=2)[:, :, None] * read_B1RN
         forward = (read_B1RN @ before.transpose(2, 3)) @ written
         backward = (read_B1RN @ written.transpose(2, 3)) @ before
-        # What is left of a slot's own share is rounding: of a negative weight no power is taken.
-        return (
-            state,
-            (forward - diagonal_BJRN).clamp(min=0),
-            (backward - diagonal_BJRN).clamp(min=0),
-        )
+        return state, forward - diagonal_BJRN, backward - diagonal_BJRN
 
     def _write(self, state: FactoredState, weights_BJN: Tensor) -> FactoredState:
         """Let the history fade and put the new write where least is left."""

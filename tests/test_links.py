@@ -130,19 +130,11 @@ def test_mixed_precision_has_a_gradient_and_keeps_the_matrix_in_float32() -> Non
     assert writes.grad.any()
 
 
-def test_a_factored_link_is_never_negative_so_that_sharp_reads_stay_numbers() -> None:
-    """What is left of a slot's own share is rounding, and of less than 0 there is no power."""
-    lowest = []
-
-    class Spied(FactoredLink):
-        def step(self, *given):
-            state, forward, backward = super().step(*given)
-            lowest.append(min(forward.min().item(), backward.min().item()))
-            return state, forward, backward
-
+def test_sharp_reads_by_a_factored_link_stay_numbers() -> None:
+    """Rounding leaves less than 0 of a slot's own share, of which there is no power."""
     for seed in range(4):
         torch.manual_seed(seed)
-        dnc = DNC(6, 3, 8, 2, 32, link=Spied(64), sharp=True)
+        dnc = DNC(6, 3, 8, 2, 32, link=FactoredLink(64), sharp=True)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             for weight in dnc.parameters():
                 weight.mul_(4)
@@ -158,7 +150,6 @@ def test_a_factored_link_is_never_negative_so_that_sharp_reads_stay_numbers() ->
             for item in 2 * torch.randn(40, 4, 6):
                 state, read = dnc.step(state, item)
                 assert read.values_BRW.isfinite().all()
-    assert min(lowest) == 0
 
 
 def test_the_fused_step_has_the_gradients_of_the_plain_one() -> None:
