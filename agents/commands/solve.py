@@ -183,7 +183,7 @@ def _expect_steps(memory: Recurrent, problem: Problem) -> None:
     if memory.think or not memory.query_writes:
         raise ValueError(
             "A problem asks no question that a memory could think about or leave unwritten: give "
-            "working_memory.think=0, and leave working_memory.query_writes true."
+            "working_memory.think=0 and working_memory.query_writes=true."
         )
     try:
         memory.step(memory.initial_state(1), torch.zeros(1, problem.input_size))
