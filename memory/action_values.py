@@ -168,10 +168,9 @@ class ActionValues:
         """
         actions, names = action_B.tolist(), hash_B.tolist()
         done, key_BD, return_B = sorted(set(actions)), key_BD.detach(), return_B.detach()
-        for action in done:
-            if not 0 <= action < len(self.stores):
-                last = len(self.stores) - 1
-                raise ValueError(f"There is no action {action}: choose 0 to {last}.")
+        last = len(self.stores) - 1
+        if wrong := [action for action in done if not 0 <= action <= last]:
+            raise ValueError(f"There is no action {wrong[0]}: choose 0 to {last}.")
         states = names if len(done) == 1 else list(zip(actions, names, strict=True))
         first, repeats = self.stores[0], len(set(states)) < len(states)
         if repeats or len(done) > 1:  # then nothing is written where a part cannot be
